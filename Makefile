@@ -1,0 +1,33 @@
+# `make demo` and `make test` install everything into .venv when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test lint clean
+
+help:
+	@echo "make demo     train, evaluate and show WAU on a small detection set (about 6 minutes)"
+	@echo "make test     run the test suite (about 12 minutes)"
+	@echo "make lint     check style and format"
+	@echo "make install  install everything into $(VENV); demo, test and lint do it by themselves"
+	@echo "make clean    remove $(VENV); built wheels stay in the cache"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml requirements/tested.txt tools/install.py
+	$(PYTHON) tools/install.py --venv $(VENV)
+	@touch $@
+
+demo: $(INSTALLED)
+	$(RUN) tools/demo.py
+
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,6 @@
+# BCCD blood cells with WAU; faster_rcnn_r18_bccd.py is its plain twin.
+_base_ = './faster_rcnn_r18_bccd.py'
+
+custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
+optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+custom_hooks = [dict(type='WAUHook')]

@@ -1,0 +1,15 @@
+"""mmwau: weight asynchronous update (WAU) for OpenMMLab. Importing it registers everything."""
+
+from importlib.util import find_spec
+
+from .targets import find_layers
+from .version import __version__
+from .wau import WAU
+
+__all__ = ['WAU', '__version__', 'find_layers']
+
+if find_spec('mmengine'):  # the method itself needs torch alone
+    from .hook import WAUHook
+    from .optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
+
+    __all__ += ['WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']

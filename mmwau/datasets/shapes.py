@@ -1,0 +1,175 @@
+"""The demo's detection set: plain shapes, drawn by the project itself, in COCO format."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from mmengine.utils import track_iter_progress
+from numpy.random import Generator
+from PIL import Image, ImageDraw
+
+CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
+SMOOTHING = 4  # drawn this many times larger and then shrunk, so that edges are smooth
+MAX_OVERLAP = 0.25  # of the smaller of two boxes
+
+
+def make_shapes(
+    root: str | Path,
+    num_images: Mapping[str, int] | None = None,
+    image_size: int = 160,
+    seed: int = 0,
+) -> None:
+    """Draw the data set into a new folder, showing progress.
+
+    Each image has up to 6 shapes of five classes, of varied size, place, colour, rotation and
+    overlap, on a background of varied colours and texture. The layout is COCO's:
+    ``annotations/instances_<split>.json`` and ``<split>/<image>.jpg``.
+
+    Args:
+        root: Folder to make. It appears when it is complete, or not at all.
+        num_images: Number of images of each split, default ``{'train': 400, 'val': 100}``.
+        image_size: Width and height in pixels, at least 64.
+        seed: Seed; the same seed gives the same images. An image does not depend on how many
+            others there are.
+
+    Raises:
+        FileExistsError: If ``root`` exists.
+        ValueError: If ``image_size`` is below 64.
+    """
+    root = Path(root)
+    if root.exists():
+        raise FileExistsError(f'{root} exists already; remove it to draw the data set anew')
+    if image_size < 64:
+        raise ValueError(f'image_size must be at least 64 pixels, got {image_size}')
+    num_images = num_images or {'train': 400, 'val': 100}
+    root.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
+    try:
+        for split, count in num_images.items():
+            _make_split(unfinished, split, count, image_size, seed)
+        unfinished.chmod(0o755)
+        unfinished.rename(root)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _make_split(root: Path, split: str, count: int, size: int, seed: int) -> None:
+    (root / split).mkdir()
+    (root / 'annotations').mkdir(exist_ok=True)
+    images, annotations = [], []
+    print(f'Drawing {count} images of the split {split!r}')
+    for image_id in track_iter_progress(list(range(count))):
+        # The split's name, as numbers, keeps the splits apart.
+        image, objects = draw_image(np.random.default_rng([seed, image_id, *split.encode()]), size)
+        file_name = f'{image_id:06d}.jpg'
+        image.save(root / split / file_name, quality=92)
+        images.append({'id': image_id, 'file_name': file_name, 'width': size, 'height': size})
+        for category, (left, top, right, bottom) in objects:
+            width, height = right - left, bottom - top
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': image_id,
+                    'category_id': category + 1,
+                    'bbox': [round(float(x), 2) for x in (left, top, width, height)],
+                    'area': round(float(width * height), 2),
+                    'iscrowd': 0,
+                }
+            )
+    categories = [{'id': index + 1, 'name': name} for index, name in enumerate(CLASSES)]
+    content = {'images': images, 'annotations': annotations, 'categories': categories}
+    (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+
+
+def draw_image(
+    rng: Generator, size: int
+) -> tuple[Image.Image, list[tuple[int, tuple[float, float, float, float]]]]:
+    """Draw one image.
+
+    Args:
+        rng: Source of all that varies.
+        size: Width and height in pixels.
+
+    Returns:
+        The RGB image, and for each shape its class (index into ``CLASSES``) and its box (left,
+        top, right, bottom) in pixels. A shape lies in the image as a whole; a later one may
+        cover a part of an earlier one.
+    """
+    image = _background(rng, size)
+    objects: list[tuple[int, tuple[float, float, float, float]]] = []
+    for _ in range(rng.integers(2, 7)):
+        category = int(rng.integers(len(CLASSES)))
+        points = _outline(CLASSES[category], rng.uniform(0, 2 * math.pi))
+        points *= size * rng.uniform(0.07, 0.19)
+        low, high = points.min(axis=0), points.max(axis=0)
+        points += rng.uniform(1 - low, size - 1 - high)
+        box = (*points.min(axis=0), *points.max(axis=0))
+        if any(_overlap(box, other) > MAX_OVERLAP for _, other in objects):
+            continue
+        _fill(image, points, box, rng)
+        objects.append((category, box))
+    return image, objects
+
+
+def _outline(name: str, angle: float) -> np.ndarray:
+    """Corners of a shape of radius about 1 around the origin, shape (corners, 2)."""
+    if name == 'circle':
+        corners, radii = 64, [1.0]
+    elif name == 'square':
+        corners, radii = 4, [1.1]
+    elif name == 'triangle':
+        corners, radii = 3, [1.15]
+    elif name == 'star':
+        corners, radii = 10, [1.2, 0.5]
+    else:  # cross: twelve corners of a plus sign
+        half, arm = 0.36, 1.1
+        quarter = np.array([[half, -arm], [half, -half], [arm, -half]])
+        return np.concatenate(
+            [quarter @ _rotation(angle + turn * math.pi / 2) for turn in range(4)]
+        )
+    angles = angle + np.arange(corners) * 2 * math.pi / corners
+    return np.resize(radii, corners)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _rotation(angle: float) -> np.ndarray:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[cos, sin], [-sin, cos]])
+
+
+def _background(rng: Generator, size: int) -> Image.Image:
+    """Two soft colours blended along a slope, with blotches and grain."""
+    colours = rng.uniform(40, 215, size=(2, 3))
+    slope = rng.normal(size=2)
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    blend = (slope[0] * x + slope[1] * y) / np.abs(slope).sum() + 0.5
+    coarse = rng.uniform(-25, 25, size=(8, 8)).astype(np.float32)
+    blotches = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = colours[0] * blend[..., None] + colours[1] * (1 - blend[..., None])
+    pixels += np.asarray(blotches)[..., None] + rng.normal(0, 5, size=(size, size, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _fill(image: Image.Image, points: np.ndarray, box: tuple, rng: Generator) -> None:
+    """Fill a shape with a colour that stands out from what is below it."""
+    left, top, right, bottom = (int(value) for value in box)
+    below = np.asarray(image.crop((left, top, right + 1, bottom + 1))).reshape(-1, 3).mean(axis=0)
+    colour = rng.uniform(0, 255, size=3)
+    while np.abs(colour - below).max() < 90:
+        colour = rng.uniform(0, 255, size=3)
+    mask = Image.new('L', (image.width * SMOOTHING, image.height * SMOOTHING))
+    outline = [(float(x) * SMOOTHING, float(y) * SMOOTHING) for x, y in points]
+    ImageDraw.Draw(mask).polygon(outline, fill=255)
+    mask = mask.resize(image.size, Image.Resampling.BOX)
+    image.paste(tuple(int(value) for value in colour), mask=mask)
+
+
+def _overlap(box: tuple, other: tuple) -> float:
+    """Area that two boxes share, as a fraction of the smaller one."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (box, other)]
+    return max(width, 0) * max(height, 0) / min(areas)

@@ -1,0 +1,99 @@
+"""WAU's hook in MMEngine: what WAU does, in the log and as a picture."""
+
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from .optim_wrapper import WAUMixin
+from .overlap import layer_overlap
+from .plots import plot_overlap
+
+OVERLAP_AT_START = 'wau_overlap_at_start'
+
+
+@HOOKS.register_module()
+class WAUHook(Hook):
+    """Log what WAU does with the other training scalars, and draw the overlap of the filters.
+
+    - ``train/active_fraction``: the fraction of all slices that was active in the last update.
+    - ``train/overlap``: the mean overlap of the held layers (:func:`mmwau.overlap.layer_overlap`),
+      at the start and then every ``overlap_interval`` iterations.
+    - ``overlap.png`` in the work_dir, at the end of training: the overlap of each held layer at
+      the start and at the end.
+
+    Args:
+        overlap_interval: Iterations between two measurements of the overlap, at least 1.
+
+    Raises:
+        ValueError: If ``overlap_interval`` is below 1.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, overlap_interval: int = 500):
+        if not isinstance(overlap_interval, int) or overlap_interval < 1:
+            raise ValueError(
+                'overlap_interval must be an integer of at least 1 (iterations), '
+                f'got {overlap_interval!r}'
+            )
+        self.overlap_interval = overlap_interval
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure the overlap at the start.
+
+        Raises:
+            TypeError: If the optimizer wrapper in use is not WAU's.
+        """
+        if not isinstance(runner.optim_wrapper, WAUMixin):
+            raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
+        overlap = self._measure(runner)
+        # The message hub is part of every checkpoint: a resumed run keeps the first start.
+        if runner.message_hub.get_info(OVERLAP_AT_START) is None:
+            runner.message_hub.update_info(OVERLAP_AT_START, overlap)
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Log the active fraction, and the overlap at its interval."""
+        fraction = runner.optim_wrapper.active_fraction
+        if fraction is not None:
+            runner.message_hub.update_scalar('train/active_fraction', fraction)
+        if self.every_n_train_iters(runner, self.overlap_interval):
+            self._measure(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Draw the overlap of each held layer at the start and at the end."""
+        end = self._measure(runner)
+        start = runner.message_hub.get_info(OVERLAP_AT_START)
+        if is_main_process():
+            picture = Path(runner.work_dir) / 'overlap.png'
+            plot_overlap({'start of training': start, 'end of training': end}, picture)
+            runner.logger.info(
+                f'Filter overlap, mean of {len(end)} held layers: {_mean(start):.4f} at the '
+                f'start, {_mean(end):.4f} at the end; by layer in {picture}'
+            )
+
+    def _measure(self, runner: Runner) -> dict[str, float]:
+        """Measure and log the overlap of the held layers, by name of the layer."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        overlap = {
+            name: layer_overlap(model.get_submodule(name)) for name in runner.optim_wrapper.layers
+        }
+        runner.message_hub.update_scalar('train/overlap', _mean(overlap))
+        return overlap
+
+
+def wrong_wrapper(wrapper: str) -> str:
+    """Tell how to mend a run that has WAUHook but another optimizer wrapper."""
+    twin = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
+    return (
+        f'WAUHook is in custom_hooks, but optim_wrapper.type is {wrapper!r}: nothing would be '
+        f"held. Set optim_wrapper.type to '{twin}' (the --amp of other training scripts replaces "
+        'the type; the one of mmwau keeps WAU), or remove WAUHook.'
+    )
+
+
+def _mean(overlap: dict[str, float]) -> float:
+    return sum(overlap.values()) / len(overlap)

@@ -1,0 +1,71 @@
+"""What the training and the testing script share: options, config, processes."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that OpenMMLab's training and testing scripts have in common."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; nested keys are joined by dots, '
+        'lists are written key="[a,b]" or key=a,b, without white space',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    # torch.distributed.launch of older versions passes one of these.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
+    )
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the command line names and merge its options.
+
+    Raises:
+        FileNotFoundError: If the config file does not exist.
+    """
+    if '::' not in args.config and not Path(args.config).is_file():
+        raise FileNotFoundError(f'The config {args.config} does not exist (from {Path.cwd()})')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, in several processes on the CPU too.
+
+    MMEngine starts processes on accelerators only; without one, the group is started here, with
+    gloo, and the model is wrapped without the device that MMEngine would give it.
+    """
+    if cfg.launcher == 'pytorch' and get_device() == 'cpu':
+        if not distributed.is_initialized():
+            distributed.init_process_group('gloo')
+        if cfg.get('model_wrapper_cfg') is None:
+            cfg.model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel',
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            )
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,0 +1,105 @@
+"""Pictures of measurements."""
+
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+COLOURS = ('#9a9a9a', '#0072b2', '#d55e00', '#009e73')
+MARKERS = ('o', 'D', 's', '^')
+CLASS_COLOURS = colormaps['tab10'].colors
+
+
+def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLike) -> None:
+    """Draw the filter overlap of each layer, one row a layer, one mark for each measurement.
+
+    Args:
+        overlaps: For each measurement's label the overlap by name of the layer, the same layers
+            in each.
+        path: File to write; its suffix gives the format.
+    """
+    layers = list(next(iter(overlaps.values())))
+    rows = range(len(layers))
+    figure = Figure(figsize=(8, 1.6 + 0.2 * len(layers)), layout='constrained')
+    axes = figure.add_subplot()
+    values = [[overlap[layer] for layer in layers] for overlap in overlaps.values()]
+    axes.hlines(
+        rows,
+        [min(row) for row in zip(*values, strict=True)],
+        [max(row) for row in zip(*values, strict=True)],
+        color='#d0d0d0',
+        zorder=1,
+    )
+    for label, row, colour, marker in zip(overlaps, values, COLOURS, MARKERS, strict=False):
+        mean = sum(row) / len(row)
+        axes.scatter(
+            row,
+            rows,
+            color=colour,
+            marker=marker,
+            s=22,
+            zorder=2,
+            label=f'{label} (mean {mean:.3f}, dashed)',
+        )
+        axes.axvline(mean, color=colour, linestyle='--', linewidth=1, zorder=0)
+    axes.set_yticks(rows, layers, fontsize=7)
+    axes.set_ylim(len(layers) - 0.3, -0.7)
+    axes.set_xlim(left=0)
+    axes.set_xlabel('filter overlap: mean |cosine| between the filters of a layer')
+    axes.grid(axis='x', color='#eeeeee')
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(loc='outside upper center', ncols=len(overlaps), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_detections(
+    samples: Sequence[Mapping], classes: Sequence[str], path: str | PathLike, min_score: float = 0.3
+) -> None:
+    """Draw detections on images, four images a row, each class in a colour of its own.
+
+    Args:
+        samples: For each image its ``image`` (uint8 array (height, width, 3), RGB), the detected
+            ``boxes`` ((n, 4): left, top, right, bottom in pixels), their ``labels`` (indices
+            into ``classes``) and ``scores`` in [0, 1], and the annotated boxes ``truth``.
+        classes: Names of at most 10 classes.
+        path: File to write; its suffix gives the format.
+        min_score: Detections below this score are not drawn.
+    """
+    columns = min(4, len(samples))
+    num_rows = math.ceil(len(samples) / columns)
+    figure = Figure(figsize=(3 * columns, 3 * num_rows + 0.8), layout='constrained')
+    grid = figure.subplots(num_rows, columns, squeeze=False).flat
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, sample in zip(grid, samples, strict=False):
+        axes.imshow(sample['image'])
+        for box in sample['truth']:
+            _draw_box(axes, box, edgecolor='white', linestyle=':', linewidth=1.5)
+        for box, label, score in zip(
+            sample['boxes'], sample['labels'], sample['scores'], strict=True
+        ):
+            if score < min_score:
+                continue
+            _draw_box(axes, box, edgecolor=CLASS_COLOURS[label], linewidth=2)
+            axes.text(
+                box[0],
+                max(box[1], 12) - 2,
+                f'{classes[label]} {score:.2f}',
+                fontsize=7,
+                color='white',
+                bbox=dict(facecolor=CLASS_COLOURS[label], edgecolor='none', pad=1),
+            )
+    handles = [Patch(color=CLASS_COLOURS[index], label=name) for index, name in enumerate(classes)]
+    handles.append(Patch(facecolor='#808080', edgecolor='white', linestyle=':', label='annotated'))
+    figure.legend(handles=handles, loc='outside upper center', ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_box(axes: Axes, box: Sequence[float], **style) -> None:
+    left, top, right, bottom = box
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **style))

@@ -1,0 +1,157 @@
+"""Which layers WAU holds: the convolutions of a model, found by module-name prefix."""
+
+from collections.abc import Collection, Sequence
+
+from torch import nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from .wau import Layer, check_choice
+
+AXES = ('out', 'in')
+
+
+def find_convolutions(
+    model: nn.Module, targets: str | Sequence[str] = ('',)
+) -> dict[str, nn.Module]:
+    """Find the convolutions below the given module-name prefixes.
+
+    Args:
+        model: The model, not wrapped for distributed training.
+        targets: Prefixes of module names, matched by whole segments: ``'backbone.layer1'`` does
+            not match ``backbone.layer10``. ``''`` matches every module.
+
+    Returns:
+        The convolutions by name, in the model's order: 1-D to 3-D, transposed ones, and other
+        modules built like them (deformable convolutions).
+
+    Raises:
+        TypeError: If ``targets`` is not a string or a sequence of strings.
+        ValueError: If no convolution matches; it lists the prefixes and some names that exist.
+    """
+    prefixes = check_targets(targets)
+    everywhere = {name: module for name, module in model.named_modules() if _is_conv(module)}
+    found = {
+        name: module
+        for name, module in everywhere.items()
+        if any(is_below(name, prefix) for prefix in prefixes)
+    }
+    if not found:
+        some = [name for name, _ in model.named_children()] + list(everywhere)[:5]
+        raise ValueError(
+            f'No convolution of {type(model).__name__} is below the prefixes in targets='
+            f'{prefixes!r}. Modules that exist are for example: {", ".join(some) or "none"}'
+        )
+    return found
+
+
+def find_layers(
+    model: nn.Module,
+    targets: str | Sequence[str] = ('',),
+    axis: str = 'out',
+    optimizer: Optimizer | None = None,
+) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Find the layers to hold: the convolutions below ``targets`` that train.
+
+    Args:
+        model: The model, not wrapped for distributed training.
+        targets: See :func:`find_convolutions`.
+        axis: What a slice is. ``'out'``: a filter, which is an output channel of the weight and
+            its element of the bias (the paper's words). ``'in'``: an input channel of the weight
+            (the authors' code); biases are never held.
+        optimizer: Leave out parameters that this optimizer does not update.
+
+    Returns:
+        The layers by name of their convolution, and the reasons for the convolutions left out.
+
+    Raises:
+        TypeError: See :func:`find_convolutions`.
+        ValueError: If ``axis`` is unknown or if there is no convolution to hold.
+    """
+    check_choice('axis', axis, AXES)
+    trained = None
+    if optimizer is not None:
+        trained = {id(param) for group in optimizer.param_groups for param in group['params']}
+    layers, left_out, seen = {}, {}, set()
+    for name, module in find_convolutions(model, targets).items():
+        weight = module._parameters.get('weight')
+        reason = None
+        if weight is None:
+            reason = 'its weight is computed from other parameters'
+        elif not weight.requires_grad:
+            reason = 'frozen'
+        elif trained is not None and id(weight) not in trained:
+            reason = 'not updated by the optimizer'
+        elif id(weight) in seen:
+            reason = 'shares the weight of a layer already held'
+        elif axis == 'out' and _is_transposed(module) and module.groups > 1:
+            reason = 'grouped and transposed: its filters do not lie on one dimension'
+        elif weight.shape[_slice_dim(module, axis)] == 1:
+            reason = 'only one slice, which is always active'
+        if reason is not None:
+            left_out[name] = reason
+            continue
+        seen.add(id(weight))
+        layers[name] = _layer(name, module, axis, trained)
+    if not layers:
+        reasons = '; '.join(f'{name}: {reason}' for name, reason in list(left_out.items())[:5])
+        raise ValueError(
+            f'No convolution below targets={check_targets(targets)!r} can be held ({reasons}). '
+            'Name modules that train, or unfreeze these.'
+        )
+    return layers, left_out
+
+
+def check_targets(targets: str | Collection[str]) -> tuple[str, ...]:
+    """Return the prefixes as a tuple; raise unless they are at least one string."""
+    prefixes = (targets,) if isinstance(targets, str) else targets
+    if (
+        not isinstance(prefixes, (list, tuple))
+        or not prefixes
+        or not all(isinstance(prefix, str) for prefix in prefixes)
+    ):
+        raise TypeError(
+            "targets must be module-name prefixes such as ('backbone', 'neck'), got "
+            f'{targets!r} of type {type(targets).__name__}'
+        )
+    return tuple(prefixes)
+
+
+def is_below(name: str, prefix: str) -> bool:
+    """Whether a module's name is the prefix or below it, by whole segments."""
+    return prefix in ('', name) or name.startswith(f'{prefix}.')
+
+
+def filter_dim(module: nn.Module) -> int:
+    """Dimension of a convolution's weight on which its filters (output channels) lie."""
+    return 1 if _is_transposed(module) else 0
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd) or all(
+        hasattr(module, attribute)
+        for attribute in ('in_channels', 'out_channels', 'kernel_size', 'groups', 'weight')
+    )
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    return getattr(module, 'transposed', False)
+
+
+def _slice_dim(module: nn.Module, axis: str) -> int:
+    return filter_dim(module) if axis == 'out' else 1 - filter_dim(module)
+
+
+def _layer(name: str, module: nn.Module, axis: str, trained: set[int] | None) -> Layer:
+    weight: Parameter = module.weight
+    dim = _slice_dim(module, axis)
+    tensors = [(weight, dim)]
+    bias = getattr(module, 'bias', None)
+    if (
+        axis == 'out'
+        and isinstance(bias, Parameter)
+        and bias.requires_grad
+        and (trained is None or id(bias) in trained)
+    ):
+        tensors.append((bias, 0))
+    return Layer(f'{name}.weight', weight.shape[dim], tuple(tensors))

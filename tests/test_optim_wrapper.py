@@ -1,0 +1,189 @@
+import logging
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from small import SmallModel, small_runner
+
+from mmwau import WAU, WAUAmpOptimWrapper, WAUOptimWrapper
+from mmwau.optim_wrapper import WAUMixin
+
+
+class Recorder(Hook):
+    """Keeps the weights before and after every iteration, and which slices were selected."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.weights = []
+
+    def before_train(self, runner):
+        self.weights.append(self._weights(runner))
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        self.weights.append(self._weights(runner))
+
+    def _weights(self, runner):
+        return {name: p.detach().clone() for name, p in runner.model.named_parameters()}
+
+    def moved(self, name):
+        """For each iteration a bool tensor: which filters of a parameter changed by any bit."""
+        pairs = zip(self.weights[:-1], self.weights[1:], strict=True)
+        return [old[name].ne(new[name]).flatten(1).any(dim=1) for old, new in pairs]
+
+
+def train(tmp_path, optim_wrapper, **options):
+    recorder = Recorder()
+    runner = small_runner(tmp_path, optim_wrapper, hooks=[recorder], **options)
+    runner.train()
+    return runner, recorder
+
+
+def test_held_filters_keep_every_bit_in_a_real_run_and_active_ones_move(tmp_path):
+    runner, recorder = train(tmp_path, dict(type='WAUOptimWrapper'))
+    layers = list(runner.optim_wrapper.layers.values())
+    assert [layer.name for layer in layers] == ['backbone.1.weight', 'neck.weight']
+    for layer in layers:
+        moved = recorder.moved(layer.name)
+        assert len(moved) == 6
+        for update, mask in enumerate(moved):
+            (expected,) = WAU(0.5, seed=3).select([layer], update)
+            assert torch.equal(mask, expected)
+    # What is not a target trains as ever.
+    assert all(mask.all() for mask in recorder.moved('head.weight'))
+
+
+def test_one_selection_in_one_window_of_gradient_accumulation(tmp_path):
+    # 9 iterations, 4 in a window, so that the last window has a single one.
+    _, recorder = train(tmp_path, dict(type='WAUOptimWrapper', accumulative_counts=4), max_epochs=3)
+    moved = recorder.moved('neck.weight')
+    (layer,) = find_neck()
+    for iteration, mask in enumerate(moved):
+        if iteration in (3, 7, 8):
+            update = iteration // 4
+            (expected,) = WAU(0.5, seed=3).select([layer], update)
+            assert torch.equal(mask, expected), iteration
+        else:
+            assert not mask.any(), iteration
+
+
+def test_ratio_1_trains_as_the_plain_wrapper_does(tmp_path):
+    wau, _ = train(tmp_path / 'wau', dict(type='WAUOptimWrapper', update_ratio=1))
+    plain, _ = train(tmp_path / 'plain', dict(type='OptimWrapper'))
+    assert_same_weights(wau.model, plain.model)
+
+
+def test_seed_is_the_runs_own_unless_given(tmp_path):
+    own, _ = train(tmp_path / 'own', dict(type='WAUOptimWrapper'))
+    same, _ = train(tmp_path / 'same', dict(type='WAUOptimWrapper', seed=3))
+    other, _ = train(tmp_path / 'other', dict(type='WAUOptimWrapper', seed=4))
+    assert own.optim_wrapper.wau.seed == 3
+    assert_same_weights(own.model, same.model)
+    assert not torch.equal(own.model.neck.weight, other.model.neck.weight)
+
+
+def test_resumed_run_ends_as_one_never_stopped(tmp_path):
+    wrapper = dict(type='WAUOptimWrapper', sampler='cyclic', hold='state')
+    whole, _ = train(tmp_path / 'whole', dict(wrapper), max_epochs=4)
+    train(tmp_path / 'part', dict(wrapper), max_epochs=2)
+    resumed, _ = train(
+        tmp_path / 'resumed',
+        dict(wrapper),
+        max_epochs=4,
+        resume=True,
+        load_from=str(tmp_path / 'part' / 'epoch_2.pth'),
+    )
+    assert_same_weights(whole.model, resumed.model)
+
+
+def test_gradients_of_held_filters_do_not_count_in_clipping_under_state():
+    norms = {}
+    for hold in ('weight', 'state'):
+        wrapper, model = wrapper_of(hold=hold, seed=0, clip_grad=dict(max_norm=1e9))
+        for param in model.parameters():
+            param.grad = torch.zeros_like(param)
+        model.neck.weight.grad = torch.ones_like(model.neck.weight)
+        wrapper._inner_count = 1
+        wrapper.step()
+        norms[hold] = wrapper.message_hub.get_scalar('train/grad_norm').current()
+    # 6 filters of 8 weights, each with a gradient of 1; 3 of the filters are active.
+    assert norms == {'weight': pytest.approx(48**0.5), 'state': pytest.approx(24**0.5)}
+
+
+def test_log_tells_what_is_held(tmp_path, caplog):
+    runner, _ = train(tmp_path, dict(type='WAUOptimWrapper', targets=['backbone', 'nek']))
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert (
+        'WAU holds slices of 1 convolutions below backbone, nek with 8 filters: update_ratio=0.5, '
+        "axis='out', sampler='uniform', hold='weight', rescale=False, seed=3" in log
+    )
+    assert 'WAU leaves out 1 convolutions (frozen): backbone.0' in log
+    assert "WARNING - WAU finds no convolution below 'nek', one of its targets" in log
+
+
+def test_model_wrapped_for_distributed_training_has_the_same_names():
+    from torch.nn.parallel import DataParallel
+
+    wrapper, model = wrapper_of(seed=0)
+    wrapper.initialize_count_status(DataParallel(model), 0, 10)
+    assert list(wrapper.layers) == ['backbone.1', 'neck']
+
+
+def test_no_convolution_below_the_targets_is_an_error():
+    with pytest.raises(ValueError, match=r"targets=\('bakbone',\).*backbone, neck, head"):
+        wrapper_of(targets='bakbone', seed=0)
+
+
+def test_step_before_the_model_is_known_is_an_error():
+    optimizer = torch.optim.SGD(SmallModel().parameters(), lr=0.1)
+    with pytest.raises(RuntimeError, match=r'WAUOptimWrapper does not know .*initialize_count'):
+        WAUOptimWrapper(optimizer=optimizer).step()
+
+
+def test_seed_none_outside_of_a_run_is_an_error():
+    MessageHub.get_instance('no run')
+    with pytest.raises(ValueError, match=r'seed=None of WAUOptimWrapper .* give an integer'):
+        wrapper_of(seed=None)
+
+
+@pytest.mark.parametrize('name', ['WAUOptimWrapper', 'WAUAmpOptimWrapper'])
+def test_both_are_registered_and_share_one_step(name):
+    wrapper = OPTIM_WRAPPERS.get(name)
+    assert issubclass(wrapper, OptimWrapper)
+    assert wrapper.step is WAUMixin.step
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
+def test_amp_without_an_accelerator_is_told():
+    optimizer = torch.optim.SGD(SmallModel().parameters(), lr=0.1)
+    with pytest.raises(AssertionError, match='only available training on gpu'):
+        WAUAmpOptimWrapper(optimizer=optimizer)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='automatic mixed precision needs a GPU')
+def test_amp_holds_filters(tmp_path):
+    runner, recorder = train(tmp_path, dict(type='WAUAmpOptimWrapper', loss_scale=128.0))
+    assert all(mask.sum() == 3 for mask in recorder.moved('neck.weight'))
+
+
+def wrapper_of(**options):
+    logging.getLogger('mmengine').setLevel(logging.ERROR)
+    model = SmallModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = WAUOptimWrapper(optimizer=optimizer, **options)
+    wrapper.initialize_count_status(model, 0, 10)
+    return wrapper, model
+
+
+def find_neck():
+    from mmwau import find_layers
+
+    return find_layers(SmallModel(), 'neck')[0].values()
+
+
+def assert_same_weights(model, other):
+    for (name, param), twin in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(param, twin), name

@@ -1,0 +1,98 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmwau.preflight import check_test_config, check_train_config
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+
+
+@pytest.fixture
+def cfg(tmp_path, monkeypatch):
+    """The demo's WAU config, on data that exist."""
+    monkeypatch.chdir(tmp_path)
+    for split in ('train', 'val'):
+        (tmp_path / 'data/demo' / split).mkdir(parents=True)
+        annotations = tmp_path / f'data/demo/annotations/instances_{split}.json'
+        annotations.parent.mkdir(exist_ok=True)
+        annotations.write_text(json.dumps({'images': [], 'annotations': [], 'categories': []}))
+    return Config.fromfile(CONFIGS / 'faster_rcnn_r18_wau_demo.py')
+
+
+def test_good_config_passes(cfg):
+    check_train_config(cfg)
+    cfg.custom_hooks = []
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    check_train_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'words'),
+    [
+        ({'update_ratio': 0.0}, ValueError, 'update_ratio must be in (0, 1], got 0.0'),
+        ({'update_ratio': 1.5}, ValueError, 'update_ratio must be in (0, 1], got 1.5'),
+        ({'update_ratio': 'half'}, TypeError, "update_ratio must be a number in (0, 1], got 'half"),
+        ({'axis': 'input'}, ValueError, "axis must be one of 'out', 'in', got 'input'"),
+        ({'sampler': 'normal'}, ValueError, "'bernoulli', 'cyclic', got 'normal'"),
+        ({'hold': 'all'}, ValueError, "hold must be one of 'weight', 'state', 'grad', got 'all'"),
+        ({'rescale': 2}, TypeError, 'rescale must be True or False, got 2'),
+        ({'seed': 'x'}, TypeError, "seed must be an integer, got 'x'"),
+        ({'targets': 5}, TypeError, "targets must be module-name prefixes such as ('backbone'"),
+        ({'type': 'OptimWrapper'}, TypeError, "optim_wrapper.type is 'OptimWrapper': nothing"),
+        ({'type': 'AmpOptimWrapper'}, TypeError, "Set optim_wrapper.type to 'WAUAmpOptimWrapper'"),
+    ],
+)
+def test_wrong_settings_are_told(cfg, options, error, words):
+    cfg.merge_from_dict({'optim_wrapper': options})
+    with pytest.raises(error, match=re.escape(words)):
+        check_train_config(cfg)
+
+
+def test_hook_without_any_wrapper_is_told(cfg):
+    cfg.pop('optim_wrapper')
+    with pytest.raises(TypeError, match='WAUHook is in custom_hooks, but optim_wrapper.type is'):
+        check_train_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ('path', 'words'),
+    [
+        ('annotations/instances_train.json', 'train_dataloader: the annotation file data/demo/ann'),
+        ('annotations/instances_val.json', 'val_dataloader: the annotation file data/demo/annot'),
+        ('train', 'train_dataloader: the data folder data/demo/train does not exist'),
+    ],
+)
+def test_missing_data_are_told_with_what_to_do(cfg, path, words):
+    place = Path('data/demo') / path
+    place.rename(place.with_suffix('.away'))
+    with pytest.raises(FileNotFoundError) as error:
+        check_train_config(cfg)
+    assert words in str(error.value)
+    assert 'draw it with: python tools/make_demo_data.py' in str(error.value)
+
+
+def test_data_in_wrappers_are_checked_too(cfg):
+    missing = dict(type='CocoDataset', data_root='data/coco/', ann_file='annotations/none.json')
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(type='ConcatDataset', datasets=[cfg.train_dataloader.dataset, missing]),
+    )
+    with pytest.raises(FileNotFoundError, match=r'data/coco/annotations/none.json.*COCO 2017'):
+        check_train_config(cfg)
+
+
+def test_data_elsewhere_are_not_looked_for(cfg):
+    cfg.train_dataloader.dataset.data_root = 's3://bucket/coco/'
+    check_train_config(cfg)
+
+
+def test_missing_checkpoint_is_told(cfg):
+    with pytest.raises(FileNotFoundError, match=r'The checkpoint epoch_9.pth does not exist'):
+        check_test_config(cfg, 'epoch_9.pth')
+    Path('epoch_9.pth').touch()
+    check_test_config(cfg, 'epoch_9.pth')
+    check_test_config(cfg, 'https://example.org/epoch_9.pth')

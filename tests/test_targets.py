@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import nn
+
+from mmwau.targets import find_convolutions, find_layers
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict({f'layer{index}': nn.Conv2d(4, 6, 3) for index in (1, 2, 10)})
+        self.neck = nn.Sequential(nn.Conv2d(6, 4, 1, bias=False), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 2)
+
+
+def test_prefixes_match_whole_segments():
+    assert list(find_convolutions(Model(), 'backbone.layer1')) == ['backbone.layer1']
+    assert list(find_convolutions(Model(), ('backbone', 'neck'))) == [
+        'backbone.layer1',
+        'backbone.layer2',
+        'backbone.layer10',
+        'neck.0',
+    ]
+    assert len(find_convolutions(Model())) == 4
+
+
+def test_no_match_is_an_error_with_names_that_exist():
+    with pytest.raises(ValueError, match=r"'bakbone', 'nek'.*backbone, neck, head.*layer1"):
+        find_convolutions(Model(), ('bakbone', 'nek'))
+
+
+@pytest.mark.parametrize('targets', [None, 3, (), ('backbone', 3), {'backbone': 1}])
+def test_targets_of_a_wrong_type_are_told(targets):
+    with pytest.raises(TypeError, match=r"targets must be module-name prefixes such as \('backb"):
+        find_convolutions(Model(), targets)
+
+
+def test_unknown_axis_is_told():
+    with pytest.raises(ValueError, match=r"axis must be one of 'out', 'in', got 'both'"):
+        find_layers(Model(), axis='both')
+
+
+def test_filters_have_their_bias_and_input_channels_have_not():
+    model = Model()
+    weight, bias = model.backbone['layer1'].weight, model.backbone['layer1'].bias
+    layer = find_layers(model, axis='out')[0]['backbone.layer1']
+    assert layer.name == 'backbone.layer1.weight'
+    assert layer.num_slices == 6
+    assert [(id(param), dim) for param, dim in layer.tensors] == [(id(weight), 0), (id(bias), 0)]
+    layer = find_layers(model, axis='in')[0]['backbone.layer1']
+    assert layer.num_slices == 4
+    assert [(id(param), dim) for param, dim in layer.tensors] == [(id(weight), 1)]
+
+
+def test_filters_of_a_transposed_convolution_lie_on_dimension_1():
+    up = nn.ConvTranspose2d(4, 6, 2)
+    (layer,) = find_layers(up, axis='out')[0].values()
+    assert (layer.num_slices, layer.tensors[0][1]) == (6, 1)
+    (layer,) = find_layers(up, axis='in')[0].values()
+    assert (layer.num_slices, layer.tensors[0][1]) == (4, 0)
+
+
+def test_deformable_convolutions_of_mmcv_are_convolutions():
+    from mmcv.ops import DeformConv2d, ModulatedDeformConv2dPack
+
+    model = nn.ModuleDict(
+        {'v1': DeformConv2d(4, 6, 3), 'v2': ModulatedDeformConv2dPack(4, 6, 3, padding=1)}
+    )
+    assert list(find_layers(model)[0]) == ['v1', 'v2', 'v2.conv_offset']
+
+
+def test_what_can_not_be_held_is_left_out_with_its_reason():
+    model = nn.ModuleDict(
+        {
+            'held': nn.Conv2d(4, 6, 3),
+            'frozen': nn.Conv2d(4, 6, 3).requires_grad_(False),
+            'other': nn.Conv2d(4, 6, 3),
+            'grouped_up': nn.ConvTranspose2d(4, 6, 2, groups=2),
+            'one_filter': nn.Conv2d(4, 1, 1),
+            'weight_norm': nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
+            'shared': nn.Conv2d(4, 6, 3),
+        }
+    )
+    model['shared'].weight = model['held'].weight
+    left_alone = {id(param) for param in model['other'].parameters()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if id(p) not in left_alone], lr=1)
+    layers, left_out = find_layers(model, optimizer=optimizer)
+    assert list(layers) == ['held']
+    assert left_out == {
+        'frozen': 'frozen',
+        'other': 'not updated by the optimizer',
+        'grouped_up': 'grouped and transposed: its filters do not lie on one dimension',
+        'one_filter': 'only one slice, which is always active',
+        'weight_norm': 'its weight is computed from other parameters',
+        'shared': 'shares the weight of a layer already held',
+    }
+
+
+def test_nothing_but_frozen_layers_is_an_error():
+    model = Model()
+    model.backbone.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"\('backbone',\) can be held \(backbone.layer1: frozen"):
+        find_layers(model, 'backbone')
+
+
+def test_a_frozen_bias_is_not_held_with_its_filter():
+    conv = nn.Conv2d(4, 6, 3)
+    conv.bias.requires_grad_(False)
+    (layer,) = find_layers(conv)[0].values()
+    assert len(layer.tensors) == 1

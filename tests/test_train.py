@@ -1,0 +1,209 @@
+import pickle
+import re
+import socket
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from detection import ROOT, SHRINK, TEST, TRAIN, make_coco, run, run_python
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmwau import WAU
+from mmwau.datasets.shapes import make_shapes
+
+CONFIG = ROOT / 'configs' / 'faster_rcnn_r50_wau_coco.py'
+DEMO = ROOT / 'configs' / 'faster_rcnn_r18_wau_demo.py'
+THREE_LINES = """
+custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
+optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+custom_hooks = [dict(type='WAUHook')]
+"""
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with data/coco in it, to run the scripts from."""
+    place = tmp_path_factory.mktemp('place')
+    make_coco(place / 'data' / 'coco')
+    return place
+
+
+@pytest.fixture(scope='module')
+def trained(place):
+    """What training of the COCO config printed."""
+    return run_python(TRAIN, CONFIG, '--cfg-options', *SHRINK, cwd=place)
+
+
+@pytest.mark.slow
+class TestCocoConfig:
+    def test_trains_logs_and_evaluates(self, place, trained):
+        assert trained.returncode == 0, trained.stdout
+        # 53 convolutions in ResNet-50 and 8 in FPN; the stem and the first stage are frozen.
+        assert re.search(r'WAU holds slices of 50 convolutions .* with \d+ filters', trained.stdout)
+        assert 'WAU leaves out 11 convolutions (frozen): backbone.conv1, ' in trained.stdout
+        assert trained.stdout.count('active_fraction: 0.5000') == 4
+        assert 'Average Precision  (AP) @[ IoU=0.50:0.95' in trained.stdout
+        assert 'coco/bbox_mAP_50' in trained.stdout
+        assert (place / 'work_dirs/faster_rcnn_r50_wau_coco/overlap.png').is_file()
+
+    def test_checkpoint_needs_no_mmwau_to_load_its_weights(self, place, trained):
+        path = place / 'work_dirs/faster_rcnn_r50_wau_coco/epoch_1.pth'
+        weights = torch.load(path, weights_only=False)['state_dict']
+        recipe = Config.fromfile(ROOT / 'configs' / 'faster_rcnn_r50_coco.py')
+        recipe.model.backbone.init_cfg = None
+        model = mmdet.registry.MODELS.build(recipe.model)
+        model.load_state_dict(weights, strict=True)
+
+    def test_test_script_evaluates_shows_and_keeps_predictions(self, place, trained):
+        checkpoint = 'work_dirs/faster_rcnn_r50_wau_coco/epoch_1.pth'
+        done = run_python(
+            TEST, CONFIG, checkpoint, '--out', 'predictions.pkl', '--show-dir', 'shown',
+            '--cfg-options', *SHRINK, 'default_hooks.visualization.interval=1', cwd=place,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        assert 'coco/bbox_mAP' in done.stdout
+        predictions = pickle.loads((place / 'predictions.pkl').read_bytes())
+        assert [result['img_id'] for result in predictions] == [0, 1, 2, 3]
+        assert len(list((place / 'work_dirs').glob('*/*/shown/*.jpg'))) == 4
+
+    def test_resumes_from_the_last_checkpoint(self, place, trained):
+        done = run_python(
+            TRAIN, CONFIG, '--resume', '--cfg-options', *SHRINK, 'train_cfg.max_epochs=2', cwd=place
+        )
+        assert done.returncode == 0, done.stdout
+        assert 'resumed epoch: 1, iter: 4' in done.stdout
+        assert 'Epoch(train) [2][4/4]' in done.stdout
+
+    def test_trains_in_two_processes_which_stay_equal(self, place):
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            port = probe.getsockname()[1]
+        config = place / 'two_processes.py'
+        config.write_text(
+            f'_base_ = {str(CONFIG)!r}\n'
+            "custom_imports = dict(imports=['mmwau', 'rank_hook'], allow_failed_imports=False)\n"
+            "custom_hooks = [dict(type='WAUHook'), dict(type='KeepRank')]\n"
+        )
+        command = ['bash', ROOT / 'tools/dist_train.sh', config, 2, '--cfg-options', *SHRINK]
+        done = run(command, place, PORT=str(port), PYTHONPATH=str(ROOT / 'tests'))
+        assert done.returncode == 0, done.stdout
+        first, second = (
+            torch.load(place / f'work_dirs/two_processes/rank{rank}.pth') for rank in (0, 1)
+        )
+        assert first['world_size'] == second['world_size'] == 2
+        assert first['seed'] == second['seed']
+        for name, value in first['model'].items():
+            assert torch.equal(value, second['model'][name]), name
+        states = first['optimizer']['state'], second['optimizer']['state']
+        assert states[0].keys() == states[1].keys()
+        for index, state in states[0].items():
+            assert torch.equal(state['momentum_buffer'], states[1][index]['momentum_buffer'])
+        assert 'Epoch(train) [1][2/2]' in done.stdout
+        assert 'coco/bbox_mAP_50' in done.stdout
+
+
+@pytest.mark.slow
+def test_three_lines_give_wau_to_a_stock_config_in_the_stock_script(place):
+    config = place / 'retinanet.py'
+    config.write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n" + THREE_LINES)
+    stock_script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+    done = run_python(stock_script, config, '--cfg-options', *SHRINK, cwd=place)
+    assert done.returncode == 0, done.stdout
+    assert 'WAU holds slices of' in done.stdout
+    assert 'active_fraction: 0.5' in done.stdout
+    assert (place / 'work_dirs/retinanet/epoch_1.pth').is_file()
+
+
+class KeepWeights(Hook):
+    """Keeps all weights at the start and after each update."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.weights = []
+
+    def before_train(self, runner):
+        self.after_train_iter(runner)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        parameters = runner.model.named_parameters()
+        self.weights.append({name: param.detach().clone() for name, param in parameters})
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp('shapes') / 'demo'
+    make_shapes(root, {'train': 6, 'val': 2}, image_size=96)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('wrapper', ['WAUOptimWrapper', 'OptimWrapper'])
+def test_held_filters_of_a_detector_keep_every_bit(shapes, tmp_path, wrapper):
+    """With momentum and weight decay; the plain wrapper beside it moves every filter."""
+    cfg = Config.fromfile(DEMO)
+    cfg.work_dir = str(tmp_path)
+    cfg.custom_hooks = []
+    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset.data_root = str(shapes)
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2)
+    cfg.optim_wrapper = dict(
+        type=wrapper, optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.001)
+    )
+    runner = Runner.from_cfg(cfg)
+    kept = KeepWeights()
+    runner.register_hook(kept)
+    runner.train()
+    assert len(kept.weights) == 7
+    names = [name for name in kept.weights[0] if is_convolution(name, kept.weights[0])]
+    assert len(names) == 28
+    for update, (before, after) in enumerate(zip(kept.weights, kept.weights[1:], strict=False)):
+        for name in names:
+            moved = before[name].ne(after[name]).flatten(1).any(dim=1)
+            if wrapper == 'OptimWrapper':
+                assert moved.all(), name
+            else:
+                layer = runner.optim_wrapper.layers[name.removesuffix('.weight')]
+                (active,) = WAU(0.5, seed=cfg.randomness.seed).select([layer], update)
+                assert torch.equal(moved, active), (name, update)
+
+
+def is_convolution(name, weights):
+    return name.startswith(('backbone', 'neck')) and weights[name].dim() == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ([CONFIG], r'FileNotFoundError: train_dataloader: the annotation file data/coco/annota'),
+        (['none.py'], r'FileNotFoundError: The config none.py does not exist'),
+        (
+            [DEMO, '--cfg-options', 'optim_wrapper.update_ratio=2'],
+            r'ValueError: update_ratio must be in \(0, 1\], got 2',
+        ),
+    ],
+)
+def test_wrong_input_is_told_before_anything_is_made(tmp_path, arguments, words):
+    done = run_python(TRAIN, *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(words, done.stdout.splitlines()[-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
+def test_amp_option_keeps_wau(shapes, tmp_path):
+    # Without an accelerator MMEngine refuses; that it is asked by WAU's twin shows the mapping.
+    done = run_python(
+        TRAIN, DEMO, '--amp', '--cfg-options', f'train_dataloader.dataset.data_root={shapes}',
+        f'val_dataloader.dataset.data_root={shapes}', cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "type='WAUAmpOptimWrapper'" in done.stdout
+    assert 'only available training on gpu' in done.stdout.splitlines()[-1]

@@ -1,0 +1,271 @@
+import copy
+import hashlib
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import draws_of_authors, reference_step, splitmix64
+from torch import nn
+from torch.nn import functional
+
+from mmwau.targets import find_layers
+from mmwau.wau import HOLDS, SAMPLERS, WAU, Layer, random_numbers, select_slices
+
+RATIOS = st.floats(0.001, 1.0)
+OPTIMIZERS = {
+    'sgd': lambda params: torch.optim.SGD(params, lr=0.1),
+    'momentum': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
+    'nesterov': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+    'adam': lambda params: torch.optim.Adam(params, lr=0.01, weight_decay=0.01),
+    'adamw': lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.1, amsgrad=True),
+    'adagrad': lambda params: torch.optim.Adagrad(params, initial_accumulator_value=0.1),
+    'rmsprop': lambda params: torch.optim.RMSprop(params, momentum=0.9, weight_decay=0.01),
+}
+
+
+class Network(nn.Module):
+    """Every kind of convolution that has its slices on one dimension, in a small place."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=False)
+        self.up = nn.ConvTranspose2d(12, 5, 2, stride=2)
+        self.line = nn.Conv1d(5, 7, 3)
+        self.norm = nn.BatchNorm1d(7)
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, x):
+        x = self.up(functional.relu(self.grouped(functional.relu(self.stem(x)))))
+        return self.head(self.norm(self.line(x.flatten(2))).mean(dim=2))
+
+
+def network():
+    torch.manual_seed(0)
+    return Network()
+
+
+def layer(num_slices, name='conv.weight'):
+    return Layer(name, num_slices, ())
+
+
+def select(num_slices, update=0, ratio=0.5, sampler='uniform', seed=0, name='conv.weight'):
+    return select_slices(name, num_slices, update, update_ratio=ratio, sampler=sampler, seed=seed)
+
+
+class TestSelection:
+    @given(st.text(max_size=20), st.integers(1, 50))
+    def test_random_numbers_are_splitmix64_from_a_hash_of_the_key(self, key, count):
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        expected = splitmix64(int.from_bytes(digest, 'little'), count)
+        assert random_numbers(key, count).tolist() == expected
+
+    @pytest.mark.parametrize('sampler', SAMPLERS)
+    def test_is_a_function_of_seed_update_and_name(self, sampler):
+        one = select(64, 3, sampler=sampler)
+        assert one.dtype == torch.bool
+        assert one.shape == (64,)
+        assert torch.equal(one, select(64, 3, sampler=sampler))
+        assert not torch.equal(one, select(64, 4, sampler=sampler))
+        assert not torch.equal(one, select(64, 3, sampler=sampler, seed=1))
+        assert not torch.equal(one, select(64, 3, sampler=sampler, name='other.weight'))
+
+    @pytest.mark.parametrize('sampler', SAMPLERS)
+    def test_leaves_the_global_random_state_alone(self, sampler):
+        states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        WAU(sampler=sampler).select([layer(10)], update=5)
+        assert torch.equal(states[0], torch.get_rng_state())
+        assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+
+    @given(st.integers(1, 300), RATIOS, st.integers(0, 10**6), st.sampled_from(SAMPLERS))
+    def test_counts(self, num_slices, ratio, update, sampler):
+        count = int(select(num_slices, update, ratio, sampler).sum())
+        assert 1 <= count <= num_slices
+        if sampler in ('uniform', 'cyclic'):
+            assert count == max(1, round(ratio * num_slices))
+        if sampler == 'with_replacement' and ratio < 1:
+            assert count <= max(1, math.floor(ratio * num_slices))
+
+    @given(st.integers(1, 60), RATIOS, st.integers(0, 20))
+    def test_cyclic_moves_every_slice_equally_often_over_a_round(self, num_slices, ratio, cycle):
+        count = max(1, round(ratio * num_slices))
+        turns = num_slices // math.gcd(num_slices, count)
+        updates = range(cycle * turns, (cycle + 1) * turns)
+        moved = sum(select(num_slices, update, ratio, 'cyclic').int() for update in updates)
+        assert moved.unique().tolist() == [turns * count // num_slices]
+
+    @given(st.integers(1, 60), st.floats(0.001, 0.999), st.integers(0, 1000))
+    def test_with_replacement_is_the_draw_of_the_authors(self, num_slices, ratio, update):
+        numbers = random_numbers(f'0/{update}/conv.weight', num_slices).tolist()
+        active = select(num_slices, update, ratio, 'with_replacement')
+        expected = draws_of_authors(numbers, num_slices, ratio)
+        assert set(active.nonzero().flatten().tolist()) == expected
+
+    @pytest.mark.parametrize(
+        ('sampler', 'expected'),
+        [
+            ('uniform', 0.5),
+            ('bernoulli', 0.5),
+            ('cyclic', 0.5),
+            ('with_replacement', 1 - (1 - 1 / 256) ** 128),
+        ],
+    )
+    def test_every_slice_is_active_as_often_as_expected(self, sampler, expected):
+        updates = 2000
+        often = sum(select(256, update, sampler=sampler).double() for update in range(updates))
+        # The seed is fixed. Over all seeds, 256 slices stray this far less than once in 10,000.
+        margin = 5 * math.sqrt(expected * (1 - expected) / updates)
+        assert (often / updates - expected).abs().max() < margin
+        # Drawn on their own, not in step: two slices are both active as often as chance has it.
+        both = sum(bool(select(256, update, sampler=sampler)[:2].all()) for update in range(2000))
+        assert abs(both / updates - expected**2) < 0.06
+
+
+class TestHolding:
+    @pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
+    @settings(max_examples=12)
+    @given(
+        st.sampled_from(HOLDS),
+        st.booleans(),
+        st.sampled_from(['out', 'in']),
+        st.sampled_from(SAMPLERS),
+        RATIOS,
+    )
+    def test_agrees_with_the_reference_bit_for_bit(
+        self, optimizer_name, hold, rescale, axis, sampler, ratio
+    ):
+        fast, slow = network(), network()
+        make = OPTIMIZERS[optimizer_name]
+        fast_optimizer, slow_optimizer = make(fast.parameters()), make(slow.parameters())
+        fast_layers = list(find_layers(fast, axis=axis)[0].values())
+        slow_layers = list(find_layers(slow, axis=axis)[0].values())
+        wau = WAU(ratio, sampler, hold, rescale, seed=7)
+        for update in range(5):
+            x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(update))
+            for model, optimizer in ((fast, fast_optimizer), (slow, slow_optimizer)):
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+            active = wau.select(fast_layers, update)
+            with wau.holding(fast_optimizer, fast_layers, active):
+                fast_optimizer.step()
+            reference_step(slow_optimizer, slow_layers, active, hold, rescale)
+            assert_same_training(fast, fast_optimizer, slow, slow_optimizer)
+
+    @pytest.mark.parametrize('hold', ['weight', 'state'])
+    def test_held_weights_keep_every_bit_and_active_ones_move(self, hold):
+        model = network()
+        optimizer = OPTIMIZERS['momentum'](model.parameters())
+        layers = list(find_layers(model)[0].values())
+        wau = WAU(hold=hold)
+        for update in range(4):
+            model(torch.randn(2, 3, 6, 6)).square().mean().backward()
+            active = wau.select(layers, update)
+            before = copy.deepcopy(model.state_dict())
+            with wau.holding(optimizer, layers, active):
+                optimizer.step()
+            for (name, _, tensors), mask in zip(layers, active, strict=True):
+                weight, dim = tensors[0]
+                moved = weight.ne(before[name]).movedim(dim, 0).flatten(1).any(dim=1)
+                assert torch.equal(moved, mask)
+            assert not torch.equal(model.norm.weight, before['norm.weight'])
+
+    def test_bias_of_a_held_filter_is_held_too(self):
+        model = network()
+        optimizer = OPTIMIZERS['momentum'](model.parameters())
+        layers = list(find_layers(model)[0].values())
+        wau = WAU()
+        model(torch.randn(2, 3, 6, 6)).square().mean().backward()
+        active = wau.select(layers, 0)
+        before = model.stem.bias.detach().clone()
+        with wau.holding(optimizer, layers, active):
+            optimizer.step()
+        assert torch.equal(model.stem.bias != before, active[0])
+
+    def test_momentum_of_held_slices_goes_on_under_weight_and_stands_still_under_state(self):
+        momenta = {}
+        for hold in ('weight', 'state'):
+            conv = nn.Conv2d(2, 6, 1, bias=False)
+            optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, momentum=0.9)
+            layers = list(find_layers(conv)[0].values())
+            (mask,) = active = WAU(hold=hold).select(layers, 0)
+            conv.weight.grad = torch.ones_like(conv.weight)
+            with WAU(hold=hold).holding(optimizer, layers, active):
+                optimizer.step()
+            momenta[hold] = optimizer.state[conv.weight]['momentum_buffer'][~mask]
+        assert momenta['weight'].eq(1).all()
+        assert momenta['state'].eq(0).all()
+
+    def test_grad_lets_weight_decay_and_momentum_move_held_slices(self):
+        conv = nn.Conv2d(2, 6, 1, bias=False)
+        optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, weight_decay=0.5)
+        layers = list(find_layers(conv)[0].values())
+        (mask,) = active = WAU(hold='grad').select(layers, 0)
+        before = conv.weight.detach().clone()
+        conv.weight.grad = torch.ones_like(conv.weight)
+        with WAU(hold='grad').holding(optimizer, layers, active):
+            optimizer.step()
+        torch.testing.assert_close(conv.weight[~mask], before[~mask] * 0.95)
+
+    @pytest.mark.parametrize('sampler', SAMPLERS)
+    @pytest.mark.parametrize('hold', HOLDS)
+    def test_ratio_1_is_plain_training(self, hold, sampler):
+        wau = WAU(1, sampler, hold, rescale=True)
+        model, plain = network(), network()
+        optimizer = OPTIMIZERS['momentum'](model.parameters())
+        plain_optimizer = OPTIMIZERS['momentum'](plain.parameters())
+        layers = list(find_layers(model)[0].values())
+        for update in range(4):
+            x = torch.randn(2, 3, 6, 6)
+            model(x).square().mean().backward()
+            plain(x).square().mean().backward()
+            with wau.holding(optimizer, layers, wau.select(layers, update)):
+                optimizer.step()
+            plain_optimizer.step()
+        assert_same_training(model, optimizer, plain, plain_optimizer)
+
+    @pytest.mark.parametrize('optimizer', [torch.optim.LBFGS, torch.optim.Rprop])
+    def test_refuses_optimizers_whose_state_does_not_go_by_slices(self, optimizer):
+        model = network()
+        layers = list(find_layers(model)[0].values())
+        wau = WAU(hold='state')
+        with (
+            pytest.raises(ValueError, match=rf"hold='state'.*{optimizer.__name__}.*'weight'"),
+            wau.holding(optimizer(model.parameters()), layers, wau.select(layers, 0)),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'words'),
+    [
+        (dict(update_ratio=0), ValueError, r'update_ratio must be in \(0, 1\], got 0'),
+        (dict(update_ratio=-0.5), ValueError, r'update_ratio must be in \(0, 1\], got -0.5'),
+        (dict(update_ratio=1.01), ValueError, r'update_ratio must be in \(0, 1\], got 1.01'),
+        (dict(update_ratio=math.nan), ValueError, r'update_ratio must be in \(0, 1\], got nan'),
+        (dict(update_ratio='0.5'), TypeError, r"update_ratio .* got '0.5' of type str"),
+        (dict(update_ratio=True), TypeError, r'update_ratio .* got True of type bool'),
+        (dict(sampler='random'), ValueError, r"sampler .*'uniform'.*'cyclic', got 'random'"),
+        (dict(hold='weights'), ValueError, r"hold .*'weight', 'state', 'grad', got 'weights'"),
+        (dict(rescale='no'), TypeError, r"rescale must be True or False, got 'no'"),
+        (dict(seed=0.5), TypeError, r'seed must be an integer, got 0.5'),
+    ],
+)
+def test_wrong_options_are_told(options, error, words):
+    with pytest.raises(error, match=words):
+        WAU(**options)
+
+
+def assert_same_training(model, optimizer, other, other_optimizer):
+    for (name, param), twin in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(param, twin), name
+        state, twin_state = optimizer.state[param], other_optimizer.state[twin]
+        assert state.keys() == twin_state.keys()
+        for key, value in state.items():
+            if torch.is_tensor(value):
+                assert torch.equal(value, twin_state[key]), (name, key)
+            else:
+                assert value == twin_state[key], (name, key)

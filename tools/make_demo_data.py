@@ -1,0 +1,21 @@
+"""Draw the demo's detection set: coloured shapes in COCO format."""
+
+import argparse
+
+from mmwau.datasets.shapes import make_shapes
+
+
+def main() -> None:
+    """Draw the set into a new folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('root', nargs='?', default='data/demo', help='folder to make')
+    parser.add_argument('--seed', type=int, default=0, help='the same seed, the same images')
+    args = parser.parse_args()
+    try:
+        make_shapes(args.root, seed=args.seed)
+    except FileExistsError as error:
+        parser.error(str(error))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,85 @@
+"""Test a trained detector or classifier: metrics, and predictions as pictures."""
+
+import argparse
+
+from mmengine.config import Config, ConfigDict
+
+from mmwau.launch import add_common_options, build_runner, load_config
+from mmwau.preflight import check_test_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line, which is that of OpenMMLab's testing scripts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='write the predictions to this file (.pkl)')
+    parser.add_argument('--show', action='store_true', help='show predictions on the screen')
+    parser.add_argument('--show-dir', help='write images with predictions to this folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds to show an image for')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_common_options(parser)
+    args = parser.parse_args()
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end with .pkl or .pickle, got {args.out}')
+    return args
+
+
+def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    """Switch on the config's hook that draws predictions.
+
+    Raises:
+        ValueError: If the config has no such hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError(
+            '--show and --show-dir need default_hooks.visualization in the config, for '
+            "MMDetection dict(type='DetVisualizationHook')"
+        )
+    hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+    if args.show_dir:
+        hook.test_out_dir = args.show_dir
+        cfg.visualizer.save_dir = args.show_dir
+
+
+def use_tta(cfg: Config) -> None:
+    """Put the model and the test pipeline of the config's test-time augmentation in place.
+
+    Raises:
+        ValueError: If the config has none.
+    """
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ValueError('--tta needs tta_model and tta_pipeline in the config')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def dump_predictions(cfg: Config, path: str) -> None:
+    """Add a metric that writes the predictions to a file."""
+    dump = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    metrics = cfg.test_evaluator
+    metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+    cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=path)]
+
+
+def main() -> None:
+    """Check the config, build the runner, test."""
+    args = parse_args()
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        show_predictions(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+    if args.out is not None:
+        dump_predictions(cfg, args.out)
+    check_test_config(cfg, args.checkpoint)
+    build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,81 @@
+"""Train a detector or a classifier, with WAU or without."""
+
+import argparse
+
+from mmengine.config import Config
+
+from mmwau.launch import add_common_options, build_runner, load_config
+from mmwau.preflight import check_train_config
+
+AMP_TWIN = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line, which is that of OpenMMLab's training scripts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='resume from this checkpoint, or without a value from the last one in the work_dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the batch size over auto_scale_lr.base_batch_size',
+    )
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+def use_amp(cfg: Config) -> None:
+    """Change the optimizer wrapper to its twin for automatic mixed precision.
+
+    Raises:
+        ValueError: If the wrapper has no known twin.
+    """
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper in AMP_TWIN.values():
+        return
+    if wrapper not in AMP_TWIN:
+        raise ValueError(
+            f'--amp changes optim_wrapper.type to its AMP twin, which exists for '
+            f'{", ".join(AMP_TWIN)}; this config has {wrapper!r}'
+        )
+    cfg.optim_wrapper.type = AMP_TWIN[wrapper]
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def use_auto_scale_lr(cfg: Config) -> None:
+    """Switch on the scaling of the learning rate by the batch size.
+
+    Raises:
+        ValueError: If the config does not say for which batch size its learning rate is.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the '
+            'batch size, over all processes, that its learning rate is for'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    """Check the config, build the runner, train."""
+    args = parse_args()
+    cfg = load_config(args)
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        use_auto_scale_lr(cfg)
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    check_train_config(cfg)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
