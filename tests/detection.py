@@ -6,16 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmdet.datasets import CocoDataset
+
 from mmwau.datasets.shapes import make_shapes
 
 ROOT = Path(__file__).parents[1]
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'
 COCO_NAMES = {
-    'circle': (37, 'sports ball'),
-    'square': (84, 'book'),
-    'triangle': (59, 'pizza'),
-    'star': (64, 'potted plant'),
-    'cross': (5, 'airplane'),
+    'circle': 'sports ball',
+    'square': 'book',
+    'triangle': 'pizza',
+    'star': 'potted plant',
+    'cross': 'airplane',
 }
 # The standard recipe on images of 96 pixels, without weights from the internet.
 SHRINK = (
@@ -35,17 +37,15 @@ SHRINK = (
 
 
 def make_coco(root):
-    """Draw shapes into a folder laid out and named like COCO 2017, ids with gaps included."""
+    """Draw shapes into a folder laid out like COCO 2017, with its 80 classes and gaps in ids."""
     make_shapes(root, {'train2017': 8, 'val2017': 4}, image_size=96)
+    ids = {name: 1 + index * 9 // 8 for index, name in enumerate(CocoDataset.METAINFO['classes'])}
     for path in (root / 'annotations').iterdir():
         content = json.loads(path.read_text())
-        new_ids = {}
-        for category in content['categories']:
-            old_id, name = category['id'], category['name']
-            category['id'], category['name'] = COCO_NAMES[name]
-            new_ids[old_id] = category['id']
+        names = {category['id']: category['name'] for category in content['categories']}
         for annotation in content['annotations']:
-            annotation['category_id'] = new_ids[annotation['category_id']]
+            annotation['category_id'] = ids[COCO_NAMES[names[annotation['category_id']]]]
+        content['categories'] = [{'id': id_, 'name': name} for name, id_ in ids.items()]
         path.write_text(json.dumps(content))
 
 

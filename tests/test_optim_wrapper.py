@@ -113,8 +113,8 @@ def test_gradients_of_held_filters_do_not_count_in_clipping_under_state():
     assert norms == {'weight': pytest.approx(48**0.5), 'state': pytest.approx(24**0.5)}
 
 
-def test_log_tells_what_is_held(tmp_path, caplog):
-    runner, _ = train(tmp_path, dict(type='WAUOptimWrapper', targets=['backbone', 'nek']))
+def test_log_tells_what_is_held(tmp_path):
+    train(tmp_path, dict(type='WAUOptimWrapper', targets=['backbone', 'nek']))
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert (
         'WAU holds slices of 1 convolutions below backbone, nek with 8 filters: update_ratio=0.5, '
@@ -165,7 +165,7 @@ def test_amp_without_an_accelerator_is_told():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='automatic mixed precision needs a GPU')
 def test_amp_holds_filters(tmp_path):
-    runner, recorder = train(tmp_path, dict(type='WAUAmpOptimWrapper', loss_scale=128.0))
+    _, recorder = train(tmp_path, dict(type='WAUAmpOptimWrapper', loss_scale=128.0))
     assert all(mask.sum() == 3 for mask in recorder.moved('neck.weight'))
 
 

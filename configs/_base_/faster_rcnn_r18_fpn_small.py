@@ -1,13 +1,14 @@
-# Faster R-CNN R18-FPN for small images, trained from scratch: what two CPU cores can carry.
+# A small Faster R-CNN R18-FPN for small images, trained from scratch with AdamW: what two CPU
+# cores can carry. A config built on it brings its data, number of classes and epochs.
 _base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 
 model = dict(
-    backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=128),
-    rpn_head=dict(in_channels=128, feat_channels=128, anchor_generator=dict(scales=[4])),
+    backbone=dict(depth=18, base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=128, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=128, fc_out_channels=256),
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
+        bbox_head=dict(in_channels=64, fc_out_channels=256),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
@@ -16,3 +17,12 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=10),
+)
+default_hooks = dict(logger=dict(interval=20))
+randomness = dict(seed=0)

@@ -54,7 +54,7 @@ def convert(
         name: _read_objects(source / 'Annotations' / f'{name}.xml')
         for name in sorted(set().union(*names.values()))
     }
-    found = sorted({found['class'] for found in sum(objects.values(), [])})
+    found = sorted({item['class'] for items in objects.values() for item in items})
     unknown = [name for name in classes if name not in found]
     if unknown:
         raise ValueError(f'no object is of class {", ".join(unknown)}; there are {found}')
