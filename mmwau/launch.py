@@ -39,7 +39,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: If the config file does not exist.
     """
-    if '::' not in args.config and not Path(args.config).is_file():
+    if not Path(args.config).is_file():
         raise FileNotFoundError(f'The config {args.config} does not exist (from {Path.cwd()})')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
@@ -59,7 +59,7 @@ def build_runner(cfg: Config) -> Runner:
     MMEngine starts processes on accelerators only; without one, the group is started here, with
     gloo, and the model is wrapped without the device that MMEngine would give it.
     """
-    if cfg.launcher == 'pytorch' and get_device() == 'cpu':
+    if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
         if not distributed.is_initialized():
             distributed.init_process_group('gloo')
         if cfg.get('model_wrapper_cfg') is None:

@@ -39,9 +39,11 @@ def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLi
         axes.scatter(
             row,
             rows,
-            color=colour,
+            facecolor='none',
+            edgecolor=colour,
             marker=marker,
-            s=22,
+            s=28,
+            linewidth=1.5,
             zorder=2,
             label=f'{label} (mean {mean:.3f}, dashed)',
         )
@@ -49,7 +51,7 @@ def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLi
     axes.set_yticks(rows, layers, fontsize=7)
     axes.set_ylim(len(layers) - 0.3, -0.7)
     axes.set_xlim(left=0)
-    axes.set_xlabel('filter overlap: mean |cosine| between the filters of a layer')
+    axes.set_xlabel('filter overlap: mean |cosine| between the filters of a layer (0: orthogonal)')
     axes.grid(axis='x', color='#eeeeee')
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
@@ -58,7 +60,7 @@ def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLi
 
 
 def plot_detections(
-    samples: Sequence[Mapping], classes: Sequence[str], path: str | PathLike, min_score: float = 0.3
+    samples: Sequence[Mapping], classes: Sequence[str], path: str | PathLike, min_score: float = 0.5
 ) -> None:
     """Draw detections on images, four images a row, each class in a colour of its own.
 
@@ -72,8 +74,8 @@ def plot_detections(
     """
     columns = min(4, len(samples))
     num_rows = math.ceil(len(samples) / columns)
-    figure = Figure(figsize=(3 * columns, 3 * num_rows + 0.8), layout='constrained')
-    grid = figure.subplots(num_rows, columns, squeeze=False).flat
+    figure = Figure(figsize=(3 * columns, 2.9 * num_rows + 0.4), layout='constrained')
+    grid = figure.subplots(num_rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, sample in zip(grid, samples, strict=False):
@@ -86,12 +88,14 @@ def plot_detections(
             if score < min_score:
                 continue
             _draw_box(axes, box, edgecolor=CLASS_COLOURS[label], linewidth=2)
+            near_right = box[0] > 0.7 * sample['image'].shape[1]
             axes.text(
-                box[0],
+                box[2] if near_right else box[0],
                 max(box[1], 12) - 2,
                 f'{classes[label]} {score:.2f}',
                 fontsize=7,
                 color='white',
+                horizontalalignment='right' if near_right else 'left',
                 bbox=dict(facecolor=CLASS_COLOURS[label], edgecolor='none', pad=1),
             )
     handles = [Patch(color=CLASS_COLOURS[index], label=name) for index, name in enumerate(classes)]

@@ -1,7 +1,6 @@
 """Tell what is wrong with a config before anything is built from it."""
 
-from collections.abc import Iterator
-from os.path import isabs
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -38,7 +37,7 @@ def check_train_config(cfg: Config) -> None:
         FileNotFoundError: If an annotation file or a data folder does not exist.
     """
     check_wau(cfg)
-    check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    check_data(cfg, ('train', 'val'))
 
 
 def check_test_config(cfg: Config, checkpoint: str) -> None:
@@ -52,7 +51,7 @@ def check_test_config(cfg: Config, checkpoint: str) -> None:
             f'The checkpoint {checkpoint} does not exist. Training writes one for each epoch '
             'into its work_dir, and its last name into work_dir/last_checkpoint'
         )
-    check_data(cfg, ('test_dataloader',))
+    check_data(cfg, ('test',))
 
 
 def check_wau(cfg: Config) -> None:
@@ -72,50 +71,66 @@ def check_wau(cfg: Config) -> None:
             WAU(seed=wrapper['seed'])
         check_choice('axis', wrapper.get('axis', 'out'), AXES)
         check_targets(wrapper.get('targets', 'backbone'))
-    hooks = [_class_of(hook['type'], HOOKS) for hook in cfg.get('custom_hooks') or []]
+    hooks = [_class_of(hook.get('type'), HOOKS) for hook in cfg.get('custom_hooks') or []]
     if WAUHook in hooks and not is_wau:
         raise TypeError(wrong_wrapper(str(wrapper.get('type', 'OptimWrapper'))))
 
 
-def check_data(cfg: Config, dataloaders: tuple[str, ...]) -> None:
+def check_data(cfg: Config, stages: Sequence[str]) -> None:
     """Check that the annotation files and folders of data sets on this machine exist.
 
+    Data sets without an annotation file are left alone: some fetch themselves on first use.
+
+    Args:
+        cfg: The config.
+        stages: Of ``'train'``, ``'val'`` and ``'test'`` those to check.
+
     Raises:
-        FileNotFoundError: It names the data loader, the path, and what to do.
+        FileNotFoundError: It names the part of the config, the path, and what to do.
     """
-    for name in dataloaders:
+    for stage in stages:
+        name = f'{stage}_dataloader'
         for dataset in _datasets((cfg.get(name) or {}).get('dataset')):
             root = dataset.get('data_root') or ''
             prefixes = dataset.get('data_prefix') or {}
             if not isinstance(prefixes, dict):
                 prefixes = {'img': prefixes}
-            paths = [('annotation file', dataset.get('ann_file'))]
-            paths += [('data folder', prefix) for prefix in prefixes.values()]
-            for kind, path in paths:
-                _check_path(name, kind, root, path)
+            _check_path(f'{name}.dataset.ann_file', root, dataset['ann_file'])
+            for key, prefix in prefixes.items():
+                _check_path(f'{name}.dataset.data_prefix.{key}', root, prefix)
+        metrics = cfg.get(f'{stage}_evaluator') or []
+        for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+            if isinstance(metric, dict) and _is_here(metric):
+                _check_path(f'{stage}_evaluator.ann_file', '', metric.get('ann_file'))
 
 
-def _check_path(dataloader: str, kind: str, root: str, path: str | None) -> None:
+def _check_path(setting: str, root: str, path: str | None) -> None:
     if not isinstance(path, str) or not path or '://' in root + path:
         return
-    place = Path(path) if isabs(path) else Path(root) / path
+    place = Path(root) / path
     if place.exists():
         return
     advice = next(
-        (text for folder, text in ADVICE.items() if Path(root).as_posix() == folder),
+        (text for folder, text in ADVICE.items() if place.is_relative_to(folder)),
         'put the data there',
     )
     raise FileNotFoundError(
-        f'{dataloader}: the {kind} {place} does not exist (seen from {Path.cwd()}). To mend it, '
-        f'{advice}; or name another place: --cfg-options {dataloader}.dataset.data_root=...'
+        f'{setting}: {place} does not exist (seen from {Path.cwd()}). To mend it, {advice}; or '
+        'name another place with --cfg-options, for all of dataset.data_root in the data loaders '
+        'and ann_file in the evaluators'
     )
 
 
+def _is_here(part: dict) -> bool:
+    """Whether files of a data set or metric are read from this machine's own disk."""
+    return (part.get('backend_args') or {}).get('backend', 'local') == 'local'
+
+
 def _datasets(dataset: dict | None) -> Iterator[dict]:
-    """The data sets in a config, those inside of wrappers (repeated, joined, ...) included."""
+    """The data sets with annotations, those inside of wrappers (repeated, joined) included."""
     if not isinstance(dataset, dict):
         return
-    if 'ann_file' in dataset or 'data_prefix' in dataset:
+    if dataset.get('ann_file') and _is_here(dataset):
         yield dataset
     yield from _datasets(dataset.get('dataset'))
     for part in dataset.get('datasets') or []:

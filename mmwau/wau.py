@@ -12,8 +12,9 @@ the others keep their weights (they are *held*)::
             optimizer.step()
         optimizer.zero_grad()
 
-Source: Zhang, He, Luo, Xu, He, "Weight asynchronous update", Computational Visual Media 6(4),
-2020, doi 10.1007/s41095-020-0185-5 (abstract), and the code its authors published.
+Source: Zhang, He, Luo, Xu, He, "Weight asynchronous update: Improving the diversity of filters in
+a deep convolutional network", Computational Visual Media 6(4), 2020, doi
+10.1007/s41095-020-0185-5 (abstract), and the code that its authors published.
 """
 
 import hashlib

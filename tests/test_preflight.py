@@ -53,25 +53,36 @@ def test_wrong_settings_are_told(cfg, options, error, words):
 
 def test_hook_without_any_wrapper_is_told(cfg):
     cfg.pop('optim_wrapper')
-    with pytest.raises(TypeError, match='WAUHook is in custom_hooks, but optim_wrapper.type is'):
+    with pytest.raises(TypeError, match=r'WAUHook is in custom_hooks, but optim_wrapper.type is'):
         check_train_config(cfg)
 
 
 @pytest.mark.parametrize(
-    ('path', 'words'),
+    ('path', 'setting'),
     [
-        ('annotations/instances_train.json', 'train_dataloader: the annotation file data/demo/ann'),
-        ('annotations/instances_val.json', 'val_dataloader: the annotation file data/demo/annot'),
-        ('train', 'train_dataloader: the data folder data/demo/train does not exist'),
+        ('annotations/instances_train.json', 'train_dataloader.dataset.ann_file'),
+        ('annotations/instances_val.json', 'val_dataloader.dataset.ann_file'),
+        ('train', 'train_dataloader.dataset.data_prefix.img'),
     ],
 )
-def test_missing_data_are_told_with_what_to_do(cfg, path, words):
+def test_missing_data_are_told_with_what_to_do(cfg, path, setting):
     place = Path('data/demo') / path
     place.rename(place.with_suffix('.away'))
     with pytest.raises(FileNotFoundError) as error:
         check_train_config(cfg)
-    assert words in str(error.value)
+    assert f'{setting}: data/demo/{path} does not exist (seen from {Path.cwd()})' in str(
+        error.value
+    )
     assert 'draw it with: python tools/make_demo_data.py' in str(error.value)
+
+
+@pytest.mark.parametrize('as_list', [False, True])
+def test_missing_annotations_of_a_metric_are_told(cfg, as_list):
+    cfg.val_evaluator.ann_file = 'data/bccd/annotations/val.json'
+    if as_list:
+        cfg.val_evaluator = [cfg.val_evaluator]
+    with pytest.raises(FileNotFoundError, match=r'val_evaluator.ann_file: .*voc_to_coco.py'):
+        check_train_config(cfg)
 
 
 def test_data_in_wrappers_are_checked_too(cfg):
@@ -85,8 +96,22 @@ def test_data_in_wrappers_are_checked_too(cfg):
         check_train_config(cfg)
 
 
-def test_data_elsewhere_are_not_looked_for(cfg):
-    cfg.train_dataloader.dataset.data_root = 's3://bucket/coco/'
+@pytest.mark.parametrize(
+    'elsewhere',
+    [
+        dict(data_root='s3://bucket/coco/'),
+        dict(data_root='data/none/', backend_args=dict(backend='petrel')),
+        dict(data_root='data/none/', ann_file='', data_prefix='fetches/itself'),
+    ],
+)
+def test_data_elsewhere_are_not_looked_for(cfg, elsewhere):
+    cfg.train_dataloader.dataset.update(elsewhere)
+    check_train_config(cfg)
+
+
+def test_hooks_and_wrappers_it_does_not_know_are_left_alone(cfg):
+    cfg.custom_hooks = [dict(type='SomeHook'), dict(type='other.OtherHook')]
+    cfg.optim_wrapper.type = 'SomeWrapper'
     check_train_config(cfg)
 
 

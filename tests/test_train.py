@@ -183,7 +183,10 @@ def is_convolution(name, weights):
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        ([CONFIG], r'FileNotFoundError: train_dataloader: the annotation file data/coco/annota'),
+        (
+            [CONFIG],
+            r'FileNotFoundError: train_dataloader.dataset.ann_file: data/coco/annotations/ins',
+        ),
         (['none.py'], r'FileNotFoundError: The config none.py does not exist'),
         (
             [DEMO, '--cfg-options', 'optim_wrapper.update_ratio=2'],
@@ -204,7 +207,8 @@ def test_amp_option_keeps_wau(shapes, tmp_path):
     # Without an accelerator MMEngine refuses; that it is asked by WAU's twin shows the mapping.
     done = run_python(
         TRAIN, DEMO, '--amp', '--cfg-options', f'train_dataloader.dataset.data_root={shapes}',
-        f'val_dataloader.dataset.data_root={shapes}', cwd=tmp_path,
+        f'val_dataloader.dataset.data_root={shapes}',
+        f'val_evaluator.ann_file={shapes}/annotations/instances_val.json', cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
     assert "type='WAUAmpOptimWrapper'" in done.stdout

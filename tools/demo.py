@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from rich.console import Console
 from rich.table import Table
+from torchvision.ops import nms
 
 from mmwau.datasets.shapes import CLASSES, make_shapes
 from mmwau.launch import build_runner
@@ -51,14 +52,17 @@ def show_detections(predictions: Path, picture: Path) -> None:
     annotations = load('data/demo/annotations/instances_val.json')['annotations']
     samples = []
     for result in results:
-        boxes = [item['bbox'] for item in annotations if item['image_id'] == result['img_id']]
+        found = result['pred_instances']
+        # Of boxes of several classes around one shape, the surest is drawn.
+        best = nms(found['bboxes'], found['scores'], iou_threshold=0.5)
+        truth = [item['bbox'] for item in annotations if item['image_id'] == result['img_id']]
         samples.append(
             {
                 'image': mmcv.imread(result['img_path'], channel_order='rgb'),
-                'boxes': result['pred_instances']['bboxes'].tolist(),
-                'labels': result['pred_instances']['labels'].tolist(),
-                'scores': result['pred_instances']['scores'].tolist(),
-                'truth': [(x, y, x + width, y + height) for x, y, width, height in boxes],
+                'boxes': found['bboxes'][best].tolist(),
+                'labels': found['labels'][best].tolist(),
+                'scores': found['scores'][best].tolist(),
+                'truth': [(x, y, x + width, y + height) for x, y, width, height in truth],
             }
         )
     plot_detections(samples, CLASSES, picture)
@@ -73,15 +77,14 @@ def main() -> None:
     predictions, picture = WORK_DIR / 'predictions.pkl', WORK_DIR / 'detections.png'
     metrics = evaluate(predictions)
     show_detections(predictions, picture)
-    table = Table(title='Faster R-CNN R18-FPN with WAU, on images it never saw')
+    table = Table(title='On images it never saw')
     table.add_column('COCO metric')
     table.add_column('value', justify='right')
     for name in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m'):
         table.add_row(f'bbox_{name}', f'{metrics[f"coco/bbox_{name}"]:.3f}')
-    console = Console()
-    console.print(table)
-    console.print(f'Detections on held-out images:              {picture}')
-    console.print(f'Filter overlap before and after, by layer:  {WORK_DIR / "overlap.png"}')
+    Console().print(table)
+    print(f'Detections on held-out images:            {picture}')
+    print(f'Overlap of each layer, before and after:  {WORK_DIR / "overlap.png"}')
 
 
 if __name__ == '__main__':

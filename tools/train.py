@@ -37,6 +37,7 @@ def use_amp(cfg: Config) -> None:
         ValueError: If the wrapper has no known twin.
     """
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    wrapper = wrapper if isinstance(wrapper, str) else wrapper.__name__
     if wrapper in AMP_TWIN.values():
         return
     if wrapper not in AMP_TWIN:

@@ -1,0 +1,76 @@
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+INSTALLER = ROOT / 'tools' / 'install.py'
+
+
+@pytest.fixture(scope='module')
+def installer():
+    spec = importlib.util.spec_from_file_location('install', INSTALLER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_names_a_missing_compiler_and_how_to_get_it(tmp_path):
+    (tmp_path / 'bin').mkdir()
+    done = subprocess.run(
+        [sys.executable, INSTALLER, '--venv', tmp_path / 'venv'],
+        env={**os.environ, 'PATH': str(tmp_path / 'bin'), 'CXX': 'no-such-compiler'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert '- a C++ compiler, no-such-compiler (Debian, Ubuntu: apt-get install g++)' in done.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
+def test_names_missing_headers_of_python(installer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(installer.sysconfig, 'get_path', lambda name: str(tmp_path))
+    with pytest.raises(SystemExit, match=rf"Python's headers, {tmp_path}/Python.h .*apt-get"):
+        installer.check_machine(tmp_path / 'venv')
+
+
+def test_wheels_are_kept_outside_of_the_clone(installer, tmp_path, monkeypatch):
+    monkeypatch.delenv('MMWAU_WHEELS', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    assert installer.wheel_cache() == tmp_path / 'mmwau' / 'wheels'
+    monkeypatch.setenv('MMWAU_WHEELS', '/somewhere')
+    assert installer.wheel_cache() == Path('/somewhere')
+
+
+def test_check_names_what_does_not_import(installer, monkeypatch, capfd):
+    monkeypatch.setattr(installer, 'CHECKED_IMPORTS', ('torch', 'no_such_package'))
+    venv = installer.Venv(Path(sys.prefix))
+    with pytest.raises(SystemExit, match='What is marked MISSING above does not import'):
+        installer.check_installation(venv)
+    assert 'MISSING: ModuleNotFoundError' in capfd.readouterr().out
+
+
+def test_pins_are_in_one_place_and_are_what_is_installed(installer):
+    from importlib.metadata import version
+
+    for package in ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'numpy'):
+        assert version(package).split('+')[0] == installer.pinned_version(package)
+    pinned = installer.pinned_version('onedl-mmcv')
+    others = [path for path in ROOT.glob('*.toml') if pinned in path.read_text()]
+    assert others == []
+    with pytest.raises(SystemExit, match='has no line "nothing==<version>"'):
+        installer.pinned_version('nothing')
+
+
+def test_second_run_of_make_installs_nothing():
+    done = subprocess.run(
+        ['make', '--dry-run', '--old-file=pyproject.toml', '--old-file=requirements/tested.txt',
+         '--old-file=tools/install.py', 'test'],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if not (ROOT / '.venv' / '.installed').exists():
+        pytest.skip('not installed by make')
+    assert done.stdout == '.venv/bin/python -m pytest\n'

@@ -1,0 +1,39 @@
+import re
+from pathlib import Path
+
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+SNIPPETS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+
+
+def test_first_lines_are_the_two_commands():
+    lines = README.splitlines()
+    assert lines[0] == '```'
+    assert [line.split()[:2] for line in lines[1:3]] == [['make', 'demo'], ['make', 'test']]
+
+
+def test_the_three_lines_are_those_of_the_configs(tmp_path):
+    config = Config.fromfile(ROOT / 'configs' / 'faster_rcnn_r50_wau_coco.py')
+    (tmp_path / 'three_lines.py').write_text(SNIPPETS[0])
+    for key, value in Config.fromfile(tmp_path / 'three_lines.py').items():
+        shown, used = value, config[key]
+        if key == 'optim_wrapper':
+            used = {name: used[name] for name in shown}
+        assert shown == used, key
+
+
+def test_plain_loop_runs_and_holds():
+    scope = {}
+    exec(SNIPPETS[1], scope)
+    assert [layer.num_slices for layer in scope['layers']] == [16, 8]
+    assert scope['update'] == 9
+
+
+def test_files_it_names_exist():
+    names = set(re.findall(r'\b(?:configs|tools|mmwau)/[\w/]+\.(?:py|sh)\b', README))
+    names |= {f'configs/{name}' for name in re.findall(r'`(faster_rcnn\w+\.py)`', README)}
+    names |= set(re.findall(r'\]\(([\w/.]+)\)', README))
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / name).exists()] == []
