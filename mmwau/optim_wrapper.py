@@ -11,7 +11,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-from .targets import AXES, check_targets, find_layers, is_below
+from .targets import AXES, check_targets, find_layers, find_left_out, is_below
 from .wau import WAU, Layer, check_choice
 
 
@@ -71,8 +71,9 @@ class WAUMixin:
         if not self._has_seed:
             self.wau = replace(self.wau, seed=self._seed_of_run())
         module = model.module if is_model_wrapper(model) else model
-        self.layers, left_out = find_layers(module, self.targets, self.axis, self.optimizer)
-        self._log_layers(left_out)
+        where = module, self.targets, self.axis, self.optimizer
+        self.layers = find_layers(*where)
+        self._log_layers(find_left_out(*where))
 
     def step(self, **kwargs) -> None:
         """Clip gradients and step the optimizer while the slices that are not active are held.
@@ -88,7 +89,7 @@ class WAUMixin:
                 f'{type(self).__name__} does not know the model yet. The Runner tells it; in '
                 'a loop of your own call initialize_count_status(model, 0, max_iters) first.'
             )
-        layers = list(self.layers.values())
+        layers = self.layers.values()
         active = self.wau.select(layers, self.update_index)
         num_active = sum(int(mask.sum()) for mask in active)
         self.active_fraction = num_active / sum(layer.num_slices for layer in layers)

@@ -34,24 +34,37 @@ def check_train_config(cfg: Config) -> None:
     Raises:
         TypeError: If a setting of WAU has the wrong type, or WAUHook comes without WAU's wrapper.
         ValueError: If a setting of WAU is out of its range or unknown.
-        FileNotFoundError: If an annotation file or a data folder does not exist.
+        FileNotFoundError: If an annotation file, a data folder or the checkpoint to start from
+            does not exist.
     """
     check_wau(cfg)
+    check_checkpoint(cfg.get('load_from'))
     check_data(cfg, ('train', 'val'))
 
 
-def check_test_config(cfg: Config, checkpoint: str) -> None:
-    """Raise if a config can't be tested with a checkpoint.
+def check_test_config(cfg: Config) -> None:
+    """Raise if a config can't be tested.
 
     Raises:
         FileNotFoundError: If the checkpoint, an annotation file or a data folder does not exist.
     """
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist. Training writes one for each epoch '
-            'into its work_dir, and its last name into work_dir/last_checkpoint'
-        )
+    check_checkpoint(cfg.get('load_from'))
     check_data(cfg, ('test',))
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Check that a checkpoint on this machine exists.
+
+    Raises:
+        FileNotFoundError: If it does not.
+    """
+    if path is None or '://' in path or Path(path).is_file():
+        return
+    beside = sorted(Path(path).parent.glob('*.pth'))
+    raise FileNotFoundError(
+        f'The checkpoint {path} does not exist. Checkpoints beside it: '
+        f'{", ".join(other.name for other in beside) or "none"}'
+    )
 
 
 def check_wau(cfg: Config) -> None:

@@ -50,7 +50,7 @@ def find_layers(
     targets: str | Sequence[str] = ('',),
     axis: str = 'out',
     optimizer: Optimizer | None = None,
-) -> tuple[dict[str, Layer], dict[str, str]]:
+) -> dict[str, Layer]:
     """Find the layers to hold: the convolutions below ``targets`` that train.
 
     Args:
@@ -62,44 +62,59 @@ def find_layers(
         optimizer: Leave out parameters that this optimizer does not update.
 
     Returns:
-        The layers by name of their convolution, and the reasons for the convolutions left out.
+        The layers by name of their convolution, in the model's order.
 
     Raises:
         TypeError: See :func:`find_convolutions`.
         ValueError: If ``axis`` is unknown or if there is no convolution to hold.
     """
-    check_choice('axis', axis, AXES)
-    trained = None
-    if optimizer is not None:
-        trained = {id(param) for group in optimizer.param_groups for param in group['params']}
-    layers, left_out, seen = {}, {}, set()
-    for name, module in find_convolutions(model, targets).items():
-        weight = module._parameters.get('weight')
-        reason = None
-        if weight is None:
-            reason = 'its weight is computed from other parameters'
-        elif not weight.requires_grad:
-            reason = 'frozen'
-        elif trained is not None and id(weight) not in trained:
-            reason = 'not updated by the optimizer'
-        elif id(weight) in seen:
-            reason = 'shares the weight of a layer already held'
-        elif axis == 'out' and _is_transposed(module) and module.groups > 1:
-            reason = 'grouped and transposed: its filters do not lie on one dimension'
-        elif weight.shape[_slice_dim(module, axis)] == 1:
-            reason = 'only one slice, which is always active'
-        if reason is not None:
-            left_out[name] = reason
-            continue
-        seen.add(id(weight))
-        layers[name] = _layer(name, module, axis, trained)
+    left_out = find_left_out(model, targets, axis, optimizer)
+    layers = {
+        name: _layer(name, module, axis, optimizer)
+        for name, module in find_convolutions(model, targets).items()
+        if name not in left_out
+    }
     if not layers:
         reasons = '; '.join(f'{name}: {reason}' for name, reason in list(left_out.items())[:5])
         raise ValueError(
             f'No convolution below targets={check_targets(targets)!r} can be held ({reasons}). '
             'Name modules that train, or unfreeze these.'
         )
-    return layers, left_out
+    return layers
+
+
+def find_left_out(
+    model: nn.Module,
+    targets: str | Sequence[str] = ('',),
+    axis: str = 'out',
+    optimizer: Optimizer | None = None,
+) -> dict[str, str]:
+    """Find the convolutions below ``targets`` that :func:`find_layers` leaves out, and why.
+
+    Takes the arguments of :func:`find_layers`; that no layer is left to hold is no error here.
+
+    Returns:
+        The reasons by name of the convolution.
+    """
+    check_choice('axis', axis, AXES)
+    left_out, seen = {}, set()
+    for name, module in find_convolutions(model, targets).items():
+        weight = module._parameters.get('weight')
+        if weight is None:
+            left_out[name] = 'its weight is computed from other parameters'
+        elif not weight.requires_grad:
+            left_out[name] = 'frozen'
+        elif not _is_updated(weight, optimizer):
+            left_out[name] = 'not updated by the optimizer'
+        elif id(weight) in seen:
+            left_out[name] = 'shares the weight of a layer already held'
+        elif axis == 'out' and _is_transposed(module) and module.groups > 1:
+            left_out[name] = 'grouped and transposed: its filters do not lie on one dimension'
+        elif weight.shape[_slice_dim(module, axis)] == 1:
+            left_out[name] = 'only one slice, which is always active'
+        else:
+            seen.add(id(weight))
+    return left_out
 
 
 def check_targets(targets: str | Collection[str]) -> tuple[str, ...]:
@@ -142,16 +157,21 @@ def _slice_dim(module: nn.Module, axis: str) -> int:
     return filter_dim(module) if axis == 'out' else 1 - filter_dim(module)
 
 
-def _layer(name: str, module: nn.Module, axis: str, trained: set[int] | None) -> Layer:
-    weight: Parameter = module.weight
+def _is_updated(param: Parameter, optimizer: Optimizer | None) -> bool:
+    return optimizer is None or any(
+        param is other for group in optimizer.param_groups for other in group['params']
+    )
+
+
+def _layer(name: str, module: nn.Module, axis: str, optimizer: Optimizer | None) -> Layer:
     dim = _slice_dim(module, axis)
-    tensors = [(weight, dim)]
+    tensors = [(module.weight, dim)]
     bias = getattr(module, 'bias', None)
     if (
         axis == 'out'
         and isinstance(bias, Parameter)
         and bias.requires_grad
-        and (trained is None or id(bias) in trained)
+        and _is_updated(bias, optimizer)
     ):
         tensors.append((bias, 0))
-    return Layer(f'{name}.weight', weight.shape[dim], tuple(tensors))
+    return Layer(f'{name}.weight', module.weight.shape[dim], tuple(tensors))

@@ -3,7 +3,7 @@
 In each update only a random subset of every layer's slices moves (they are *active*);
 the others keep their weights (they are *held*)::
 
-    layers, _ = find_layers(model)                    # mmwau.targets
+    layers = find_layers(model).values()  # mmwau.targets
     wau = WAU(update_ratio=0.5, seed=0)
     for update, batch in enumerate(batches):
         loss_of(model, batch).backward()
@@ -19,7 +19,7 @@ a deep convolutional network", Computational Visual Media 6(4), 2020, doi
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -100,7 +100,7 @@ class WAU:
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise TypeError(f'seed must be an integer, got {self.seed!r}')
 
-    def select(self, layers: Sequence[Layer], update: int) -> list[Tensor]:
+    def select(self, layers: Collection[Layer], update: int) -> list[Tensor]:
         """Select the active slices of every layer for one update.
 
         Args:
@@ -124,7 +124,7 @@ class WAU:
 
     @contextmanager
     def holding(
-        self, optimizer: Optimizer, layers: Sequence[Layer], active: Sequence[Tensor]
+        self, optimizer: Optimizer, layers: Collection[Layer], active: Sequence[Tensor]
     ) -> Iterator[None]:
         """Hold the slices that are not active through the optimizer step made inside.
 

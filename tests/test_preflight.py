@@ -115,9 +115,13 @@ def test_hooks_and_wrappers_it_does_not_know_are_left_alone(cfg):
     check_train_config(cfg)
 
 
-def test_missing_checkpoint_is_told(cfg):
-    with pytest.raises(FileNotFoundError, match=r'The checkpoint epoch_9.pth does not exist'):
-        check_test_config(cfg, 'epoch_9.pth')
+@pytest.mark.parametrize('check', [check_train_config, check_test_config])
+def test_missing_checkpoint_is_told_with_those_that_exist(cfg, check):
+    cfg.load_from = 'epoch_9.pth'
+    Path('epoch_8.pth').touch()
+    with pytest.raises(FileNotFoundError, match=r'epoch_9.pth does not exist.*: epoch_8.pth'):
+        check(cfg)
     Path('epoch_9.pth').touch()
-    check_test_config(cfg, 'epoch_9.pth')
-    check_test_config(cfg, 'https://example.org/epoch_9.pth')
+    check(cfg)
+    cfg.load_from = 'https://example.org/epoch_9.pth'
+    check(cfg)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmwau.targets import find_convolutions, find_layers
+from mmwau.targets import find_convolutions, find_layers, find_left_out
 
 
 class Model(nn.Module):
@@ -43,20 +43,20 @@ def test_unknown_axis_is_told():
 def test_filters_have_their_bias_and_input_channels_have_not():
     model = Model()
     weight, bias = model.backbone['layer1'].weight, model.backbone['layer1'].bias
-    layer = find_layers(model, axis='out')[0]['backbone.layer1']
+    layer = find_layers(model, axis='out')['backbone.layer1']
     assert layer.name == 'backbone.layer1.weight'
     assert layer.num_slices == 6
     assert [(id(param), dim) for param, dim in layer.tensors] == [(id(weight), 0), (id(bias), 0)]
-    layer = find_layers(model, axis='in')[0]['backbone.layer1']
+    layer = find_layers(model, axis='in')['backbone.layer1']
     assert layer.num_slices == 4
     assert [(id(param), dim) for param, dim in layer.tensors] == [(id(weight), 1)]
 
 
 def test_filters_of_a_transposed_convolution_lie_on_dimension_1():
     up = nn.ConvTranspose2d(4, 6, 2)
-    (layer,) = find_layers(up, axis='out')[0].values()
+    (layer,) = find_layers(up, axis='out').values()
     assert (layer.num_slices, layer.tensors[0][1]) == (6, 1)
-    (layer,) = find_layers(up, axis='in')[0].values()
+    (layer,) = find_layers(up, axis='in').values()
     assert (layer.num_slices, layer.tensors[0][1]) == (4, 0)
 
 
@@ -66,7 +66,7 @@ def test_deformable_convolutions_of_mmcv_are_convolutions():
     model = nn.ModuleDict(
         {'v1': DeformConv2d(4, 6, 3), 'v2': ModulatedDeformConv2dPack(4, 6, 3, padding=1)}
     )
-    assert list(find_layers(model)[0]) == ['v1', 'v2', 'v2.conv_offset']
+    assert list(find_layers(model)) == ['v1', 'v2', 'v2.conv_offset']
 
 
 def test_what_can_not_be_held_is_left_out_with_its_reason():
@@ -84,9 +84,8 @@ def test_what_can_not_be_held_is_left_out_with_its_reason():
     model['shared'].weight = model['held'].weight
     left_alone = {id(param) for param in model['other'].parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if id(p) not in left_alone], lr=1)
-    layers, left_out = find_layers(model, optimizer=optimizer)
-    assert list(layers) == ['held']
-    assert left_out == {
+    assert list(find_layers(model, optimizer=optimizer)) == ['held']
+    assert find_left_out(model, optimizer=optimizer) == {
         'frozen': 'frozen',
         'other': 'not updated by the optimizer',
         'grouped_up': 'grouped and transposed: its filters do not lie on one dimension',
@@ -106,5 +105,5 @@ def test_nothing_but_frozen_layers_is_an_error():
 def test_a_frozen_bias_is_not_held_with_its_filter():
     conv = nn.Conv2d(4, 6, 3)
     conv.bias.requires_grad_(False)
-    (layer,) = find_layers(conv)[0].values()
+    (layer,) = find_layers(conv).values()
     assert len(layer.tensors) == 1

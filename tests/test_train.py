@@ -1,3 +1,4 @@
+import os
 import pickle
 import re
 import socket
@@ -79,10 +80,18 @@ class TestCocoConfig:
         assert 'resumed epoch: 1, iter: 4' in done.stdout
         assert 'Epoch(train) [2][4/4]' in done.stdout
 
+    def test_two_processes_evaluate_as_one(self, place, trained):
+        checkpoint = 'work_dirs/faster_rcnn_r50_wau_coco/epoch_1.pth'
+        command = ['bash', ROOT / 'tools/dist_test.sh', CONFIG, checkpoint, 2]
+        done = run([*command, '--cfg-options', *SHRUNK], place, PORT=free_port())
+        assert done.returncode == 0, done.stdout
+        table = re.compile(r'Average (?:Precision|Recall) .* = (.*)')
+        values = [float(value) for value in table.findall(done.stdout)]
+        assert len(values) == 12
+        assert max(values) > 0
+        assert values == [float(value) for value in table.findall(trained.stdout)]
+
     def test_trains_in_two_processes_which_stay_equal(self, place):
-        with socket.socket() as probe:
-            probe.bind(('127.0.0.1', 0))
-            port = probe.getsockname()[1]
         config = place / 'two_processes.py'
         config.write_text(
             f'_base_ = {str(CONFIG)!r}\n'
@@ -90,7 +99,7 @@ class TestCocoConfig:
             "custom_hooks = [dict(type='WAUHook'), dict(type='KeepRank')]\n"
         )
         command = ['bash', ROOT / 'tools/dist_train.sh', config, 2, '--cfg-options', *SHRUNK]
-        done = run(command, place, PORT=str(port), PYTHONPATH=str(ROOT / 'tests'))
+        done = run(command, place, PORT=free_port(), PYTHONPATH=str(ROOT / 'tests'))
         assert done.returncode == 0, done.stdout
         first, second = (
             torch.load(place / f'work_dirs/two_processes/rank{rank}.pth') for rank in (0, 1)
@@ -105,6 +114,33 @@ class TestCocoConfig:
             assert torch.equal(state['momentum_buffer'], states[1][index]['momentum_buffer'])
         assert 'Epoch(train) [1][2/2]' in done.stdout
         assert 'coco/bbox_mAP_50' in done.stdout
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+def test_slurm_script_asks_for_the_processes_and_passes_options_on(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    script = ROOT / 'tools' / 'slurm_train.sh'
+    arguments = ['gpus', 'job', CONFIG, 'a place', '--resume']
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    done = run(['bash', script, *arguments], tmp_path, PATH=path, GPUS='4', SRUN_ARGS='-A b -w c')
+    assert done.returncode == 0
+    said = done.stdout.splitlines()
+    assert {'--partition=gpus', '--ntasks=4', '--gres=gpu:4', '-A', 'b', '-w', 'c'} <= set(said)
+    expected = [str(TRAIN), str(CONFIG), '--work-dir=a place', '--launcher', 'slurm', '--resume']
+    assert said[-6:] == expected
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_launch_scripts_tell_how_they_are_used(tmp_path, script):
+    done = run(['bash', ROOT / 'tools' / script, CONFIG], tmp_path)
+    assert done.returncode == 2
+    assert f'bash tools/{script} ' in done.stdout
 
 
 @pytest.mark.slow

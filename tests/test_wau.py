@@ -141,8 +141,8 @@ class TestHolding:
         fast, slow = network(), network()
         make = OPTIMIZERS[optimizer_name]
         fast_optimizer, slow_optimizer = make(fast.parameters()), make(slow.parameters())
-        fast_layers = list(find_layers(fast, axis=axis)[0].values())
-        slow_layers = list(find_layers(slow, axis=axis)[0].values())
+        fast_layers = find_layers(fast, axis=axis).values()
+        slow_layers = find_layers(slow, axis=axis).values()
         wau = WAU(ratio, sampler, hold, rescale, seed=7)
         for update in range(5):
             x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(update))
@@ -159,7 +159,7 @@ class TestHolding:
     def test_held_weights_keep_every_bit_and_active_ones_move(self, hold):
         model = network()
         optimizer = OPTIMIZERS['momentum'](model.parameters())
-        layers = list(find_layers(model)[0].values())
+        layers = find_layers(model).values()
         wau = WAU(hold=hold)
         for update in range(4):
             model(torch.randn(2, 3, 6, 6)).square().mean().backward()
@@ -176,7 +176,7 @@ class TestHolding:
     def test_bias_of_a_held_filter_is_held_too(self):
         model = network()
         optimizer = OPTIMIZERS['momentum'](model.parameters())
-        layers = list(find_layers(model)[0].values())
+        layers = find_layers(model).values()
         wau = WAU()
         model(torch.randn(2, 3, 6, 6)).square().mean().backward()
         active = wau.select(layers, 0)
@@ -190,7 +190,7 @@ class TestHolding:
         for hold in ('weight', 'state'):
             conv = nn.Conv2d(2, 6, 1, bias=False)
             optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, momentum=0.9)
-            layers = list(find_layers(conv)[0].values())
+            layers = find_layers(conv).values()
             (mask,) = active = WAU(hold=hold).select(layers, 0)
             conv.weight.grad = torch.ones_like(conv.weight)
             with WAU(hold=hold).holding(optimizer, layers, active):
@@ -202,7 +202,7 @@ class TestHolding:
     def test_grad_lets_weight_decay_and_momentum_move_held_slices(self):
         conv = nn.Conv2d(2, 6, 1, bias=False)
         optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, weight_decay=0.5)
-        layers = list(find_layers(conv)[0].values())
+        layers = find_layers(conv).values()
         (mask,) = active = WAU(hold='grad').select(layers, 0)
         before = conv.weight.detach().clone()
         conv.weight.grad = torch.ones_like(conv.weight)
@@ -217,7 +217,7 @@ class TestHolding:
         model, plain = network(), network()
         optimizer = OPTIMIZERS['momentum'](model.parameters())
         plain_optimizer = OPTIMIZERS['momentum'](plain.parameters())
-        layers = list(find_layers(model)[0].values())
+        layers = find_layers(model).values()
         for update in range(4):
             x = torch.randn(2, 3, 6, 6)
             model(x).square().mean().backward()
@@ -230,7 +230,7 @@ class TestHolding:
     @pytest.mark.parametrize('optimizer', [torch.optim.LBFGS, torch.optim.Rprop])
     def test_refuses_optimizers_whose_state_does_not_go_by_slices(self, optimizer):
         model = network()
-        layers = list(find_layers(model)[0].values())
+        layers = find_layers(model).values()
         wau = WAU(hold='state')
         with (
             pytest.raises(ValueError, match=rf"hold='state'.*{optimizer.__name__}.*'weight'"),

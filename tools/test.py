@@ -77,7 +77,7 @@ def main() -> None:
         use_tta(cfg)
     if args.out is not None:
         dump_predictions(cfg, args.out)
-    check_test_config(cfg, args.checkpoint)
+    check_test_config(cfg)
     build_runner(cfg).test()
 
 
