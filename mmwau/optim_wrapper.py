@@ -14,6 +14,8 @@ from torch import nn
 from .targets import AXES, check_targets, find_layers, find_left_out, is_below
 from .wau import WAU, Layer, check_choice
 
+SHARDED = ('FullyShardedDataParallel', 'MMDeepSpeedEngineWrapper', 'ColossalAIModelWrapper')
+
 
 class WAUMixin:
     """Adds weight asynchronous update to an optimizer wrapper of MMEngine.
@@ -28,6 +30,7 @@ class WAUMixin:
         targets (str or Sequence[str]): Module-name prefixes below which convolutions are held,
             matched by whole segments. Defaults to ``('backbone', 'neck')``.
         seed (int, optional): Seed of the selections. Defaults to the run's own seed.
+        min_active (int): See :class:`mmwau.wau.WAU`.
         **kwargs: Arguments of the optimizer wrapper.
 
     Raises:
@@ -45,10 +48,13 @@ class WAUMixin:
         rescale: bool = False,
         targets: str | Sequence[str] = ('backbone', 'neck'),
         seed: int | None = None,
+        min_active: int = 1,
         **kwargs,
     ):
         self._has_seed = seed is not None
-        self.wau = WAU(update_ratio, sampler, hold, rescale, seed if self._has_seed else 0)
+        self.wau = WAU(
+            update_ratio, sampler, hold, rescale, seed if self._has_seed else 0, min_active
+        )
         check_choice('axis', axis, AXES)
         self.axis = axis
         self.targets = check_targets(targets)
@@ -65,14 +71,21 @@ class WAUMixin:
             max_counts: Number of iterations of the whole training.
 
         Raises:
+            TypeError: If the model's parameters are cut over processes (FSDP and the like).
             ValueError: If there is no convolution to hold below ``targets``, or no seed.
         """
         super().initialize_count_status(model, init_counts, max_counts)
+        refuse_sharded(model)
         if not self._has_seed:
             self.wau = replace(self.wau, seed=self._seed_of_run())
-        module = model.module if is_model_wrapper(model) else model
-        where = module, self.targets, self.axis, self.optimizer
+        self._model = model.module if is_model_wrapper(model) else model
+        self._parameters = list(self._model.parameters())
+        self._find_layers()
+
+    def _find_layers(self) -> None:
+        where = self._model, self.targets, self.axis, self.optimizer
         self.layers = find_layers(*where)
+        self._trains = [param.requires_grad for param in self._parameters]
         self._log_layers(find_left_out(*where))
 
     def step(self, **kwargs) -> None:
@@ -89,6 +102,8 @@ class WAUMixin:
                 f'{type(self).__name__} does not know the model yet. The Runner tells it; in '
                 'a loop of your own call initialize_count_status(model, 0, max_iters) first.'
             )
+        if self._trains != [param.requires_grad for param in self._parameters]:
+            self._find_layers()  # a stage was frozen or unfrozen
         layers = self.layers.values()
         active = self.wau.select(layers, self.update_index)
         num_active = sum(int(mask.sum()) for mask in active)
@@ -123,6 +138,7 @@ class WAUMixin:
             f'rescale={self.wau.rescale}, seed={self.wau.seed}',
             logger='current',
         )
+        self._log_small_layers()
         for reason, count in Counter(left_out.values()).items():
             names = [name for name, why in left_out.items() if why == reason]
             print_log(
@@ -137,6 +153,41 @@ class WAUMixin:
                     logger='current',
                     level=logging.WARNING,
                 )
+
+    def _log_small_layers(self) -> None:
+        small = [
+            name
+            for name, layer in self.layers.items()
+            if self.wau.num_drawn(layer.num_slices) == 0 and self.wau.sampler != 'bernoulli'
+        ]
+        if small:
+            print_log(
+                f'WAU: at this ratio the number of draws is rounded to 0 in {len(small)} layers, '
+                + ('which never move' if self.wau.min_active == 0 else 'of which one slice moves')
+                + f' (min_active={self.wau.min_active}): {", ".join(small[:3])}'
+                + (', ...' if len(small) > 3 else ''),
+                logger='current',
+                level=logging.WARNING if self.wau.min_active == 0 else logging.INFO,
+            )
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Raise if a model's parameters are cut over processes: slices have no fixed place then.
+
+    Raises:
+        TypeError: If they are.
+    """
+    for kind in type(model).__mro__:
+        if kind.__name__ in SHARDED:
+            raise TypeError(sharded(kind.__name__))
+
+
+def sharded(kind: str) -> str:
+    """Tell what to use instead of a way of training that cuts parameters over processes."""
+    return (
+        f'WAU does not work with {kind}, which cuts parameters over processes. Use '
+        'MMDistributedDataParallel; ZeroRedundancyOptimizer saves memory there'
+    )
 
 
 @OPTIM_WRAPPERS.register_module()

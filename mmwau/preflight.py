@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from .hook import WAUHook, wrong_wrapper
-from .optim_wrapper import WAUMixin
+from .optim_wrapper import WAUMixin, sharded
 from .targets import AXES, check_targets
 from .wau import WAU, check_choice
 
@@ -23,6 +23,12 @@ ADVICE = {
         'ln -s /path/to/coco data/coco'
     ),
 }
+SHARDED_TYPES = (
+    'FSDPStrategy',
+    'DeepSpeedStrategy',
+    'ColossalAIStrategy',
+    'MMFullyShardedDataParallel',
+)
 
 
 def check_train_config(cfg: Config) -> None:
@@ -78,12 +84,17 @@ def check_wau(cfg: Config) -> None:
     wrapper_type = _class_of(wrapper.get('type'), OPTIM_WRAPPERS)
     is_wau = isinstance(wrapper_type, type) and issubclass(wrapper_type, WAUMixin)
     if is_wau:
-        names = ('update_ratio', 'sampler', 'hold', 'rescale')
+        names = ('update_ratio', 'sampler', 'hold', 'rescale', 'min_active')
         WAU(**{name: wrapper[name] for name in names if name in wrapper})
         if wrapper.get('seed') is not None:
             WAU(seed=wrapper['seed'])
         check_choice('axis', wrapper.get('axis', 'out'), AXES)
         check_targets(wrapper.get('targets', 'backbone'))
+        for part in ('strategy', 'model_wrapper_cfg'):
+            kind = (cfg.get(part) or {}).get('type')
+            kind = kind if isinstance(kind, str) or kind is None else kind.__name__
+            if kind in SHARDED_TYPES:
+                raise TypeError(sharded(kind))
     hooks = [_class_of(hook.get('type'), HOOKS) for hook in cfg.get('custom_hooks') or []]
     if WAUHook in hooks and not is_wau:
         raise TypeError(wrong_wrapper(str(wrapper.get('type', 'OptimWrapper'))))

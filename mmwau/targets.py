@@ -110,8 +110,6 @@ def find_left_out(
             left_out[name] = 'shares the weight of a layer already held'
         elif axis == 'out' and _is_transposed(module) and module.groups > 1:
             left_out[name] = 'grouped and transposed: its filters do not lie on one dimension'
-        elif weight.shape[_slice_dim(module, axis)] == 1:
-            left_out[name] = 'only one slice, which is always active'
         else:
             seen.add(id(weight))
     return left_out

@@ -59,12 +59,12 @@ class WAU:
     Args:
         update_ratio: Fraction of the slices of a layer that is active in an update, in (0, 1].
             1 is plain training, whatever the other options.
-        sampler: How active slices are drawn from the ``n`` slices of a layer. At least one is
-            active in every update.
+        sampler: How active slices are drawn from the ``n`` slices of a layer.
 
-            - ``'uniform'``: exactly ``max(1, round(update_ratio * n))``, without replacement.
-            - ``'with_replacement'``: ``floor(update_ratio * n)`` draws, of which some coincide
-              (the authors' code).
+            - ``'uniform'``: exactly ``max(min_active, round(update_ratio * n))``, without
+              replacement.
+            - ``'with_replacement'``: ``max(min_active, floor(update_ratio * n))`` draws, of which
+              some coincide (the authors' code).
             - ``'bernoulli'``: each slice on its own, with probability ``update_ratio``.
             - ``'cyclic'``: as many as ``'uniform'``, taken in turns from a random order, so that
               over a round every slice is active equally often.
@@ -79,10 +79,13 @@ class WAU:
         rescale: Divide the movement of active slices by the fraction of the layer that is
             active, so that a slice moves as far in expectation as in plain training.
         seed: Seed of the selections.
+        min_active: Fewest slices of a layer that are active in an update, 1 or 0. With 0, as in
+            the authors' code, a layer whose number of draws is rounded to 0 never moves.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If ``update_ratio`` is outside (0, 1], or ``sampler`` or ``hold`` is unknown.
+        ValueError: If ``update_ratio`` is outside (0, 1], ``min_active`` is not 0 or 1, or
+            ``sampler`` or ``hold`` is unknown.
     """
 
     update_ratio: float = 0.5
@@ -90,6 +93,7 @@ class WAU:
     hold: str = 'weight'
     rescale: bool = False
     seed: int = 0
+    min_active: int = 1
 
     def __post_init__(self) -> None:
         check_update_ratio(self.update_ratio)
@@ -99,6 +103,11 @@ class WAU:
             raise TypeError(f'rescale must be True or False, got {self.rescale!r}')
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise TypeError(f'seed must be an integer, got {self.seed!r}')
+        if self.min_active not in (0, 1):
+            raise ValueError(
+                f'min_active must be 1 or 0, got {self.min_active!r}; 0 lets layers stand still '
+                'whose number of draws is rounded to 0'
+            )
 
     def select(self, layers: Collection[Layer], update: int) -> list[Tensor]:
         """Select the active slices of every layer for one update.
@@ -110,17 +119,45 @@ class WAU:
         Returns:
             For each layer a bool tensor of shape (num_slices,) on the CPU, True where active.
         """
-        return [
-            select_slices(
-                layer.name,
-                layer.num_slices,
-                update,
-                update_ratio=self.update_ratio,
-                sampler=self.sampler,
-                seed=self.seed,
-            )
-            for layer in layers
-        ]
+        return [self.select_slices(layer.name, layer.num_slices, update) for layer in layers]
+
+    def select_slices(self, name: str, num_slices: int, update: int) -> Tensor:
+        """Select the active slices of one layer for one update.
+
+        Args:
+            name: Name of the layer.
+            num_slices: Number of its slices, at least 1.
+            update: Index of the update, counted from 0.
+
+        Returns:
+            Bool tensor of shape (num_slices,) on the CPU, True where active.
+        """
+        if self.update_ratio == 1:
+            return torch.ones(num_slices, dtype=torch.bool)
+        count = max(self.min_active, self.num_drawn(num_slices))
+        if self.sampler == 'cyclic':
+            turns = num_slices // math.gcd(num_slices, count)
+            cycle, turn = divmod(update, turns)
+            order = random_numbers(f'{self.seed}/{cycle}/{name}', num_slices).argsort()
+            chosen = order.roll(-turn * count)[:count]
+        else:
+            numbers = random_numbers(f'{self.seed}/{update}/{name}', num_slices)
+            if self.sampler == 'uniform':
+                chosen = numbers.argsort()[:count]
+            elif self.sampler == 'with_replacement':
+                chosen = (numbers[:count] * num_slices).long()
+            else:
+                chosen = numbers < self.update_ratio
+                if self.min_active:
+                    chosen |= numbers == numbers.min()
+        active = torch.zeros(num_slices, dtype=torch.bool)
+        active[chosen] = True
+        return active
+
+    def num_drawn(self, num_slices: int) -> int:
+        """Number of draws from so many slices, before ``min_active`` comes in."""
+        expected = self.update_ratio * num_slices
+        return math.floor(expected) if self.sampler == 'with_replacement' else round(expected)
 
     @contextmanager
     def holding(
@@ -191,9 +228,12 @@ class _HeldTensor:
                 else:  # made in this step: a held slice is still where every state starts
                     rows.index_fill_(self.dim, self.held, 0)
         if rescale:
-            fraction = self.active.numel() / (self.active.numel() + self.held.numel())
-            movement = self.param.index_select(self.dim, self.active) - self.start
-            self.param.index_copy_(self.dim, self.active, self.start + movement / fraction)
+            fraction = self.active.numel() / self.param.size(self.dim)
+            end = self.param.index_select(self.dim, self.active)
+            moved = self.start + (end - self.start) / fraction
+            # What did not move keeps every bit, the sign of a zero included.
+            moved = torch.where(end == self.start, self.start, moved)
+            self.param.index_copy_(self.dim, self.active, moved)
 
     def _state_rows(self, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
         """State tensors of the parameter that have a row for each of its slices."""
@@ -204,44 +244,6 @@ class _HeldTensor:
                 and value.size(self.dim) == self.param.size(self.dim)
             ):
                 yield key, value
-
-
-def select_slices(
-    name: str, num_slices: int, update: int, *, update_ratio: float, sampler: str, seed: int
-) -> Tensor:
-    """Select the active slices of one layer for one update.
-
-    Args:
-        name: Name of the layer.
-        num_slices: Number of its slices, at least 1.
-        update: Index of the update, counted from 0.
-        update_ratio: See :class:`WAU`.
-        sampler: See :class:`WAU`.
-        seed: See :class:`WAU`.
-
-    Returns:
-        Bool tensor of shape (num_slices,) on the CPU, True where active.
-    """
-    if update_ratio == 1:
-        return torch.ones(num_slices, dtype=torch.bool)
-    count = max(1, round(update_ratio * num_slices))
-    if sampler == 'cyclic':
-        turns = num_slices // math.gcd(num_slices, count)
-        cycle, turn = divmod(update, turns)
-        order = random_numbers(f'{seed}/{cycle}/{name}', num_slices).argsort()
-        chosen = order.roll(-turn * count)[:count]
-    else:
-        numbers = random_numbers(f'{seed}/{update}/{name}', num_slices)
-        if sampler == 'uniform':
-            chosen = numbers.argsort()[:count]
-        elif sampler == 'with_replacement':
-            draws = max(1, math.floor(update_ratio * num_slices))
-            chosen = (numbers[:draws] * num_slices).long()
-        else:
-            chosen = (numbers < update_ratio) | (numbers == numbers.min())
-    active = torch.zeros(num_slices, dtype=torch.bool)
-    active[chosen] = True
-    return active
 
 
 def random_numbers(key: str, count: int) -> Tensor:

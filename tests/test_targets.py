@@ -76,7 +76,6 @@ def test_what_can_not_be_held_is_left_out_with_its_reason():
             'frozen': nn.Conv2d(4, 6, 3).requires_grad_(False),
             'other': nn.Conv2d(4, 6, 3),
             'grouped_up': nn.ConvTranspose2d(4, 6, 2, groups=2),
-            'one_filter': nn.Conv2d(4, 1, 1),
             'weight_norm': nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
             'shared': nn.Conv2d(4, 6, 3),
         }
@@ -89,7 +88,6 @@ def test_what_can_not_be_held_is_left_out_with_its_reason():
         'frozen': 'frozen',
         'other': 'not updated by the optimizer',
         'grouped_up': 'grouped and transposed: its filters do not lie on one dimension',
-        'one_filter': 'only one slice, which is always active',
         'weight_norm': 'its weight is computed from other parameters',
         'shared': 'shares the weight of a layer already held',
     }

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import draws_of_authors, reference_step, splitmix64
 from torch import nn
-from torch.nn import functional
 
 from mmwau.targets import find_layers
-from mmwau.wau import HOLDS, SAMPLERS, WAU, Layer, random_numbers, select_slices
+from mmwau.wau import HOLDS, SAMPLERS, WAU, Layer, random_numbers
 
 RATIOS = st.floats(0.001, 1.0)
 OPTIMIZERS = {
     'sgd': lambda params: torch.optim.SGD(params, lr=0.1),
     'momentum': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
+    'dampening': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, dampening=0.5),
     'nesterov': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
     'adam': lambda params: torch.optim.Adam(params, lr=0.01, weight_decay=0.01),
     'adamw': lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.1, amsgrad=True),
@@ -28,25 +28,68 @@ OPTIMIZERS = {
 
 
 class Network(nn.Module):
-    """Every kind of convolution that has its slices on one dimension, in a small place."""
+    """Convolutions of any kind side by side, each on an input of its own, and a linear layer."""
 
-    def __init__(self):
+    def __init__(self, convolutions):
         super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=False)
-        self.up = nn.ConvTranspose2d(12, 5, 2, stride=2)
-        self.line = nn.Conv1d(5, 7, 3)
-        self.norm = nn.BatchNorm1d(7)
-        self.head = nn.Linear(7, 2)
+        self.convolutions = nn.ModuleList(convolutions)
+        self.norm = nn.BatchNorm1d(3)
+        self.head = nn.Linear(3, 2)
 
-    def forward(self, x):
-        x = self.up(functional.relu(self.grouped(functional.relu(self.stem(x)))))
-        return self.head(self.norm(self.line(x.flatten(2))).mean(dim=2))
+    def loss(self, update):
+        """Loss of one update; every third update leaves out the first convolution."""
+        generator = torch.Generator().manual_seed(update)
+        loss = self.head(self.norm(torch.randn(4, 3, generator=generator))).square().mean()
+        for index, convolution in enumerate(self.convolutions):
+            spatial = [4] * (convolution.weight.dim() - 2)
+            x = torch.randn(2, convolution.in_channels, *spatial, generator=generator)
+            if index > 0 or update % 3 != 2:
+                loss = loss + convolution(x).square().mean()
+        return loss
+
+
+@st.composite
+def networks(draw):
+    """A recipe that makes the same random network each time it is called."""
+    kinds = [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d]
+    recipes = []
+    for _ in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(kinds))
+        groups = 1 if kind is nn.ConvTranspose2d else draw(st.integers(1, 3))
+        inputs, outputs = draw(st.integers(1, 3)) * groups, draw(st.integers(1, 4)) * groups
+        options = dict(kernel_size=draw(st.integers(1, 3)), bias=draw(st.booleans()))
+        recipes.append((kind, inputs, outputs, dict(groups=groups, **options)))
+    channels_last = draw(st.booleans())
+
+    def make():
+        torch.manual_seed(0)
+        network = Network([kind(i, o, **options) for kind, i, o, options in recipes])
+        if channels_last:
+            for module in network.convolutions:
+                if module.weight.dim() == 4:
+                    module.to(memory_format=torch.channels_last)
+        return network
+
+    return make
 
 
 def network():
     torch.manual_seed(0)
-    return Network()
+    return Network(
+        [
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 12, 3, groups=4, bias=False),
+            nn.ConvTranspose2d(4, 5, 2, stride=2),
+            nn.Conv1d(5, 7, 3),
+        ]
+    )
+
+
+def groups_of(model):
+    """Several parameter groups: what has one dimension does not decay."""
+    wide = [param for param in model.parameters() if param.dim() > 1]
+    flat = [param for param in model.parameters() if param.dim() == 1]
+    return [dict(params=wide), dict(params=flat, weight_decay=0.0, lr=0.05)]
 
 
 def layer(num_slices, name='conv.weight'):
@@ -54,7 +97,7 @@ def layer(num_slices, name='conv.weight'):
 
 
 def select(num_slices, update=0, ratio=0.5, sampler='uniform', seed=0, name='conv.weight'):
-    return select_slices(name, num_slices, update, update_ratio=ratio, sampler=sampler, seed=seed)
+    return WAU(ratio, sampler, seed=seed).select_slices(name, num_slices, update)
 
 
 class TestSelection:
@@ -105,6 +148,16 @@ class TestSelection:
         expected = draws_of_authors(numbers, num_slices, ratio)
         assert set(active.nonzero().flatten().tolist()) == expected
 
+    @pytest.mark.parametrize('sampler', ['uniform', 'with_replacement', 'cyclic', 'bernoulli'])
+    def test_with_min_active_0_layers_can_stand_still(self, sampler):
+        still = [
+            not WAU(0.2, sampler, min_active=0).select_slices('conv', 2, update).any()
+            for update in range(100)
+        ]
+        # round(0.4) and floor(0.4) are 0; of two slices on their own both are held 64 % of times.
+        assert sum(still) == 100 if sampler != 'bernoulli' else 45 < sum(still) < 83
+        assert WAU(0.2, sampler, min_active=1).select_slices('conv', 2, 0).any()
+
     @pytest.mark.parametrize(
         ('sampler', 'expected'),
         [
@@ -127,33 +180,36 @@ class TestSelection:
 
 class TestHolding:
     @pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
-    @settings(max_examples=12)
+    @settings(max_examples=10)
     @given(
+        networks(),
         st.sampled_from(HOLDS),
         st.booleans(),
         st.sampled_from(['out', 'in']),
         st.sampled_from(SAMPLERS),
         RATIOS,
+        st.integers(0, 1),
     )
     def test_agrees_with_the_reference_bit_for_bit(
-        self, optimizer_name, hold, rescale, axis, sampler, ratio
+        self, optimizer_name, make_network, hold, rescale, axis, sampler, ratio, min_active
     ):
-        fast, slow = network(), network()
+        fast, slow = make_network(), make_network()
         make = OPTIMIZERS[optimizer_name]
-        fast_optimizer, slow_optimizer = make(fast.parameters()), make(slow.parameters())
+        fast_optimizer, slow_optimizer = make(groups_of(fast)), make(groups_of(slow))
         fast_layers = find_layers(fast, axis=axis).values()
         slow_layers = find_layers(slow, axis=axis).values()
-        wau = WAU(ratio, sampler, hold, rescale, seed=7)
-        for update in range(5):
-            x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(update))
+        wau = WAU(ratio, sampler, hold, rescale, seed=7, min_active=min_active)
+        strides = [param.stride() for param in fast.parameters()]
+        for update in range(20):
             for model, optimizer in ((fast, fast_optimizer), (slow, slow_optimizer)):
                 optimizer.zero_grad()
-                model(x).square().mean().backward()
+                model.loss(update).backward()
             active = wau.select(fast_layers, update)
             with wau.holding(fast_optimizer, fast_layers, active):
                 fast_optimizer.step()
             reference_step(slow_optimizer, slow_layers, active, hold, rescale)
             assert_same_training(fast, fast_optimizer, slow, slow_optimizer)
+        assert strides == [param.stride() for param in fast.parameters()]
 
     @pytest.mark.parametrize('hold', ['weight', 'state'])
     def test_held_weights_keep_every_bit_and_active_ones_move(self, hold):
@@ -162,7 +218,8 @@ class TestHolding:
         layers = find_layers(model).values()
         wau = WAU(hold=hold)
         for update in range(4):
-            model(torch.randn(2, 3, 6, 6)).square().mean().backward()
+            optimizer.zero_grad()
+            model.loss(0).backward()
             active = wau.select(layers, update)
             before = copy.deepcopy(model.state_dict())
             with wau.holding(optimizer, layers, active):
@@ -178,12 +235,12 @@ class TestHolding:
         optimizer = OPTIMIZERS['momentum'](model.parameters())
         layers = find_layers(model).values()
         wau = WAU()
-        model(torch.randn(2, 3, 6, 6)).square().mean().backward()
+        model.loss(0).backward()
         active = wau.select(layers, 0)
-        before = model.stem.bias.detach().clone()
+        before = model.convolutions[0].bias.detach().clone()
         with wau.holding(optimizer, layers, active):
             optimizer.step()
-        assert torch.equal(model.stem.bias != before, active[0])
+        assert torch.equal(model.convolutions[0].bias != before, active[0])
 
     def test_momentum_of_held_slices_goes_on_under_weight_and_stands_still_under_state(self):
         momenta = {}
@@ -219,9 +276,8 @@ class TestHolding:
         plain_optimizer = OPTIMIZERS['momentum'](plain.parameters())
         layers = find_layers(model).values()
         for update in range(4):
-            x = torch.randn(2, 3, 6, 6)
-            model(x).square().mean().backward()
-            plain(x).square().mean().backward()
+            model.loss(update).backward()
+            plain.loss(update).backward()
             with wau.holding(optimizer, layers, wau.select(layers, update)):
                 optimizer.step()
             plain_optimizer.step()
@@ -252,6 +308,7 @@ class TestHolding:
         (dict(hold='weights'), ValueError, r"hold .*'weight', 'state', 'grad', got 'weights'"),
         (dict(rescale='no'), TypeError, r"rescale must be True or False, got 'no'"),
         (dict(seed=0.5), TypeError, r'seed must be an integer, got 0.5'),
+        (dict(min_active=2), ValueError, r'min_active must be 1 or 0, got 2'),
     ],
 )
 def test_wrong_options_are_told(options, error, words):
