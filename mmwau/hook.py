@@ -1,5 +1,6 @@
 """WAU's hook in MMEngine: what WAU does, in the log and as a picture."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 from .optim_wrapper import WAUMixin
 from .overlap import layer_overlap
 from .plots import plot_overlap
+from .schedule import RatioSchedule
 
 OVERLAP_AT_START = 'wau_overlap_at_start'
 
@@ -22,38 +24,66 @@ class WAUHook(Hook):
     - ``train/active_fraction``: the fraction of all slices that was active in the last update.
     - ``train/overlap``: the mean overlap of the held layers (:func:`mmwau.overlap.layer_overlap`),
       at the start and then every ``overlap_interval`` iterations.
+    - ``train/update_ratio``, where a schedule changes it.
     - ``overlap.png`` in the work_dir, at the end of training: the overlap of each held layer at
       the start and at the end.
 
     Args:
         overlap_interval: Iterations between two measurements of the overlap, at least 1.
+        ratio_schedule: Stretches of training with an update ratio of their own, see
+            :class:`mmwau.schedule.RatioSchedule`. Outside of them the wrapper's ``update_ratio``
+            is in force. Defaults to None.
+        by_epoch: Whether the schedule counts epochs or iterations. Defaults to True.
 
     Raises:
-        ValueError: If ``overlap_interval`` is below 1.
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``overlap_interval`` is below 1, or the schedule is wrong.
     """
 
     priority = 'NORMAL'
 
-    def __init__(self, overlap_interval: int = 500):
+    def __init__(
+        self,
+        overlap_interval: int = 500,
+        ratio_schedule: Mapping | Sequence[Mapping] | None = None,
+        by_epoch: bool = True,
+    ):
         if not isinstance(overlap_interval, int) or overlap_interval < 1:
             raise ValueError(
                 'overlap_interval must be an integer of at least 1 (iterations), '
                 f'got {overlap_interval!r}'
             )
+        if not isinstance(by_epoch, bool):
+            raise TypeError(f'by_epoch must be True or False, got {by_epoch!r}')
         self.overlap_interval = overlap_interval
+        self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
+        self.by_epoch = by_epoch
 
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start.
 
         Raises:
             TypeError: If the optimizer wrapper in use is not WAU's.
+            ValueError: If there are two of these hooks.
         """
         if not isinstance(runner.optim_wrapper, WAUMixin):
             raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
+        if sum(isinstance(hook, WAUHook) for hook in runner.hooks) > 1:
+            raise ValueError('WAUHook is in custom_hooks more than once; keep one of them')
+        self._ratio_of_wrapper = runner.optim_wrapper.update_ratio
         overlap = self._measure(runner)
         # The message hub is part of every checkpoint: a resumed run keeps the first start.
         if runner.message_hub.get_info(OVERLAP_AT_START) is None:
             runner.message_hub.update_info(OVERLAP_AT_START, overlap)
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Set the update ratio that the schedule has for this epoch or iteration."""
+        if self.ratio_schedule is None:
+            return
+        ratio = self.ratio_schedule.at(runner.epoch if self.by_epoch else runner.iter)
+        wrapper = runner.optim_wrapper
+        wrapper.update_ratio = self._ratio_of_wrapper if ratio is None else ratio
+        runner.message_hub.update_scalar('train/update_ratio', wrapper.update_ratio)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Log the active fraction, and the overlap at its interval."""

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -14,6 +14,7 @@ from torch import nn
 from .targets import AXES, check_targets, find_layers, find_left_out, is_below
 from .wau import WAU, Layer, check_choice
 
+OPTIONS = 'wau_options'
 SHARDED = ('FullyShardedDataParallel', 'MMDeepSpeedEngineWrapper', 'ColossalAIModelWrapper')
 
 
@@ -81,6 +82,7 @@ class WAUMixin:
         self._model = model.module if is_model_wrapper(model) else model
         self._parameters = list(self._model.parameters())
         self._find_layers()
+        self._log_changes(resumed=init_counts > 0)
 
     def _find_layers(self) -> None:
         where = self._model, self.targets, self.axis, self.optimizer
@@ -110,6 +112,16 @@ class WAUMixin:
         self.active_fraction = num_active / sum(layer.num_slices for layer in layers)
         with self.wau.holding(self.optimizer, layers, active):
             super().step(**kwargs)
+
+    @property
+    def update_ratio(self) -> float:
+        """Fraction of slices that is active in an update, in (0, 1]; may be set at any time."""
+        return self.wau.update_ratio
+
+    @update_ratio.setter
+    def update_ratio(self, update_ratio: float) -> None:
+        if update_ratio != self.wau.update_ratio:
+            self.wau = replace(self.wau, update_ratio=update_ratio)
 
     @property
     def update_index(self) -> int:
@@ -150,6 +162,25 @@ class WAUMixin:
             if not any(is_below(name, prefix) for name in (*self.layers, *left_out)):
                 print_log(
                     f'WAU finds no convolution below {prefix!r}, one of its targets',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+
+    def _log_changes(self, resumed: bool) -> None:
+        """Tell what changed since the checkpoint that training resumes from."""
+        options = {**asdict(self.wau), 'axis': self.axis, 'targets': self.targets}
+        before = self.message_hub.get_info(OPTIONS)
+        # The message hub is part of every checkpoint.
+        self.message_hub.update_info(OPTIONS, options)
+        if not resumed:
+            return
+        if before is None:
+            print_log('WAU: the run was trained without WAU until here', logger='current')
+            return
+        for name, value in options.items():
+            if value != before.get(name, value):
+                print_log(
+                    f'WAU: {name} was {before[name]!r} until here and is {value!r} from now on',
                     logger='current',
                     level=logging.WARNING,
                 )

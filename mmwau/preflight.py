@@ -95,9 +95,17 @@ def check_wau(cfg: Config) -> None:
             kind = kind if isinstance(kind, str) or kind is None else kind.__name__
             if kind in SHARDED_TYPES:
                 raise TypeError(sharded(kind))
-    hooks = [_class_of(hook.get('type'), HOOKS) for hook in cfg.get('custom_hooks') or []]
-    if WAUHook in hooks and not is_wau:
+    hooks = [
+        hook
+        for hook in cfg.get('custom_hooks') or []
+        if isinstance(hook, dict) and _class_of(hook.get('type'), HOOKS) is WAUHook
+    ]
+    if hooks and not is_wau:
         raise TypeError(wrong_wrapper(str(wrapper.get('type', 'OptimWrapper'))))
+    if len(hooks) > 1:
+        raise ValueError('WAUHook is in custom_hooks more than once; keep one of them')
+    for hook in hooks:
+        WAUHook(**{name: value for name, value in hook.items() if name not in ('type', 'priority')})
 
 
 def check_data(cfg: Config, stages: Sequence[str]) -> None:

@@ -275,16 +275,16 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & (2 ** (64 - bits) - 1)
 
 
-def check_update_ratio(update_ratio: float) -> None:
+def check_update_ratio(update_ratio: float, argument: str = 'update_ratio') -> None:
     """Raise unless ``update_ratio`` is a number in (0, 1]."""
     if not isinstance(update_ratio, (int, float)) or isinstance(update_ratio, bool):
         raise TypeError(
-            f'update_ratio must be a number in (0, 1], got {update_ratio!r} '
+            f'{argument} must be a number in (0, 1], got {update_ratio!r} '
             f'of type {type(update_ratio).__name__}'
         )
     if not 0 < update_ratio <= 1:
         raise ValueError(
-            f'update_ratio must be in (0, 1], got {update_ratio}; 1 is plain training, '
+            f'{argument} must be in (0, 1], got {update_ratio}; 1 is plain training, '
             '0.5 moves half of the filters in each update'
         )
 

@@ -71,6 +71,48 @@ def test_does_not_mind_a_run_that_only_tests(tmp_path):
     runner.call_hook('before_test')
 
 
+SCHEDULE = [
+    dict(type='constant', ratio=1, end=1),
+    dict(type='linear', start=0.75, stop=0.25, begin=1, end=3),
+]
+
+
+def test_schedule_by_epoch_is_followed_and_logged_and_the_wrapper_has_the_rest(tmp_path):
+    hook = dict(type='WAUHook', ratio_schedule=SCHEDULE)
+    wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+    small_runner(tmp_path, wrapper, [hook], max_epochs=4).train()
+    logged = scalars(tmp_path)
+    ratios = [1, 0.75, 0.25, 0.5]
+    assert [entry['update_ratio'] for entry in logged] == [r for r in ratios for _ in range(3)]
+    # Of 8 and 6 filters: 8 + 6, 6 + 4, 2 + 2, 4 + 3.
+    active = [14 / 14, 10 / 14, 4 / 14, 7 / 14]
+    assert [entry['active_fraction'] for entry in logged] == [a for a in active for _ in range(3)]
+
+
+def test_schedule_by_iteration_holds_right_after_a_resume(tmp_path):
+    hook = dict(type='WAUHook', by_epoch=False, ratio_schedule=dict(
+        type='linear', start=1.0, stop=0.5, end=6))  # fmt: skip
+    wrapper = dict(type='WAUOptimWrapper')
+    small_runner(tmp_path / 'one', wrapper, [hook], max_epochs=2).train()
+    small_runner(tmp_path / 'two', wrapper, [hook], max_epochs=1).train()
+    small_runner(tmp_path / 'three', wrapper, [hook], max_epochs=2, resume=True,
+                 load_from=str(tmp_path / 'two/epoch_1.pth')).train()  # fmt: skip
+    whole = [entry['update_ratio'] for entry in scalars(tmp_path / 'one')]
+    assert whole == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5])
+    assert [entry['update_ratio'] for entry in scalars(tmp_path / 'three')] == whole[3:]
+
+
+def test_two_hooks_are_refused(tmp_path):
+    hooks = [dict(type='WAUHook'), dict(type='WAUHook')]
+    with pytest.raises(ValueError, match='WAUHook is in custom_hooks more than once'):
+        small_runner(tmp_path, dict(type='WAUOptimWrapper'), hooks).train()
+
+
+def test_wrong_by_epoch_is_told():
+    with pytest.raises(TypeError, match="by_epoch must be True or False, got 'no'"):
+        WAUHook(by_epoch='no')
+
+
 @pytest.mark.parametrize('interval', [0, -1, 2.5, 'often'])
 def test_wrong_interval_is_told(interval):
     with pytest.raises(ValueError, match=r'overlap_interval must be an integer of at least 1'):

@@ -1,4 +1,8 @@
+import copy
+import functools
 import logging
+import math
+import re
 
 import pytest
 import torch
@@ -99,6 +103,34 @@ def test_resumed_run_ends_as_one_never_stopped(tmp_path):
     assert_same_weights(whole.model, resumed.model)
 
 
+def test_what_changes_at_a_resume_is_told(tmp_path):
+    train(tmp_path / 'part', dict(type='WAUOptimWrapper'), max_epochs=1)
+    resume = dict(max_epochs=2, resume=True, load_from=str(tmp_path / 'part' / 'epoch_1.pth'))
+    changed = dict(type='WAUOptimWrapper', update_ratio=0.25, sampler='cyclic', seed=8)
+    train(tmp_path / 'changed', changed, **resume)
+    log = next((tmp_path / 'changed').glob('*/*.log')).read_text()
+    assert 'WARNING - WAU: update_ratio was 0.5 until here and is 0.25 from now on' in log
+    assert "WARNING - WAU: sampler was 'uniform' until here and is 'cyclic' from now on" in log
+    assert 'WARNING - WAU: seed was 3 until here and is 8 from now on' in log
+    train(tmp_path / 'same', dict(type='WAUOptimWrapper'), **resume)
+    assert 'until here' not in next((tmp_path / 'same').glob('*/*.log')).read_text()
+
+
+def test_plain_run_resumes_under_wau_and_the_other_way_round(tmp_path):
+    for first, then in (('OptimWrapper', 'WAUOptimWrapper'), ('WAUOptimWrapper', 'OptimWrapper')):
+        start, _ = train(tmp_path / first, dict(type=first), max_epochs=1)
+        checkpoint = str(tmp_path / first / 'epoch_1.pth')
+        place = tmp_path / f'{first}-{then}'
+        _, recorder = train(place, dict(type=then), max_epochs=2, resume=True, load_from=checkpoint)
+        assert torch.equal(recorder.weights[0]['neck.weight'], start.model.neck.weight)
+        moved = [int(mask.sum()) for mask in recorder.moved('neck.weight')]
+        assert moved == [3, 3, 3] if then == 'WAUOptimWrapper' else [6, 6, 6]
+        told = (
+            'the run was trained without WAU until here' in next(place.glob('*/*.log')).read_text()
+        )
+        assert told == (then == 'WAUOptimWrapper')
+
+
 def test_gradients_of_held_filters_do_not_count_in_clipping_under_state():
     norms = {}
     for hold in ('weight', 'state'):
@@ -156,6 +188,120 @@ def test_both_are_registered_and_share_one_step(name):
     assert wrapper.step is WAUMixin.step
 
 
+def test_stage_unfrozen_later_is_held_from_then_on(tmp_path):
+    class Unfreeze(Hook):
+        def before_train_epoch(self, runner):
+            if runner.epoch == 1:
+                runner.model.backbone[0].requires_grad_(True)
+
+    recorder = Recorder()
+    runner = small_runner(tmp_path, dict(type='WAUOptimWrapper'), [recorder, Unfreeze()])
+    assert not runner.model.backbone[0].weight.requires_grad
+    runner.train()
+    moved = recorder.moved('backbone.0.weight')
+    assert [int(mask.sum()) for mask in moved] == [0, 0, 0, 2, 2, 2]
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'WAU holds slices of 2 convolutions' in log
+    assert 'WAU holds slices of 3 convolutions' in log
+
+
+@pytest.mark.parametrize(
+    ('min_active', 'words'),
+    [(1, 'INFO - WAU: .* 1 layers, of which one slice'), (0, 'WARNING - .* 1 layers, which never')],
+)
+def test_layers_with_no_draw_are_named(tmp_path, min_active, words):
+    wrapper = dict(type='WAUOptimWrapper', sampler='with_replacement', update_ratio=0.15)
+    train(tmp_path, {**wrapper, 'min_active': min_active})
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert re.search(rf'{words}.*\(min_active={min_active}\): neck\n', log)
+
+
+def test_parameters_cut_over_processes_are_refused(tmp_path):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        model = FullyShardedDataParallel(
+            SmallModel(), device_id=torch.device('cpu'), use_orig_params=True
+        )
+        wrapper = WAUOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1), seed=0)
+        with pytest.raises(TypeError, match=r'not work with FullyShardedDataParallel.*Use MMDist'):
+            wrapper.initialize_count_status(model, 0, 10)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class TestMixedPrecision:
+    """MMEngine insists on an accelerator, so its scaler is replaced by torch's one for the CPU."""
+
+    @pytest.fixture(autouse=True)
+    def scaler_for_the_cpu(self, monkeypatch):
+        module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+        monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+        scaler = functools.partial(torch.amp.GradScaler, device='cpu')
+        monkeypatch.setattr(f'{module}.GradScaler', scaler)
+
+    @pytest.mark.parametrize('hold', ['weight', 'state'])
+    @pytest.mark.parametrize('rescale', [False, True])
+    @pytest.mark.parametrize('loss_scale', ['dynamic', 128.0])
+    def test_skipped_update_moves_and_loses_nothing(self, loss_scale, rescale, hold):
+        model = SmallModel()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        wrapper = WAUAmpOptimWrapper(
+            optimizer=optimizer, loss_scale=loss_scale, hold=hold, rescale=rescale, seed=3
+        )
+        wrapper.initialize_count_status(model, 0, 100)
+        with torch.no_grad():
+            model.neck.weight[0] = -0.0
+        layers = wrapper.layers.values()
+        scale = wrapper.loss_scaler.get_scale()
+        for update in range(6):
+            before = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+            loss = model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
+            skipped = update in (0, 3)
+            wrapper.update_params(loss * math.inf if skipped else loss)
+            if skipped:
+                for name, value in model.named_parameters():
+                    assert torch.equal(value, before[0][name])
+                    assert torch.equal(value.signbit(), before[0][name].signbit())
+                assert_same_state(optimizer.state_dict(), before[1])
+                continue
+            for layer, mask in zip(layers, WAU(0.5, seed=3).select(layers, update), strict=True):
+                weight = layer.tensors[0][0]
+                moved = weight.ne(before[0][layer.name]).flatten(1).any(dim=1)
+                assert torch.equal(moved, mask), (layer.name, update)
+        # Two skipped updates halve a dynamic scale twice.
+        expected = scale / 4 if loss_scale == 'dynamic' else scale
+        assert wrapper.loss_scaler.get_scale() == expected
+
+    def test_bfloat16_trains_and_holds(self):
+        model = SmallModel()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        wrapper = WAUAmpOptimWrapper(optimizer=optimizer, dtype='bfloat16', seed=3)
+        wrapper.initialize_count_status(model, 0, 100)
+        (layer,) = find_neck()
+        for update in range(4):
+            before = model.neck.weight.detach().clone()
+            with wrapper.optim_context(model):
+                hidden = model.backbone(torch.randn(2, 3, 8, 8))
+                assert model.neck(hidden).dtype == torch.bfloat16
+                loss = model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
+            wrapper.update_params(loss)
+            moved = model.neck.weight.ne(before).flatten(1).any(dim=1)
+            assert torch.equal(moved, WAU(0.5, seed=3).select([layer], update)[0])
+
+    def test_scale_is_in_the_state_and_comes_back(self):
+        wrappers = []
+        for _ in range(2):
+            optimizer = torch.optim.SGD(SmallModel().parameters(), lr=0.1)
+            wrappers.append(WAUAmpOptimWrapper(optimizer=optimizer, loss_scale='dynamic', seed=0))
+        wrappers[0].loss_scaler.scale(torch.ones(1))
+        wrappers[0].loss_scaler.update(64.0)
+        wrappers[1].load_state_dict(wrappers[0].state_dict())
+        assert wrappers[1].loss_scaler.get_scale() == 64.0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
 def test_amp_without_an_accelerator_is_told():
     optimizer = torch.optim.SGD(SmallModel().parameters(), lr=0.1)
@@ -164,8 +310,10 @@ def test_amp_without_an_accelerator_is_told():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='automatic mixed precision needs a GPU')
-def test_amp_holds_filters(tmp_path):
-    _, recorder = train(tmp_path, dict(type='WAUAmpOptimWrapper', loss_scale=128.0))
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_amp_holds_filters_on_a_gpu(tmp_path, dtype):
+    wrapper = dict(type='WAUAmpOptimWrapper', loss_scale=128.0, dtype=dtype)
+    _, recorder = train(tmp_path, wrapper)
     assert all(mask.sum() == 3 for mask in recorder.moved('neck.weight'))
 
 
@@ -182,6 +330,13 @@ def find_neck():
     from mmwau import find_layers
 
     return find_layers(SmallModel(), 'neck').values()
+
+
+def assert_same_state(state, other):
+    assert state['state'].keys() == other['state'].keys()
+    for index, values in state['state'].items():
+        for key, value in values.items():
+            assert torch.equal(value, other['state'][index][key])
 
 
 def assert_same_weights(model, other):

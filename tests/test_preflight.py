@@ -51,6 +51,40 @@ def test_wrong_settings_are_told(cfg, options, error, words):
         check_train_config(cfg)
 
 
+@pytest.mark.parametrize(
+    ('hooks', 'error', 'words'),
+    [
+        ([dict(type='WAUHook')] * 2, ValueError, 'WAUHook is in custom_hooks more than once'),
+        ([dict(type='WAUHook', overlap_interval=0)], ValueError, 'overlap_interval must be an int'),
+        ([dict(type='WAUHook', interval=5)], TypeError, "unexpected keyword argument 'interval'"),
+        (
+            [dict(type='WAUHook', ratio_schedule=dict(type='constant', ratio=2))],
+            ValueError,
+            'ratio_schedule: ratio must be in (0, 1], got 2',
+        ),
+    ],
+)
+def test_wrong_hooks_are_told(cfg, hooks, error, words):
+    cfg.custom_hooks = hooks
+    with pytest.raises(error, match=re.escape(words)):
+        check_train_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ('part', 'kind'),
+    [
+        ('model_wrapper_cfg', 'MMFullyShardedDataParallel'),
+        ('strategy', 'FSDPStrategy'),
+        ('strategy', 'DeepSpeedStrategy'),
+        ('strategy', 'ColossalAIStrategy'),
+    ],
+)
+def test_parameters_cut_over_processes_are_refused(cfg, part, kind):
+    cfg[part] = dict(type=kind)
+    with pytest.raises(TypeError, match=f'WAU does not work with {kind}.*Use MMDistributed'):
+        check_train_config(cfg)
+
+
 def test_hook_without_any_wrapper_is_told(cfg):
     cfg.pop('optim_wrapper')
     with pytest.raises(TypeError, match=r'WAUHook is in custom_hooks, but optim_wrapper.type is'):

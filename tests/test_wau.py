@@ -230,6 +230,49 @@ class TestHolding:
                 assert torch.equal(moved, mask)
             assert not torch.equal(model.norm.weight, before['norm.weight'])
 
+    @pytest.mark.parametrize('min_active', [0, 1])
+    def test_is_the_code_of_the_authors_given_their_indices(self, min_active):
+        """What their code does, said once more: SGD whose last step alone is masked.
+
+        Weight decay and momentum see the dense gradient; of every 4-D tensor floor(C * ratio)
+        input channels, drawn with replacement, take their step, all else takes it whole.
+        """
+        ratio, lr, momentum, decay = 0.4, 0.1, 0.9, 1e-3
+        wau = WAU(ratio, 'with_replacement', 'weight', seed=5, min_active=min_active)
+        convolutions = [nn.Conv2d(3, 8, 3), nn.Conv2d(2, 6, 1), nn.Conv2d(4, 4, 3, groups=4)]
+        torch.manual_seed(0)
+        ours = Network(convolutions)
+        theirs = copy.deepcopy(ours)
+        options = dict(lr=lr, momentum=momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD(ours.parameters(), **options)
+        layers = find_layers(ours, axis='in').values()
+        buffers = {}
+        for update in range(30):
+            for model in (ours, theirs):
+                model.zero_grad()
+                model.loss(3 * update).backward()
+            with wau.holding(optimizer, layers, wau.select(layers, update)):
+                optimizer.step()
+            for name, param in theirs.named_parameters():
+                step = param.grad.add(param.detach(), alpha=decay)
+                if name in buffers:
+                    step = buffers[name].mul_(momentum).add_(step)
+                buffers[name] = step.clone()
+                new = param.detach().add(step, alpha=-lr)
+                if param.dim() == 4:
+                    channels = param.size(1)
+                    k = max(min_active, math.floor(channels * ratio))
+                    numbers = random_numbers(f'5/{update}/{name}', channels).tolist()
+                    chosen = [math.floor(number * channels) for number in numbers[:k]]
+                    param.data[:, chosen] = new[:, chosen]
+                else:
+                    param.data.copy_(new)
+            for (name, param), twin in zip(
+                ours.named_parameters(), theirs.parameters(), strict=True
+            ):
+                assert torch.equal(param, twin), (name, update)
+                assert torch.equal(optimizer.state[param]['momentum_buffer'], buffers[name])
+
     def test_bias_of_a_held_filter_is_held_too(self):
         model = network()
         optimizer = OPTIMIZERS['momentum'](model.parameters())
