@@ -10,6 +10,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
+from .checkpoint import write_whole_files
+
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that OpenMMLab's training and testing scripts have in common."""
@@ -54,11 +56,12 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner, in several processes on the CPU too.
+    """Build the runner, with checkpoints that are whole, in several processes on the CPU too.
 
     MMEngine starts processes on accelerators only; without one, the group is started here, with
     gloo, and the model is wrapped without the device that MMEngine would give it.
     """
+    write_whole_files()
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
         if not distributed.is_initialized():
             distributed.init_process_group('gloo')

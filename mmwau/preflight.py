@@ -1,5 +1,6 @@
 """Tell what is wrong with a config before anything is built from it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,9 +43,12 @@ def check_train_config(cfg: Config) -> None:
         ValueError: If a setting of WAU is out of its range or unknown.
         FileNotFoundError: If an annotation file, a data folder or the checkpoint to start from
             does not exist.
+        NotADirectoryError: If the work_dir is a file.
+        PermissionError: If the work_dir can't be written to.
     """
     check_wau(cfg)
-    check_checkpoint(cfg.get('load_from'))
+    check_work_dir(cfg.work_dir)
+    check_checkpoint(_start_of(cfg))
     check_data(cfg, ('train', 'val'))
 
 
@@ -71,6 +75,31 @@ def check_checkpoint(path: str | None) -> None:
         f'The checkpoint {path} does not exist. Checkpoints beside it: '
         f'{", ".join(other.name for other in beside) or "none"}'
     )
+
+
+def check_work_dir(work_dir: str) -> None:
+    """Check that logs and checkpoints can be written.
+
+    Raises:
+        NotADirectoryError: If the work_dir, or a folder above it, is a file.
+        PermissionError: If it can't be written to.
+    """
+    path = Path(work_dir)
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f'work_dir {path}: {existing} is a file. Name another --work-dir')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f'work_dir {path}: {existing} can not be written to. Name another --work-dir'
+        )
+
+
+def _start_of(cfg: Config) -> str | None:
+    """The checkpoint that training starts from, or None."""
+    last = Path(cfg.work_dir) / 'last_checkpoint'
+    if cfg.get('resume') and cfg.get('load_from') is None and last.is_file():
+        return last.read_text().strip()
+    return cfg.get('load_from')
 
 
 def check_wau(cfg: Config) -> None:

@@ -35,26 +35,31 @@ class SmallData(Dataset):
         return {'inputs': inputs, 'target': inputs.mean() * 10}
 
 
-def small_runner(work_dir, optim_wrapper, hooks=(), max_epochs=2, **options):
+def small_runner(
+    work_dir, optim_wrapper, hooks=(), max_epochs=2, sampler=None, checkpoint=None, **options
+):
     """A Runner over 3 batches of 4 images an epoch; options become arguments of Runner."""
     torch.manual_seed(0)
     optim_wrapper = {
         'optimizer': dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=0.01),
         **optim_wrapper,
     }
+    options.setdefault('train_cfg', dict(by_epoch=True, max_epochs=max_epochs))
     return Runner(
         model=SmallModel(),
         work_dir=str(work_dir),
         train_dataloader=dict(
             dataset=SmallData(),
             batch_size=4,
-            sampler=dict(type='DefaultSampler', shuffle=True),
+            sampler=sampler or dict(type='DefaultSampler', shuffle=True),
             collate_fn=dict(type='default_collate'),
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
         optim_wrapper=optim_wrapper,
         custom_hooks=list(hooks),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=checkpoint or dict(type='CheckpointHook', interval=1),
+        ),
         randomness=dict(seed=3),
         experiment_name=f'{work_dir.name}-{id(optim_wrapper)}',
         **options,

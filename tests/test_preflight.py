@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def cfg(tmp_path, monkeypatch):
         annotations = tmp_path / f'data/demo/annotations/instances_{split}.json'
         annotations.parent.mkdir(exist_ok=True)
         annotations.write_text(json.dumps({'images': [], 'annotations': [], 'categories': []}))
-    return Config.fromfile(CONFIGS / 'faster_rcnn_r18_wau_demo.py')
+    cfg = Config.fromfile(CONFIGS / 'faster_rcnn_r18_wau_demo.py')
+    cfg.work_dir = 'work_dirs/demo'
+    return cfg
 
 
 def test_good_config_passes(cfg):
@@ -159,3 +162,26 @@ def test_missing_checkpoint_is_told_with_those_that_exist(cfg, check):
     check(cfg)
     cfg.load_from = 'https://example.org/epoch_9.pth'
     check(cfg)
+
+
+def test_resuming_from_a_checkpoint_that_is_gone_is_told(cfg):
+    Path(cfg.work_dir).mkdir(parents=True)
+    cfg.resume = True
+    check_train_config(cfg)  # nothing to resume from: it starts anew, as MMEngine does
+    (Path(cfg.work_dir) / 'last_checkpoint').write_text(f'{cfg.work_dir}/epoch_2.pth')
+    (Path(cfg.work_dir) / 'epoch_1.pth').touch()
+    with pytest.raises(FileNotFoundError, match=r'epoch_2.pth does not exist.*: epoch_1.pth'):
+        check_train_config(cfg)
+
+
+def test_work_dir_that_is_a_file_is_told(cfg):
+    Path('work_dirs').touch()
+    with pytest.raises(NotADirectoryError, match=r'work_dirs/demo: .*work_dirs is a file'):
+        check_train_config(cfg)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_work_dir_that_can_not_be_written_is_told(cfg):
+    Path('work_dirs').mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match=r'work_dirs can not be written to'):
+        check_train_config(cfg)

@@ -24,5 +24,6 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10),
 )
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
+# Two checkpoints: MMEngine removes the oldest one before it writes the next.
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)
