@@ -73,3 +73,13 @@ def build_runner(cfg: Config) -> Runner:
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def leave_processes() -> None:
+    """Leave the group of processes in step, if there is one.
+
+    A process that ends while another still talks to it can abort at its very end.
+    """
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()

@@ -176,6 +176,8 @@ class WAU:
         Raises:
             ValueError: If ``hold='state'`` and the optimizer's state does not go by slices.
         """
+        # ZeroRedundancyOptimizer keeps the state of this process's share in an optimizer inside.
+        optimizer = getattr(optimizer, 'optim', optimizer)
         if self.hold == 'state' and isinstance(optimizer, (LBFGS, Rprop)):
             raise ValueError(
                 "hold='state' needs an optimizer whose state has one row for each slice, starting "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,9 @@ def run(command, cwd, **env):
 
 def run_python(script, *arguments, cwd, **env):
     return run([sys.executable, script, *arguments], cwd, **env)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])

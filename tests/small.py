@@ -36,7 +36,14 @@ class SmallData(Dataset):
 
 
 def small_runner(
-    work_dir, optim_wrapper, hooks=(), max_epochs=2, sampler=None, checkpoint=None, **options
+    work_dir,
+    optim_wrapper,
+    hooks=(),
+    max_epochs=2,
+    model=None,
+    sampler=None,
+    checkpoint=None,
+    **options,
 ):
     """A Runner over 3 batches of 4 images an epoch; options become arguments of Runner."""
     torch.manual_seed(0)
@@ -46,7 +53,7 @@ def small_runner(
     }
     options.setdefault('train_cfg', dict(by_epoch=True, max_epochs=max_epochs))
     return Runner(
-        model=SmallModel(),
+        model=model or SmallModel(),
         work_dir=str(work_dir),
         train_dataloader=dict(
             dataset=SmallData(),
@@ -60,7 +67,7 @@ def small_runner(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=checkpoint or dict(type='CheckpointHook', interval=1),
         ),
-        randomness=dict(seed=3),
+        randomness=options.pop('randomness', dict(seed=3)),
         experiment_name=f'{work_dir.name}-{id(optim_wrapper)}',
         **options,
     )

@@ -1,13 +1,12 @@
 import os
 import pickle
 import re
-import socket
 from pathlib import Path
 
 import mmdet
 import pytest
 import torch
-from detection import ROOT, SHRINK, TEST, TRAIN, make_coco, run, run_python
+from detection import ROOT, SHRINK, TEST, TRAIN, free_port, make_coco, run, run_python
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -121,12 +120,6 @@ class TestCocoConfig:
             assert torch.equal(state['momentum_buffer'], states[1][index]['momentum_buffer'])
         assert 'Epoch(train) [1][2/2]' in done.stdout
         assert 'coco/bbox_mAP_50' in done.stdout
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
 
 
 def test_slurm_script_asks_for_the_processes_and_passes_options_on(tmp_path):

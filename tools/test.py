@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config, ConfigDict
 
-from mmwau.launch import add_common_options, build_runner, load_config
+from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
 from mmwau.preflight import check_test_config
 
 
@@ -79,6 +79,7 @@ def main() -> None:
         dump_predictions(cfg, args.out)
     check_test_config(cfg)
     build_runner(cfg).test()
+    leave_processes()
 
 
 if __name__ == '__main__':

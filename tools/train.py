@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config
 
-from mmwau.launch import add_common_options, build_runner, load_config
+from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
 from mmwau.preflight import check_train_config
 
 AMP_TWIN = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
@@ -76,6 +76,7 @@ def main() -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_train_config(cfg)
     build_runner(cfg).train()
+    leave_processes()
 
 
 if __name__ == '__main__':
