@@ -1,0 +1,161 @@
+"""Tell what is wrong with the files and folders that a config names."""
+
+import mmap
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+# What to do about a folder that is missing, by its place.
+ADVICE = {
+    'data/demo': 'draw it with: python tools/make_demo_data.py',
+    'data/bccd': (
+        'convert BCCD with: python tools/dataset_converters/voc_to_coco.py BCCD_Dataset/BCCD '
+        'data/bccd'
+    ),
+    'data/coco': (
+        'put COCO 2017 there (annotations/, train2017/, val2017/), or link to it: '
+        'ln -s /path/to/coco data/coco'
+    ),
+}
+# A COCO annotation file has these lists at its top.
+COCO_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+
+
+def check_work_dir(work_dir: str) -> None:
+    """Check that logs and checkpoints can be written.
+
+    Raises:
+        NotADirectoryError: If the work_dir, or a folder above it, is a file.
+        PermissionError: If it can't be written to.
+    """
+    path = Path(work_dir)
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f'work_dir {path}: {existing} is a file. Name another --work-dir')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f'work_dir {path}: {existing} can not be written to. Name another --work-dir'
+        )
+
+
+def check_checkpoint(path: str | None, resume: bool = False) -> None:
+    """Check that a checkpoint on this machine exists and can be read, without reading all of it.
+
+    Args:
+        path: The checkpoint, or None for none. Addresses (``https://...``) are left alone.
+        resume: Whether training is to go on from it, for which it needs more than weights.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If it is truncated, no checkpoint, or has too little to resume from.
+    """
+    if path is None or '://' in path:
+        return
+    if not Path(path).is_file():
+        beside = sorted(Path(path).parent.glob('*.pth'))
+        raise FileNotFoundError(
+            f'The checkpoint {path} does not exist. Checkpoints beside it: '
+            f'{", ".join(other.name for other in beside) or "none"}'
+        )
+    try:
+        # Memory-mapped, where the file's form allows it, tensors are not read.
+        options = dict(mmap=True) if zipfile.is_zipfile(path) else {}
+        checkpoint = torch.load(path, map_location='cpu', weights_only=False, **options)
+    except Exception as error:
+        raise ValueError(
+            f'The checkpoint {path} can not be read; it is truncated or is no checkpoint '
+            f'({type(error).__name__}: {error}). Name another one'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'The checkpoint {path} holds a {type(checkpoint).__name__}, not a dict')
+    missing = [key for key in ('state_dict', 'optimizer', 'meta') if key not in checkpoint]
+    if resume and missing:
+        raise ValueError(
+            f'Training can not be resumed from {path}, which has no {", ".join(missing)}. To start '
+            'a new training from its weights, use --cfg-options load_from=... instead'
+        )
+
+
+def check_data(cfg: Config, stages: Sequence[str]) -> None:
+    """Check that the annotation files and folders of data sets on this machine exist.
+
+    Data sets without an annotation file are left alone: some fetch themselves on first use.
+
+    Args:
+        cfg: The config.
+        stages: Of ``'train'``, ``'val'`` and ``'test'`` those to check.
+
+    Raises:
+        FileNotFoundError: It names the part of the config, the path, and what to do.
+        ValueError: If an annotation file of COCO form is not of that form.
+    """
+    for stage in stages:
+        name = f'{stage}_dataloader'
+        for dataset in _datasets((cfg.get(name) or {}).get('dataset')):
+            root = dataset.get('data_root') or ''
+            prefixes = dataset.get('data_prefix') or {}
+            if not isinstance(prefixes, dict):
+                prefixes = {'img': prefixes}
+            annotations = _check_path(f'{name}.dataset.ann_file', root, dataset['ann_file'])
+            if annotations and dataset.get('type') == 'CocoDataset':
+                _check_coco(f'{name}.dataset.ann_file', annotations)
+            for key, prefix in prefixes.items():
+                _check_path(f'{name}.dataset.data_prefix.{key}', root, prefix)
+        metrics = cfg.get(f'{stage}_evaluator') or []
+        for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+            if isinstance(metric, dict) and _is_here(metric):
+                _check_path(f'{stage}_evaluator.ann_file', '', metric.get('ann_file'))
+
+
+def _check_path(setting: str, root: str, path: str | None) -> Path | None:
+    """Return the place of a file on this machine, which exists, or None if it is elsewhere."""
+    if not isinstance(path, str) or not path or '://' in root + path:
+        return None
+    place = Path(root) / path
+    if place.exists():
+        return place
+    advice = next(
+        (text for folder, text in ADVICE.items() if place.is_relative_to(folder)),
+        'put the data there',
+    )
+    raise FileNotFoundError(
+        f'{setting}: {place} does not exist (seen from {Path.cwd()}). To mend it, {advice}; or '
+        'name another place with --cfg-options, for all of dataset.data_root in the data loaders '
+        'and ann_file in the evaluators'
+    )
+
+
+def _check_coco(setting: str, path: Path) -> None:
+    """Look for the parts of a COCO file without parsing it: COCO's own has half a gigabyte."""
+    missing = [key.decode() for key in COCO_KEYS]
+    if path.is_file() and path.stat().st_size:
+        with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            whole = text[:100].lstrip()[:1] == b'{' and text[-100:].rstrip()[-1:] == b'}'
+            missing = [key.decode() for key in COCO_KEYS if text.find(key) < 0]
+        if whole and not missing:
+            return
+    raise ValueError(
+        f'{setting}: {path} is not a COCO annotation file, a JSON object with "images", '
+        f'"annotations" and "categories"; '
+        + (f'there is no {", ".join(missing)}' if missing else 'it does not end where it should')
+    )
+
+
+def _is_here(part: dict) -> bool:
+    """Whether files of a data set or metric are read from this machine's own disk."""
+    return (part.get('backend_args') or {}).get('backend', 'local') == 'local'
+
+
+def _datasets(dataset: dict | None) -> Iterator[dict]:
+    """The data sets with annotations, those inside of wrappers (repeated, joined) included."""
+    if not isinstance(dataset, dict):
+        return
+    if dataset.get('ann_file') and _is_here(dataset):
+        yield dataset
+    yield from _datasets(dataset.get('dataset'))
+    for part in dataset.get('datasets') or []:
+        yield from _datasets(part)

@@ -1,0 +1,167 @@
+"""One table of wrong input, each told before anything is built. A new case is a new line."""
+
+import math
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmwau.preflight import check_train_config
+
+
+def wrapper(**settings):
+    return lambda cfg: cfg.optim_wrapper.update(settings)
+
+
+def hook(**settings):
+    return lambda cfg: cfg.custom_hooks[0].update(settings)
+
+
+def schedule(**stretch):
+    return hook(ratio_schedule=stretch)
+
+
+def without(path):
+    return lambda cfg: Path(path).rename(f'{path}.away')
+
+
+def file(path, content):
+    def write(cfg):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content)
+
+    return write
+
+
+def start_from(content, resume=False):
+    def write(cfg):
+        file('start.pth', content)(cfg) if isinstance(content, bytes) else torch.save(
+            content, 'start.pth'
+        )
+        cfg.load_from, cfg.resume = 'start.pth', resume
+
+    return write
+
+
+def truncated_checkpoint(cfg):
+    start_from({'state_dict': {'weight': torch.zeros(1000)}})(cfg)
+    os.truncate('start.pth', 2000)
+
+
+def resume_from_one_that_is_gone(cfg):
+    file('work_dirs/demo/last_checkpoint', b'work_dirs/demo/epoch_2.pth')(cfg)
+    file('work_dirs/demo/epoch_1.pth', b'')(cfg)
+    cfg.resume = True
+
+
+TRAIN = 'data/demo/annotations/instances_train.json'
+VAL = 'data/demo/annotations/instances_val.json'
+CASES = [
+    # The update ratio.
+    (wrapper(update_ratio=0), ValueError, 'update_ratio must be in (0, 1], got 0'),
+    (wrapper(update_ratio=-0.5), ValueError, 'update_ratio must be in (0, 1], got -0.5'),
+    (wrapper(update_ratio=1.5), ValueError, 'update_ratio must be in (0, 1], got 1.5'),
+    (wrapper(update_ratio=math.nan), ValueError, 'update_ratio must be in (0, 1], got nan'),
+    (wrapper(update_ratio=math.inf), ValueError, 'update_ratio must be in (0, 1], got inf'),
+    (wrapper(update_ratio='half'), TypeError, "a number in (0, 1], got 'half' of type str"),
+    (wrapper(update_ratio=None), TypeError, 'a number in (0, 1], got None of type NoneType'),
+    (wrapper(update_ratio=True), TypeError, 'a number in (0, 1], got True of type bool'),
+    (wrapper(update_ratio=[0.5]), TypeError, 'a number in (0, 1], got [0.5] of type'),
+    # The wrapper's other arguments.
+    (wrapper(axis='input'), ValueError, "axis must be one of 'out', 'in', got 'input'"),
+    (wrapper(axis=0), ValueError, "axis must be one of 'out', 'in', got 0"),
+    (wrapper(sampler='normal'), ValueError, "'bernoulli', 'cyclic', got 'normal'"),
+    (wrapper(sampler=None), ValueError, "'bernoulli', 'cyclic', got None"),
+    (wrapper(hold='all'), ValueError, "hold must be one of 'weight', 'state', 'grad', got 'all'"),
+    (wrapper(rescale=2), TypeError, 'rescale must be True or False, got 2'),
+    (wrapper(rescale='no'), TypeError, "rescale must be True or False, got 'no'"),
+    (wrapper(seed='x'), TypeError, "seed must be an integer, got 'x'"),
+    (wrapper(seed=0.5), TypeError, 'seed must be an integer, got 0.5'),
+    (wrapper(min_active=2), ValueError, 'min_active must be 1 or 0, got 2'),
+    (wrapper(targets=5), TypeError, "prefixes such as ('backbone', 'neck'), got 5 of type int"),
+    (wrapper(targets=[]), TypeError, 'must be module-name prefixes'),
+    (wrapper(targets=[1]), TypeError, 'must be module-name prefixes'),
+    (wrapper(update_ration=0.5), TypeError, "unexpected keyword argument 'update_ration'"),
+    (wrapper(accumulative_counts=0), ValueError, 'optim_wrapper: _accumulative_counts at least'),
+    (wrapper(clip_grad=dict(type='median', x=1)), ValueError, 'should be "norm" or "value" but'),
+    # The hook and its wrapper.
+    (wrapper(type='OptimWrapper'), TypeError, "optim_wrapper.type is 'OptimWrapper': nothing"),
+    (wrapper(type='AmpOptimWrapper'), TypeError, "Set optim_wrapper.type to 'WAUAmpOptimWrapper'"),
+    (lambda cfg: cfg.pop('optim_wrapper'), TypeError, "but optim_wrapper.type is 'OptimWrapper'"),
+    (lambda cfg: cfg.custom_hooks.append(dict(type='WAUHook')), ValueError, 'more than once'),
+    (hook(interval=5), TypeError, "unexpected keyword argument 'interval'"),
+    (hook(overlap_interval=0), ValueError, 'overlap_interval must be an integer of at least 1'),
+    (hook(overlap_interval=2.5), ValueError, 'at least 1 (iterations), got 2.5'),
+    (hook(by_epoch='no'), TypeError, "by_epoch must be True or False, got 'no'"),
+    # The schedule.
+    (hook(ratio_schedule=0.5), TypeError, 'must be a dict or a list of dicts, got 0.5'),
+    (schedule(type='constant', ratio=2), ValueError, 'ratio must be in (0, 1], got 2'),
+    (schedule(type='linear', start=1, stop=0, end=3), ValueError, 'stop must be in (0, 1], got 0'),
+    (schedule(type='linear', start=1, stop=0.5), ValueError, "type 'linear' needs an end"),
+    (schedule(type='step'), ValueError, "type must be one of 'constant', 'linear', 'cosine'"),
+    # Ways of training that WAU does not work with.
+    (
+        lambda cfg: cfg.update(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')),
+        TypeError,
+        'WAU does not work with MMFullyShardedDataParallel, which cuts parameters over processes',
+    ),
+    (lambda cfg: cfg.update(strategy=dict(type='FSDPStrategy')), TypeError, 'with FSDPStrategy'),
+    (lambda cfg: cfg.update(strategy=dict(type='DeepSpeedStrategy')), TypeError, 'DeepSpeedStrat'),
+    (lambda cfg: cfg.update(strategy=dict(type='ColossalAIStrategy')), TypeError, 'ColossalAIStr'),
+    # The data.
+    (without(TRAIN), FileNotFoundError, f'train_dataloader.dataset.ann_file: {TRAIN} does not ex'),
+    (without(TRAIN), FileNotFoundError, 'draw it with: python tools/make_demo_data.py'),
+    (without(VAL), FileNotFoundError, f'val_dataloader.dataset.ann_file: {VAL} does not exist'),
+    (without('data/demo/train'), FileNotFoundError, 'train_dataloader.dataset.data_prefix.img: '),
+    (
+        lambda cfg: cfg.val_evaluator.update(ann_file='data/coco/annotations/val.json'),
+        FileNotFoundError,
+        'val_evaluator.ann_file: data/coco/annotations/val.json does not exist',
+    ),
+    (file(TRAIN, b'{"images": []}'), ValueError, 'there is no "annotations", "categories"'),
+    (file(TRAIN, b''), ValueError, f'{TRAIN} is not a COCO annotation file'),
+    (file(TRAIN, b'<annotation/>'), ValueError, 'is not a COCO annotation file, a JSON object'),
+    (
+        file(TRAIN, b'{"images": [], "annotations": [], "categories": ['),
+        ValueError,
+        'it does not end where it should',
+    ),
+    # The checkpoint and the work_dir.
+    (lambda cfg: cfg.update(load_from='none.pth'), FileNotFoundError, 'none.pth does not exist'),
+    (resume_from_one_that_is_gone, FileNotFoundError, 'Checkpoints beside it: epoch_1.pth'),
+    (truncated_checkpoint, ValueError, 'start.pth can not be read; it is truncated or is no'),
+    (start_from(b'no checkpoint'), ValueError, 'start.pth can not be read; it is truncated or'),
+    (start_from(pickle.dumps([1, 2])), ValueError, 'start.pth can not be read'),
+    (start_from([1, 2]), ValueError, 'start.pth holds a list, not a dict'),
+    (start_from({'state_dict': {}}, resume=True), ValueError, 'start.pth, which has no optimizer'),
+    (file('work_dirs', b''), NotADirectoryError, 'work_dirs is a file. Name another --work-dir'),
+]
+
+
+def test_the_table_is_long_enough():
+    assert len(CASES) >= 40
+
+
+@pytest.mark.parametrize(('harm', 'error', 'words'), CASES)
+def test_wrong_input_is_told(cfg, harm, error, words):
+    harm(cfg)
+    with pytest.raises(error, match=re.escape(words)):
+        check_train_config(cfg)
+    assert not [path for path in Path('.').rglob('*') if path.suffix in ('.log', '.png')]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
+def test_mixed_precision_without_an_accelerator_is_told(cfg):
+    cfg.optim_wrapper.type = 'WAUAmpOptimWrapper'
+    with pytest.raises(ValueError, match=r'WAUAmpOptimWrapper \(--amp\) needs a GPU .*without --a'):
+        check_train_config(cfg)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_work_dir_that_can_not_be_written_is_told(cfg):
+    Path('work_dirs').mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match=r'work_dirs can not be written to'):
+        check_train_config(cfg)
