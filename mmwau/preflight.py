@@ -90,7 +90,8 @@ def check_wau(cfg: Config) -> None:
     if len(hooks) > 1:
         raise ValueError('WAUHook is in custom_hooks more than once; keep one of them')
     for hook in hooks:
-        WAUHook(**{name: value for name, value in hook.items() if name not in ('type', 'priority')})
+        elsewhere = ('type', '_scope_', 'priority')
+        WAUHook(**{name: value for name, value in hook.items() if name not in elsewhere})
 
 
 def _check_wrapper(wrapper_type: type[WAUMixin], settings: dict) -> None:
@@ -100,7 +101,7 @@ def _check_wrapper(wrapper_type: type[WAUMixin], settings: dict) -> None:
             f'optim_wrapper.type {wrapper_type.__name__} (--amp) needs a GPU or another '
             'accelerator, and there is none here. Use WAUOptimWrapper, without --amp'
         )
-    elsewhere = ('type', 'optimizer', 'constructor', 'paramwise_cfg')
+    elsewhere = ('type', '_scope_', 'optimizer', 'constructor', 'paramwise_cfg')
     arguments = {key: deepcopy(value) for key, value in settings.items() if key not in elsewhere}
     try:
         wrapper_type(optimizer=SGD([Parameter(torch.zeros(1))], lr=1.0), **arguments)
