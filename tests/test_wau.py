@@ -170,7 +170,7 @@ class TestSelection:
     def test_every_slice_is_active_as_often_as_expected(self, sampler, expected):
         updates = 2000
         often = sum(select(256, update, sampler=sampler).double() for update in range(updates))
-        # The seed is fixed. Over all seeds, 256 slices stray this far less than once in 10,000.
+        # The seed is fixed. Over all seeds, one of 256 slices strays this far once in 6,000 times.
         margin = 5 * math.sqrt(expected * (1 - expected) / updates)
         assert (often / updates - expected).abs().max() < margin
         # Drawn on their own, not in step: two slices are both active as often as chance has it.
