@@ -4,7 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
+
+UNFINISHED = '.unfinished'
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -25,7 +28,7 @@ class AtomicLocalBackend(LocalBackend):
             OSError: If it can't be written; it tells the place, the size and what to do.
         """
         path = Path(filepath)
-        unfinished = path.with_name(f'.{path.name}.unfinished')
+        unfinished = path.with_name(f'.{path.name}{UNFINISHED}')
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(unfinished, 'wb') as file:
@@ -44,6 +47,13 @@ class AtomicLocalBackend(LocalBackend):
             ) from error
 
 
-def write_whole_files() -> None:
-    """Let MMEngine write to this machine's disk through :class:`AtomicLocalBackend`."""
+def write_whole_files(work_dir: str | Path) -> None:
+    """Let MMEngine write to this machine's disk through :class:`AtomicLocalBackend`.
+
+    Args:
+        work_dir: Folder from which what a killed training left unfinished is removed.
+    """
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+    if is_main_process():
+        for unfinished in Path(work_dir).glob(f'.*{UNFINISHED}'):
+            unfinished.unlink()

@@ -7,14 +7,16 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from .optim_wrapper import WAUMixin
 from .overlap import layer_overlap
 from .plots import plot_overlap
 from .schedule import RatioSchedule
 
+# Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'wau_overlap_at_start'
+SCHEDULE = 'wau_ratio_schedule'
 
 
 @HOOKS.register_module()
@@ -59,20 +61,40 @@ class WAUHook(Hook):
         self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
         self.by_epoch = by_epoch
 
+    def check_iterations(self) -> None:
+        """Raise if the schedule counts epochs; called where training counts iterations alone.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if self.ratio_schedule is not None and self.by_epoch:
+            raise ValueError(
+                'WAUHook: ratio_schedule counts epochs, but training counts iterations alone '
+                '(IterBasedTrainLoop), and its epoch is always 0. Set by_epoch=False and count '
+                'iterations'
+            )
+
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start.
 
         Raises:
-            TypeError: If the optimizer wrapper in use is not WAU's.
-            ValueError: If there are two of these hooks.
+            TypeError: If the optimizer wrapper in use is not WAU's, or the runner does not tell it
+                the model.
+            ValueError: If there are two of these hooks, or a schedule counts epochs in a training
+                that has none.
         """
         if not isinstance(runner.optim_wrapper, WAUMixin):
             raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
+        if not runner.optim_wrapper.layers:
+            raise TypeError(wrong_runner(type(runner).__name__))
         if sum(isinstance(hook, WAUHook) for hook in runner.hooks) > 1:
             raise ValueError('WAUHook is in custom_hooks more than once; keep one of them')
         self._ratio_of_wrapper = runner.optim_wrapper.update_ratio
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            self.check_iterations()
+        self._log_changed_schedule(runner)
         overlap = self._measure(runner)
-        # The message hub is part of every checkpoint: a resumed run keeps the first start.
+        # A resumed run keeps the first start.
         if runner.message_hub.get_info(OVERLAP_AT_START) is None:
             runner.message_hub.update_info(OVERLAP_AT_START, overlap)
 
@@ -105,6 +127,15 @@ class WAUHook(Hook):
                 f'start, {_mean(end):.4f} at the end; by layer in {picture}'
             )
 
+    def _log_changed_schedule(self, runner: Runner) -> None:
+        stretches = None if self.ratio_schedule is None else self.ratio_schedule.stretches
+        before = runner.message_hub.get_info(SCHEDULE, stretches)
+        if runner.iter > 0 and before != stretches:
+            runner.logger.warning(
+                f'WAU: ratio_schedule was {before} until here and is {stretches} from now on'
+            )
+        runner.message_hub.update_info(SCHEDULE, stretches)
+
     def _measure(self, runner: Runner) -> dict[str, float]:
         """Measure and log the overlap of the held layers, by name of the layer."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -117,11 +148,24 @@ class WAUHook(Hook):
 
 def wrong_wrapper(wrapper: str) -> str:
     """Tell how to mend a run that has WAUHook but another optimizer wrapper."""
+    if wrapper == 'OptimWrapperDict':
+        return (
+            'WAUHook is in custom_hooks, but optim_wrapper is an OptimWrapperDict, which does not '
+            'tell its parts the model: WAU does not work with several optimizers'
+        )
     twin = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
     return (
         f'WAUHook is in custom_hooks, but optim_wrapper.type is {wrapper!r}: nothing would be '
         f"held. Set optim_wrapper.type to '{twin}' (the --amp of other training scripts replaces "
         'the type; the one of mmwau keeps WAU), or remove WAUHook.'
+    )
+
+
+def wrong_runner(runner: str) -> str:
+    """Tell that a runner does not tell the optimizer wrapper the model."""
+    return (
+        f'{runner} does not tell the optimizer wrapper the model, so that nothing would be held. '
+        "Train with MMEngine's Runner (remove runner_type from the config)"
     )
 
 

@@ -61,7 +61,6 @@ def build_runner(cfg: Config) -> Runner:
     MMEngine starts processes on accelerators only; without one, the group is started here, with
     gloo, and the model is wrapped without the device that MMEngine would give it.
     """
-    write_whole_files()
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
         if not distributed.is_initialized():
             distributed.init_process_group('gloo')
@@ -72,7 +71,9 @@ def build_runner(cfg: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    write_whole_files(cfg.work_dir)
+    return runner
 
 
 def leave_processes() -> None:

@@ -10,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+from torch.nn import Parameter
 
 from .targets import AXES, check_targets, find_layers, find_left_out, is_below
 from .wau import WAU, Layer, check_choice
@@ -60,6 +61,7 @@ class WAUMixin:
         self.axis = axis
         self.targets = check_targets(targets)
         self.layers: dict[str, Layer] = {}
+        self._parameters: list[Parameter] = []
         self.active_fraction: float | None = None
         super().__init__(*args, **kwargs)
 
@@ -90,6 +92,15 @@ class WAUMixin:
         self._trains = [param.requires_grad for param in self._parameters]
         self._log_layers(find_left_out(*where))
 
+    def _follow_freezing(self) -> None:
+        """Find the layers anew after a stage was frozen or unfrozen in training."""
+        try:
+            self._find_layers()
+        except ValueError as error:
+            self.layers, self.active_fraction = {}, None
+            self._trains = [param.requires_grad for param in self._parameters]
+            print_log(f'WAU holds nothing from now on: {error}', 'current', logging.WARNING)
+
     def step(self, **kwargs) -> None:
         """Clip gradients and step the optimizer while the slices that are not active are held.
 
@@ -99,13 +110,16 @@ class WAUMixin:
         Raises:
             RuntimeError: If :meth:`initialize_count_status` has not been called.
         """
-        if not self.layers:
+        if not self._parameters:
             raise RuntimeError(
                 f'{type(self).__name__} does not know the model yet. The Runner tells it; in '
                 'a loop of your own call initialize_count_status(model, 0, max_iters) first.'
             )
         if self._trains != [param.requires_grad for param in self._parameters]:
-            self._find_layers()  # a stage was frozen or unfrozen
+            self._follow_freezing()
+        if not self.layers:
+            super().step(**kwargs)
+            return
         layers = self.layers.values()
         active = self.wau.select(layers, self.update_index)
         num_active = sum(int(mask.sum()) for mask in active)
@@ -153,10 +167,17 @@ class WAUMixin:
         self._log_small_layers()
         for reason, count in Counter(left_out.values()).items():
             names = [name for name, why in left_out.items() if why == reason]
+            # What is frozen is so on purpose; of the rest every name is worth knowing.
+            expected = reason == 'frozen'
             print_log(
-                f'WAU leaves out {count} convolutions ({reason}): {", ".join(names[:3])}'
-                f'{", ..." if count > 3 else ""}',
+                f'WAU leaves out {count} convolutions ({reason}): '
+                + (
+                    ', '.join(names[:3]) + (', ...' if count > 3 else '')
+                    if expected
+                    else ', '.join(names)
+                ),
                 logger='current',
+                level=logging.INFO if expected else logging.WARNING,
             )
         for prefix in self.targets:
             if not any(is_below(name, prefix) for name in (*self.layers, *left_out)):
@@ -168,7 +189,12 @@ class WAUMixin:
 
     def _log_changes(self, resumed: bool) -> None:
         """Tell what changed since the checkpoint that training resumes from."""
-        options = {**asdict(self.wau), 'axis': self.axis, 'targets': self.targets}
+        options = {
+            **asdict(self.wau),
+            'axis': self.axis,
+            'targets': self.targets,
+            'accumulative_counts': self._accumulative_counts,
+        }
         before = self.message_hub.get_info(OPTIONS)
         # The message hub is part of every checkpoint.
         self.message_hub.update_info(OPTIONS, options)
@@ -217,7 +243,7 @@ def sharded(kind: str) -> str:
     """Tell what to use instead of a way of training that cuts parameters over processes."""
     return (
         f'WAU does not work with {kind}, which cuts parameters over processes. Use '
-        'MMDistributedDataParallel; ZeroRedundancyOptimizer saves memory there'
+        'MMDistributedDataParallel'
     )
 
 

@@ -11,8 +11,8 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch.nn import Parameter
 from torch.optim import SGD
 
-from .hook import WAUHook, wrong_wrapper
-from .input_files import check_checkpoint, check_data, check_work_dir
+from .hook import WAUHook, wrong_runner, wrong_wrapper
+from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
 from .optim_wrapper import WAUMixin, sharded
 
 SHARDED_TYPES = (
@@ -56,9 +56,18 @@ def check_test_config(cfg: Config) -> None:
 
 
 def _start_of(cfg: Config) -> str | None:
-    """The checkpoint that training starts from, or None."""
+    """The checkpoint that training starts from, or None.
+
+    Raises:
+        ValueError: If the file that should name it is empty.
+    """
     last = Path(cfg.work_dir) / 'last_checkpoint'
     if cfg.get('resume') and cfg.get('load_from') is None and last.is_file():
+        if not last.read_text().strip():
+            raise ValueError(
+                f'{last} is empty: training was killed while it was written. Name the checkpoint '
+                f'to go on from: --resume {checkpoints_in(cfg.work_dir)}'
+            )
         return last.read_text().strip()
     return cfg.get('load_from')
 
@@ -76,10 +85,11 @@ def check_wau(cfg: Config) -> None:
     if is_wau:
         _check_wrapper(wrapper_type, wrapper)
         for part in ('strategy', 'model_wrapper_cfg'):
-            kind = (cfg.get(part) or {}).get('type')
-            kind = kind if isinstance(kind, str) or kind is None else kind.__name__
+            kind = _name(cfg.get(part))
             if kind in SHARDED_TYPES:
                 raise TypeError(sharded(kind))
+        if 'runner_type' in cfg and cfg.runner_type != 'Runner':
+            raise TypeError(wrong_runner(_name(cfg.runner_type)))
     hooks = [
         hook
         for hook in cfg.get('custom_hooks') or []
@@ -91,7 +101,10 @@ def check_wau(cfg: Config) -> None:
         raise ValueError('WAUHook is in custom_hooks more than once; keep one of them')
     for hook in hooks:
         elsewhere = ('type', '_scope_', 'priority')
-        WAUHook(**{name: value for name, value in hook.items() if name not in elsewhere})
+        built = WAUHook(**{name: value for name, value in hook.items() if name not in elsewhere})
+        loop = cfg.get('train_cfg') or {}
+        if _name(loop) == 'IterBasedTrainLoop' or loop.get('by_epoch') is False:
+            built.check_iterations()
 
 
 def _check_wrapper(wrapper_type: type[WAUMixin], settings: dict) -> None:
@@ -101,12 +114,24 @@ def _check_wrapper(wrapper_type: type[WAUMixin], settings: dict) -> None:
             f'optim_wrapper.type {wrapper_type.__name__} (--amp) needs a GPU or another '
             'accelerator, and there is none here. Use WAUOptimWrapper, without --amp'
         )
+    of_amp = [key for key in ('loss_scale', 'dtype', 'use_fsdp') if key in settings]
+    if of_amp and not issubclass(wrapper_type, AmpOptimWrapper):
+        raise TypeError(
+            f'optim_wrapper has {", ".join(of_amp)}, since the config trains with automatic mixed '
+            f'precision: use WAUAmpOptimWrapper, not {wrapper_type.__name__}'
+        )
     elsewhere = ('type', '_scope_', 'optimizer', 'constructor', 'paramwise_cfg')
     arguments = {key: deepcopy(value) for key, value in settings.items() if key not in elsewhere}
     try:
         wrapper_type(optimizer=SGD([Parameter(torch.zeros(1))], lr=1.0), **arguments)
     except AssertionError as error:
         raise ValueError(f'optim_wrapper: {error}') from error
+
+
+def _name(part: dict | str | type | None) -> str | None:
+    """Name of the type that a part of a config has, or is."""
+    kind = part.get('type') if isinstance(part, dict) else part
+    return kind.__name__ if isinstance(kind, type) else kind
 
 
 def _class_of(name_or_class: str | type | None, registry) -> type | None:

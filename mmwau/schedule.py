@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from .wau import check_choice, check_update_ratio
 
@@ -42,7 +43,7 @@ class RatioSchedule:
                 "example dict(type='linear', start=1.0, stop=0.5, end=12)"
             )
         self.stretches = sorted((_checked(one) for one in stretches), key=lambda s: s['begin'])
-        for one, following in zip(self.stretches, self.stretches[1:], strict=False):
+        for one, following in pairwise(self.stretches):
             if one['end'] > following['begin']:
                 raise ValueError(
                     f'ratio_schedule: the stretch from {one["begin"]} to {one["end"]} overlaps '
@@ -83,9 +84,9 @@ def _checked(stretch: Mapping) -> dict:
             f'beside begin and end, got {", ".join(sorted(keys)) or "none of them"}'
         )
     begin, end = stretch.get('begin', 0), stretch.get('end', math.inf)
-    if not isinstance(begin, int) or begin < 0:
+    if not _is_count(begin):
         raise ValueError(f'ratio_schedule: begin must be an integer of at least 0, got {begin!r}')
-    if end != math.inf and (not isinstance(end, int) or end <= begin):
+    if end != math.inf and (not _is_count(end) or end <= begin):
         raise ValueError(
             f'ratio_schedule: end must be an integer above begin ({begin}), got {end!r}'
         )
@@ -95,16 +96,23 @@ def _checked(stretch: Mapping) -> dict:
         if name in stretch:
             check_update_ratio(stretch[name], f'ratio_schedule: {name}')
     if kind == 'milestones':
-        _check_milestones(stretch['milestones'], stretch['ratios'])
+        _check_milestones(stretch['milestones'], stretch['ratios'], begin, end)
     return {**stretch, 'begin': begin, 'end': end}
 
 
-def _check_milestones(milestones: Sequence[int], ratios: Sequence[float]) -> None:
-    if not all(isinstance(mark, int) for mark in milestones) or list(milestones) != sorted(
-        set(milestones)
+def _check_milestones(
+    milestones: Sequence[int], ratios: Sequence[float], begin: int, end: float
+) -> None:
+    for name, values in (('milestones', milestones), ('ratios', ratios)):
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f'ratio_schedule: {name} must be a list, got {values!r}')
+    marks = [begin, *milestones, end]
+    if not all(_is_count(mark) for mark in milestones) or not all(
+        one < following for one, following in pairwise(marks)
     ):
         raise ValueError(
-            f'ratio_schedule: milestones must be integers that increase, got {milestones!r}'
+            f'ratio_schedule: milestones must be integers that increase, between begin ({begin}) '
+            f'and end ({end}), got {milestones!r}'
         )
     if len(ratios) != len(milestones) + 1:
         raise ValueError(
@@ -113,3 +121,7 @@ def _check_milestones(milestones: Sequence[int], ratios: Sequence[float]) -> Non
         )
     for ratio in ratios:
         check_update_ratio(ratio, 'ratio_schedule: ratios')
+
+
+def _is_count(value: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

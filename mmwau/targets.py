@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from torch import nn
-from torch.nn import Parameter
+from torch.nn import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
 from .wau import Layer, check_choice
@@ -102,6 +102,10 @@ def find_left_out(
         weight = module._parameters.get('weight')
         if weight is None:
             left_out[name] = 'its weight is computed from other parameters'
+        elif isinstance(weight, UninitializedParameter):
+            left_out[name] = 'its weight has no shape before the first forward pass'
+        elif set(module._parameters) - {'weight', 'bias'}:
+            left_out[name] = 'its filters have parameters besides weight and bias'
         elif not weight.requires_grad:
             left_out[name] = 'frozen'
         elif not _is_updated(weight, optimizer):

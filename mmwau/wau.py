@@ -103,7 +103,7 @@ class WAU:
             raise TypeError(f'rescale must be True or False, got {self.rescale!r}')
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise TypeError(f'seed must be an integer, got {self.seed!r}')
-        if self.min_active not in (0, 1):
+        if not isinstance(self.min_active, int) or self.min_active not in (0, 1):
             raise ValueError(
                 f'min_active must be 1 or 0, got {self.min_active!r}; 0 lets layers stand still '
                 'whose number of draws is rounded to 0'

@@ -31,7 +31,7 @@ def die_at_the_second_save():
 
 def main():
     work_dir, kind, when = sys.argv[1:]
-    write_whole_files()
+    write_whole_files(work_dir)
     if when == 'saving':
         die_at_the_second_save()
     options = {}

@@ -57,6 +57,17 @@ def resume_from_one_that_is_gone(cfg):
     cfg.resume = True
 
 
+def resume_from_no_name(cfg):
+    file('work_dirs/demo/last_checkpoint', b'')(cfg)
+    file('work_dirs/demo/epoch_1.pth', b'')(cfg)
+    cfg.resume = True
+
+
+def no_imagenet(cfg):
+    cfg.train_dataloader.pop('dataset')
+    cfg.train_dataloader.dataset = dict(type='ImageNet', data_root='data/imagenet', split='train')
+
+
 TRAIN = 'data/demo/annotations/instances_train.json'
 VAL = 'data/demo/annotations/instances_val.json'
 CASES = [
@@ -81,6 +92,9 @@ CASES = [
     (wrapper(seed='x'), TypeError, "seed must be an integer, got 'x'"),
     (wrapper(seed=0.5), TypeError, 'seed must be an integer, got 0.5'),
     (wrapper(min_active=2), ValueError, 'min_active must be 1 or 0, got 2'),
+    (wrapper(min_active=1.0), ValueError, 'min_active must be 1 or 0, got 1.0'),
+    (wrapper(loss_scale='dynamic'), TypeError, 'has loss_scale, since the config trains with auto'),
+    (wrapper(dtype='bfloat16'), TypeError, 'use WAUAmpOptimWrapper, not WAUOptimWrapper'),
     (wrapper(targets=5), TypeError, "prefixes such as ('backbone', 'neck'), got 5 of type int"),
     (wrapper(targets=[]), TypeError, 'must be module-name prefixes'),
     (wrapper(targets=[1]), TypeError, 'must be module-name prefixes'),
@@ -102,6 +116,14 @@ CASES = [
     (schedule(type='linear', start=1, stop=0, end=3), ValueError, 'stop must be in (0, 1], got 0'),
     (schedule(type='linear', start=1, stop=0.5), ValueError, "type 'linear' needs an end"),
     (schedule(type='step'), ValueError, "type must be one of 'constant', 'linear', 'cosine'"),
+    (
+        lambda cfg: (
+            schedule(type='constant', ratio=1, end=2)(cfg),
+            cfg.update(train_cfg=dict(type='IterBasedTrainLoop', max_iters=9)),
+        ),
+        ValueError,
+        'ratio_schedule counts epochs, but training counts iterations alone',
+    ),
     # Ways of training that WAU does not work with.
     (
         lambda cfg: cfg.update(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')),
@@ -109,6 +131,12 @@ CASES = [
         'WAU does not work with MMFullyShardedDataParallel, which cuts parameters over processes',
     ),
     (lambda cfg: cfg.update(strategy=dict(type='FSDPStrategy')), TypeError, 'with FSDPStrategy'),
+    (lambda cfg: cfg.update(strategy='FSDPStrategy'), TypeError, 'with FSDPStrategy, which cuts'),
+    (
+        lambda cfg: cfg.update(runner_type='FlexibleRunner'),
+        TypeError,
+        'FlexibleRunner does not tell',
+    ),
     (lambda cfg: cfg.update(strategy=dict(type='DeepSpeedStrategy')), TypeError, 'DeepSpeedStrat'),
     (lambda cfg: cfg.update(strategy=dict(type='ColossalAIStrategy')), TypeError, 'ColossalAIStr'),
     # The data.
@@ -136,7 +164,10 @@ CASES = [
     (start_from(b'no checkpoint'), ValueError, 'start.pth can not be read; it is truncated or'),
     (start_from(pickle.dumps([1, 2])), ValueError, 'start.pth can not be read'),
     (start_from([1, 2]), ValueError, 'start.pth holds a list, not a dict'),
-    (start_from({'state_dict': {}}, resume=True), ValueError, 'start.pth, which has no optimizer'),
+    (start_from({'state_dict': {}}, resume=True), ValueError, 'start.pth, which has no meta. To'),
+    (resume_from_no_name, ValueError, 'last_checkpoint is empty: training was killed while'),
+    (resume_from_no_name, ValueError, 'Name the checkpoint to go on from: --resume epoch_1.pth'),
+    (no_imagenet, FileNotFoundError, 'dataset.data_root: data/imagenet does not exist'),
     (file('work_dirs', b''), NotADirectoryError, 'work_dirs is a file. Name another --work-dir'),
 ]
 
@@ -148,9 +179,10 @@ def test_the_table_is_long_enough():
 @pytest.mark.parametrize(('harm', 'error', 'words'), CASES)
 def test_wrong_input_is_told(cfg, harm, error, words):
     harm(cfg)
+    before = sorted(Path('.').rglob('*'))
     with pytest.raises(error, match=re.escape(words)):
         check_train_config(cfg)
-    assert not [path for path in Path('.').rglob('*') if path.suffix in ('.log', '.png')]
+    assert sorted(Path('.').rglob('*')) == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')

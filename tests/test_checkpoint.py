@@ -15,8 +15,8 @@ from mmwau.checkpoint import AtomicLocalBackend, write_whole_files
 
 
 @pytest.fixture
-def whole_files():
-    write_whole_files()
+def whole_files(tmp_path):
+    write_whole_files(tmp_path)
     yield
     register_backend('local', LocalBackend, force=True, prefixes='')
 
@@ -95,7 +95,10 @@ def test_killed_training_resumes_to_the_same_bits(tmp_path, whole, when):
     assert train(work_dir, kind, when).returncode == -signal.SIGKILL
     good = (work_dir / 'last_checkpoint').read_text()
     torch.load(good, weights_only=False)
+    unfinished = [name for name in files(work_dir) if name.endswith('.unfinished')]
+    assert len(unfinished) == (when == 'saving')
     resumed = train(work_dir, kind)
+    assert not [name for name in files(work_dir) if name.endswith('.unfinished')]
     assert resumed.returncode == 0, resumed.stdout
     assert f'Load checkpoint from {good}' in resumed.stdout
     resumed_end = torch.load(work_dir / LAST[kind], weights_only=False)

@@ -102,6 +102,27 @@ def test_schedule_by_iteration_holds_right_after_a_resume(tmp_path):
     assert [entry['update_ratio'] for entry in scalars(tmp_path / 'three')] == whole[3:]
 
 
+def test_schedule_by_epoch_is_refused_where_there_are_no_epochs(tmp_path):
+    runner = small_runner(
+        tmp_path,
+        dict(type='WAUOptimWrapper'),
+        [dict(type='WAUHook', ratio_schedule=SCHEDULE)],
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
+        sampler=dict(type='InfiniteSampler'),
+    )
+    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts iter'):
+        runner.train()
+
+
+def test_changed_schedule_is_told_at_a_resume(tmp_path):
+    wrapper = dict(type='WAUOptimWrapper')
+    small_runner(tmp_path, wrapper, [dict(type='WAUHook')], max_epochs=1).train()
+    hook = dict(type='WAUHook', ratio_schedule=dict(type='constant', ratio=0.25))
+    small_runner(tmp_path, wrapper, [hook], max_epochs=2, resume=True).train()
+    logs = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert "WARNING - WAU: ratio_schedule was None until here and is [{'type': 'constant'" in logs
+
+
 def test_two_hooks_are_refused(tmp_path):
     hooks = [dict(type='WAUHook'), dict(type='WAUHook')]
     with pytest.raises(ValueError, match='WAUHook is in custom_hooks more than once'):

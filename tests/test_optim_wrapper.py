@@ -31,7 +31,8 @@ class Recorder(Hook):
         self.weights.append(self._weights(runner))
 
     def _weights(self, runner):
-        return {name: p.detach().clone() for name, p in runner.model.named_parameters()}
+        parameters = runner.model.named_parameters()
+        return {name: param.detach().cpu().clone() for name, param in parameters}
 
     def moved(self, name):
         """For each iteration a bool tensor: which filters of a parameter changed by any bit."""
@@ -205,6 +206,26 @@ def test_stage_unfrozen_later_is_held_from_then_on(tmp_path):
     assert 'WAU holds slices of 3 convolutions' in log
 
 
+def test_when_all_is_frozen_in_training_it_goes_on_and_says_so(tmp_path):
+    class Freeze(Hook):
+        def before_train_epoch(self, runner):
+            trains = runner.epoch != 1
+            runner.model.backbone[1].requires_grad_(trains)
+            runner.model.neck.requires_grad_(trains)
+
+    recorder = Recorder()
+    runner = small_runner(
+        tmp_path, dict(type='WAUOptimWrapper'), [recorder, Freeze(), dict(type='WAUHook')],
+        max_epochs=3,
+    )  # fmt: skip
+    runner.train()
+    moved = [int(mask.sum()) for mask in recorder.moved('neck.weight')]
+    assert moved == [3, 3, 3, 0, 0, 0, 3, 3, 3]
+    assert all(mask.all() for mask in recorder.moved('head.weight'))
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'WARNING - WAU holds nothing from now on: No convolution below' in log
+
+
 @pytest.mark.parametrize(
     ('min_active', 'words'),
     [(1, 'INFO - WAU: .* 1 layers, of which one slice'), (0, 'WARNING - .* 1 layers, which never')],
@@ -241,6 +262,7 @@ class TestMixedPrecision:
         monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
         scaler = functools.partial(torch.amp.GradScaler, device='cpu')
         monkeypatch.setattr(f'{module}.GradScaler', scaler)
+        monkeypatch.setattr('mmengine.runner.amp.get_device', lambda: 'cpu')
 
     @pytest.mark.parametrize('hold', ['weight', 'state'])
     @pytest.mark.parametrize('rescale', [False, True])

@@ -46,7 +46,8 @@ def test_several_metrics_are_checked(cfg):
     [
         dict(data_root='s3://bucket/coco/'),
         dict(data_root='data/none/', backend_args=dict(backend='petrel')),
-        dict(data_root='data/none/', ann_file='', data_prefix='fetches/itself'),
+        dict(type='CIFAR10', data_root='data/none/', ann_file='', data_prefix='fetched'),
+        dict(type='CustomDataset', data_root='', ann_file='', data_prefix='left/alone'),
     ],
 )
 def test_data_elsewhere_are_not_looked_for(cfg, elsewhere):
@@ -69,6 +70,21 @@ def test_checkpoints_that_exist_or_are_elsewhere_pass(cfg, check):
     torch.save({'state_dict': {}}, 'old.pth', _use_new_zipfile_serialization=False)
     cfg.load_from = 'old.pth'
     check(cfg)
+
+
+def test_images_to_test_on_need_no_annotations(cfg):
+    images = Path('data/demo/annotations/image_info.json')
+    images.write_text('{"images": [], "categories": []}\n')
+    cfg.test_dataloader.dataset.ann_file = 'annotations/image_info.json'
+    check_test_config(cfg)
+    cfg.train_dataloader.dataset.ann_file = 'annotations/image_info.json'
+    with pytest.raises(ValueError, match='there is no "annotations"'):
+        check_train_config(cfg)
+
+
+def test_several_train_dataloaders_are_left_alone(cfg):
+    cfg.train_dataloader = [cfg.train_dataloader]
+    check_train_config(cfg)
 
 
 def test_nothing_to_resume_from_starts_anew_as_in_mmengine(cfg):

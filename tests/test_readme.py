@@ -3,6 +3,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmwau import WAUHook
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 SNIPPETS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
@@ -24,15 +26,24 @@ def test_the_three_lines_are_those_of_the_configs(tmp_path):
         assert shown == used, key
 
 
+def test_schedule_is_one_that_the_hook_takes():
+    scope = {}
+    exec(next(snippet for snippet in SNIPPETS if 'ratio_schedule' in snippet), scope)
+    (hook,) = scope['custom_hooks']
+    assert hook.pop('type') == 'WAUHook'
+    schedule = WAUHook(**hook).ratio_schedule
+    assert [schedule.at(epoch) for epoch in (0, 1, 9, 10, 11)] == [1, 1, 0.25, None, 1]
+
+
 def test_plain_loop_runs_and_holds():
     scope = {}
-    exec(SNIPPETS[1], scope)
+    exec(next(snippet for snippet in SNIPPETS if 'import torch' in snippet), scope)
     assert [layer.num_slices for layer in scope['layers']] == [16, 8]
     assert scope['update'] == 9
 
 
 def test_files_it_names_exist():
-    names = set(re.findall(r'\b(?:configs|tools|mmwau)/[\w/]+\.(?:py|sh)\b', README))
+    names = set(re.findall(r'\b(?:configs|tools|mmwau)/[a-z0-9_/]+\.(?:py|sh)\b', README))
     names |= {f'configs/{name}' for name in re.findall(r'`(faster_rcnn\w+\.py)`', README)}
     names |= set(re.findall(r'\]\(([\w/.]+)\)', README))
     assert len(names) > 10

@@ -75,8 +75,16 @@ def test_stays_between_start_and_stop(kind, start, stop, end):
         (
             dict(type='milestones', milestones=[3, 2], ratios=[1, 1, 1]),
             ValueError,
-            r'integers that increase, got \[3, 2\]',
+            r'integers that increase, between begin \(0\) and end \(inf\), got \[3, 2\]',
         ),
+        (
+            dict(type='milestones', milestones=[50], ratios=[1, 0.5], end=10),
+            ValueError,
+            r'between begin \(0\) and end \(10\), got \[50\]',
+        ),
+        (dict(type='milestones', milestones=5, ratios=[1]), TypeError, r'milestones must be a li'),
+        (dict(type='milestones', milestones=[5], ratios=1), TypeError, r'ratios must be a list'),
+        (dict(type='constant', ratio=1, begin=True), ValueError, r'begin must .* got True'),
         (
             dict(type='milestones', milestones=[3], ratios=[1]),
             ValueError,

@@ -70,6 +70,8 @@ def test_deformable_convolutions_of_mmcv_are_convolutions():
 
 
 def test_what_can_not_be_held_is_left_out_with_its_reason():
+    from mmcv.ops import SAConv2d
+
     model = nn.ModuleDict(
         {
             'held': nn.Conv2d(4, 6, 3),
@@ -77,18 +79,26 @@ def test_what_can_not_be_held_is_left_out_with_its_reason():
             'other': nn.Conv2d(4, 6, 3),
             'grouped_up': nn.ConvTranspose2d(4, 6, 2, groups=2),
             'weight_norm': nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
+            'spectral_norm': nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)),
+            'switchable': SAConv2d(4, 6, 3),
+            'lazy': nn.LazyConv2d(6, 3),
             'shared': nn.Conv2d(4, 6, 3),
         }
     )
     model['shared'].weight = model['held'].weight
     left_alone = {id(param) for param in model['other'].parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if id(p) not in left_alone], lr=1)
-    assert list(find_layers(model, optimizer=optimizer)) == ['held']
+    of_switchable = [name for name, _ in model.named_modules() if name.startswith('switchable.')]
+    of_switchable = [name for name in of_switchable if name in find_convolutions(model)]
+    assert list(find_layers(model, optimizer=optimizer)) == ['held', *of_switchable]
     assert find_left_out(model, optimizer=optimizer) == {
         'frozen': 'frozen',
         'other': 'not updated by the optimizer',
         'grouped_up': 'grouped and transposed: its filters do not lie on one dimension',
         'weight_norm': 'its weight is computed from other parameters',
+        'spectral_norm': 'its weight is computed from other parameters',
+        'switchable': 'its filters have parameters besides weight and bias',
+        'lazy': 'its weight has no shape before the first forward pass',
         'shared': 'shares the weight of a layer already held',
     }
 

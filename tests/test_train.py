@@ -168,7 +168,7 @@ class KeepWeights(Hook):
 
     def after_train_iter(self, runner, *args, **kwargs):
         parameters = runner.model.named_parameters()
-        self.weights.append({name: param.detach().clone() for name, param in parameters})
+        self.weights.append({name: param.detach().cpu().clone() for name, param in parameters})
 
 
 @pytest.fixture(scope='module')

@@ -312,11 +312,12 @@ class TestHolding:
 
     @pytest.mark.parametrize('sampler', SAMPLERS)
     @pytest.mark.parametrize('hold', HOLDS)
-    def test_ratio_1_is_plain_training(self, hold, sampler):
+    @pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
+    def test_ratio_1_is_plain_training(self, optimizer_name, hold, sampler):
         wau = WAU(1, sampler, hold, rescale=True)
         model, plain = network(), network()
-        optimizer = OPTIMIZERS['momentum'](model.parameters())
-        plain_optimizer = OPTIMIZERS['momentum'](plain.parameters())
+        optimizer = OPTIMIZERS[optimizer_name](model.parameters())
+        plain_optimizer = OPTIMIZERS[optimizer_name](plain.parameters())
         layers = find_layers(model).values()
         for update in range(4):
             model.loss(update).backward()

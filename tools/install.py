@@ -75,6 +75,12 @@ def check_machine(venv: Path) -> None:
             f"Python's headers, {headers} (Debian, Ubuntu: apt-get install "
             f'python{sys.version_info.major}.{sys.version_info.minor}-dev)'
         )
+    cuda = os.environ.get('CUDA_HOME', '/usr/local/cuda')
+    if shutil.which('nvidia-smi') and not (shutil.which('nvcc') or Path(cuda, 'bin/nvcc').exists()):
+        missing.append(
+            'the CUDA toolkit (nvcc), with which the ops of mmcv are compiled for this GPU: see '
+            'developer.nvidia.com/cuda-toolkit, then name its folder in CUDA_HOME'
+        )
     free = shutil.disk_usage(venv.parent).free
     if not venv.exists() and free < DISK_NEEDED:
         missing.append(
@@ -122,10 +128,12 @@ def mmcv_wheel(venv: Venv) -> Path:
     """The compiled mmcv wheel for this Python and torch, built unless it is kept already."""
     version = pinned_version('onedl-mmcv')
     torch_version = venv.evaluate('torch.__version__')
-    on_gpu = venv.evaluate('torch.cuda.is_available()') == 'True' or os.getenv('FORCE_CUDA') == '1'
+    device = 'cpu'
+    if venv.evaluate('torch.cuda.is_available()') == 'True':
+        device = venv.evaluate('"sm%d%d" % torch.cuda.get_device_capability()')
     key = (
         f'python{sys.version_info.major}.{sys.version_info.minor}-torch{torch_version}'
-        f'-mmcv{version}-{"cuda" if on_gpu else "cpu"}-{platform.machine()}'
+        f'-mmcv{version}-{device}-{platform.machine()}'
     )
     folder = wheel_cache() / key
     kept = sorted(folder.glob('*.whl'))
