@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from .targets import AXES, check_targets, find_layers, find_left_out, is_below
 from .wau import WAU, Layer, check_choice
 
+DEFAULT_TARGETS = ('backbone', 'neck')
 OPTIONS = 'wau_options'
 SHARDED = ('FullyShardedDataParallel', 'MMDeepSpeedEngineWrapper', 'ColossalAIModelWrapper')
 
@@ -48,7 +49,7 @@ class WAUMixin:
         sampler: str = 'uniform',
         hold: str = 'weight',
         rescale: bool = False,
-        targets: str | Sequence[str] = ('backbone', 'neck'),
+        targets: str | Sequence[str] = DEFAULT_TARGETS,
         seed: int | None = None,
         min_active: int = 1,
         **kwargs,
@@ -184,7 +185,8 @@ class WAUMixin:
                 print_log(
                     f'WAU finds no convolution below {prefix!r}, one of its targets',
                     logger='current',
-                    level=logging.WARNING,
+                    # That a classifier has no neck is no fault; a name that was given may be.
+                    level=logging.INFO if self.targets == DEFAULT_TARGETS else logging.WARNING,
                 )
 
     def _log_changes(self, resumed: bool) -> None:
