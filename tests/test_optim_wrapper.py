@@ -275,7 +275,7 @@ class TestMixedPrecision:
         )
         wrapper.initialize_count_status(model, 0, 100)
         with torch.no_grad():
-            model.neck.weight[0] = -0.0
+            model.neck.weight.fill_(-0.0)
         layers = wrapper.layers.values()
         scale = wrapper.loss_scaler.get_scale()
         for update in range(6):
