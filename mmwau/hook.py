@@ -93,6 +93,8 @@ class WAUHook(Hook):
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             self.check_iterations()
         self._log_changed_schedule(runner)
+        # The layers held at the start are measured throughout, whatever is frozen later.
+        self._measured = list(runner.optim_wrapper.layers)
         overlap = self._measure(runner)
         # A resumed run keeps the first start.
         if runner.message_hub.get_info(OVERLAP_AT_START) is None:
@@ -119,7 +121,10 @@ class WAUHook(Hook):
         """Draw the overlap of each held layer at the start and at the end."""
         end = self._measure(runner)
         start = runner.message_hub.get_info(OVERLAP_AT_START)
-        if is_main_process():
+        # A run that was resumed with other targets has some layers in one of them alone.
+        start = {name: value for name, value in start.items() if name in end}
+        end = {name: end[name] for name in start}
+        if is_main_process() and start:
             picture = Path(runner.work_dir) / 'overlap.png'
             plot_overlap({'start of training': start, 'end of training': end}, picture)
             runner.logger.info(
@@ -139,9 +144,7 @@ class WAUHook(Hook):
     def _measure(self, runner: Runner) -> dict[str, float]:
         """Measure and log the overlap of the held layers, by name of the layer."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        overlap = {
-            name: layer_overlap(model.get_submodule(name)) for name in runner.optim_wrapper.layers
-        }
+        overlap = {name: layer_overlap(model.get_submodule(name)) for name in self._measured}
         runner.message_hub.update_scalar('train/overlap', _mean(overlap))
         return overlap
 

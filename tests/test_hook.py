@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
 from small import small_runner
@@ -132,6 +133,29 @@ def test_two_hooks_are_refused(tmp_path):
 def test_wrong_by_epoch_is_told():
     with pytest.raises(TypeError, match="by_epoch must be True or False, got 'no'"):
         WAUHook(by_epoch='no')
+
+
+def test_overlap_of_layers_frozen_in_training_is_measured_to_the_end(tmp_path):
+    class Freeze(Hook):
+        def before_train_epoch(self, runner):
+            if runner.epoch == 1:
+                runner.model.backbone.requires_grad_(False)
+                runner.model.neck.requires_grad_(False)
+
+    hooks = [Freeze(), dict(type='WAUHook', overlap_interval=1)]
+    small_runner(tmp_path, dict(type='WAUOptimWrapper'), hooks).train()
+    assert 'mean of 2 held layers' in next(tmp_path.glob('*/*.log')).read_text()
+    assert (tmp_path / 'overlap.png').is_file()
+
+
+def test_resumed_with_other_targets_draws_the_layers_of_both(tmp_path):
+    hooks = [dict(type='WAUHook')]
+    for epochs, targets in ((1, ['backbone', 'neck']), (2, ['neck', 'head'])):
+        wrapper = dict(type='WAUOptimWrapper', targets=targets)
+        small_runner(tmp_path, wrapper, hooks, max_epochs=epochs, resume=True).train()
+    logs = ''.join(path.read_text() for path in sorted(tmp_path.glob('*/*.log')))
+    assert 'mean of 2 held layers' in logs
+    assert 'mean of 1 held layers' in logs
 
 
 @pytest.mark.parametrize('interval', [0, -1, 2.5, 'often'])
