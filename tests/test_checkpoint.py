@@ -2,6 +2,7 @@ import errno
 import resource
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,19 @@ def whole_files(tmp_path):
     register_backend('local', LocalBackend, force=True, prefixes='')
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Returns a function after which no file can grow beyond so many bytes."""
+    """Gives a function after which no file can grow beyond so many bytes, until the block ends.
+
+    It must end within the test: what pytest prints may go to a file too.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def files(folder):
@@ -43,27 +49,30 @@ def test_writes_and_writes_over(tmp_path):
     assert files(path.parent) == ['file']
 
 
-def test_full_disk_is_told_and_what_was_there_stays(tmp_path, full_disk):
+def test_full_disk_is_told_and_what_was_there_stays(tmp_path):
     path = tmp_path / 'file'
     AtomicLocalBackend().put(b'good', path)
-    full_disk(2**20)
-    with pytest.raises(OSError, match=r'could not write 3.0 MiB to .*file \(.* MiB are free') as e:
+    told = pytest.raises(OSError, match=r'could not write 3.0 MiB to .*file \(.* MiB are free')
+    with full_disk() as fill, told as e:
+        fill(2**20)
         AtomicLocalBackend().put(bytes(3 * 2**20), path)
     assert e.value.errno == errno.EFBIG
     assert path.read_bytes() == b'good'
     assert files(tmp_path) == ['file']
 
 
-def test_training_on_a_full_disk_keeps_the_good_checkpoint(tmp_path, whole_files, full_disk):
+def test_training_on_a_full_disk_keeps_the_good_checkpoint(tmp_path, whole_files):
     wrapper = dict(type='WAUOptimWrapper')
     small_runner(tmp_path, wrapper, max_epochs=1).train()
 
     class FillDisk(Hook):
         def before_save_checkpoint(self, runner, checkpoint):
-            full_disk(2**12)
+            self.fill(2**12)
 
-    runner = small_runner(tmp_path, wrapper, [FillDisk()], max_epochs=2, resume=True)
-    with pytest.raises(OSError, match=r'could not write .*epoch_2.pth .*go on with --resume'):
+    hook = FillDisk()
+    runner = small_runner(tmp_path, wrapper, [hook], max_epochs=2, resume=True)
+    told = pytest.raises(OSError, match=r'could not write .*epoch_2.pth .*go on with --resume')
+    with full_disk() as hook.fill, told:
         runner.train()
     assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
     assert [name for name in files(tmp_path) if 'epoch' in name] == ['epoch_1.pth']
