@@ -47,13 +47,16 @@ class AtomicLocalBackend(LocalBackend):
             ) from error
 
 
-def write_whole_files(work_dir: str | Path) -> None:
-    """Let MMEngine write to this machine's disk through :class:`AtomicLocalBackend`.
-
-    Args:
-        work_dir: Folder from which what a killed training left unfinished is removed.
-    """
+def write_whole_files() -> None:
+    """Let MMEngine write to this machine's disk through :class:`AtomicLocalBackend`."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+
+
+def remove_unfinished(work_dir: str | Path) -> None:
+    """Remove what a killed training left unfinished in its work_dir.
+
+    For the training script alone: another one may run while a training writes there.
+    """
     if is_main_process():
         for unfinished in Path(work_dir).glob(f'.*{UNFINISHED}'):
             unfinished.unlink()

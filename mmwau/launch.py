@@ -72,7 +72,7 @@ def build_runner(cfg: Config) -> Runner:
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    write_whole_files(cfg.work_dir)
+    write_whole_files()
     return runner
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from small import small_runner
 
-from mmwau.checkpoint import write_whole_files
+from mmwau.checkpoint import remove_unfinished, write_whole_files
 
 
 class Die(Hook):
@@ -31,7 +31,8 @@ def die_at_the_second_save():
 
 def main():
     work_dir, kind, when = sys.argv[1:]
-    write_whole_files(work_dir)
+    write_whole_files()
+    remove_unfinished(work_dir)
     if when == 'saving':
         die_at_the_second_save()
     options = {}

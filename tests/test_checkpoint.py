@@ -16,8 +16,8 @@ from mmwau.checkpoint import AtomicLocalBackend, write_whole_files
 
 
 @pytest.fixture
-def whole_files(tmp_path):
-    write_whole_files(tmp_path)
+def whole_files():
+    write_whole_files()
     yield
     register_backend('local', LocalBackend, force=True, prefixes='')
 

@@ -4,6 +4,7 @@ import argparse
 
 from mmengine.config import Config
 
+from mmwau.checkpoint import remove_unfinished
 from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
 from mmwau.preflight import check_train_config
 
@@ -75,7 +76,9 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_train_config(cfg)
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    remove_unfinished(cfg.work_dir)
+    runner.train()
     leave_processes()
 
 
