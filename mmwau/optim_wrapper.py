@@ -12,8 +12,9 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 from torch.nn import Parameter
 
+from .slices import Layer
 from .targets import AXES, check_targets, find_layers, find_left_out, is_below
-from .wau import WAU, Layer, check_choice
+from .wau import WAU, check_choice
 
 DEFAULT_TARGETS = ('backbone', 'neck')
 OPTIONS = 'wau_options'

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
-from .wau import Layer, check_choice
+from .slices import Layer
+from .wau import check_choice
 
 AXES = ('out', 'in')
 

@@ -17,35 +17,31 @@ a deep convolutional network", Computational Visual Media 6(4), 2020, doi
 10.1007/s41095-020-0185-5 (abstract), and the code that its authors published.
 """
 
-import hashlib
 import math
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS, Optimizer, Rprop
 
+from .held import (
+    can_step_active_alone,
+    inner,
+    keep_state,
+    keep_weights,
+    rescale_movement,
+    step_active_alone,
+    zero_grads,
+)
+from .random_numbers import random_numbers
+from .slices import Layer, find_slices
+
 SAMPLERS = ('uniform', 'with_replacement', 'bernoulli', 'cyclic')
 HOLDS = ('weight', 'state', 'grad')
-
-
-class Layer(NamedTuple):
-    """One layer whose slices are selected together.
-
-    Attributes:
-        name: Name of the weight in the model, for example ``'backbone.conv1.weight'``.
-        num_slices: Number of slices, at least 1.
-        tensors: Pairs (parameter, dimension on which its slices lie). The dimension has
-            ``num_slices`` elements: the weight and, where slices are filters, the bias.
-    """
-
-    name: str
-    num_slices: int
-    tensors: tuple[tuple[Parameter, int], ...]
 
 
 @dataclass(frozen=True)
@@ -119,40 +115,48 @@ class WAU:
         Returns:
             For each layer a bool tensor of shape (num_slices,) on the CPU, True where active.
         """
-        return [self.select_slices(layer.name, layer.num_slices, update) for layer in layers]
+        places = defaultdict(list)
+        for place, layer in enumerate(layers):
+            places[layer.num_slices].append(place)
+        names = [layer.name for layer in layers]
+        active = {}
+        # Layers of one size are selected together: a few tensor operations for all of them.
+        for num_slices, rows in places.items():
+            masks = self.select_slices([names[row] for row in rows], num_slices, update)
+            active.update(zip(rows, masks, strict=True))
+        return [active[place] for place in range(len(names))]
 
-    def select_slices(self, name: str, num_slices: int, update: int) -> Tensor:
-        """Select the active slices of one layer for one update.
+    def select_slices(self, names: Sequence[str], num_slices: int, update: int) -> Tensor:
+        """Select the active slices of layers of one size for one update.
 
         Args:
-            name: Name of the layer.
-            num_slices: Number of its slices, at least 1.
+            names: Names of the layers.
+            num_slices: Number of slices of each of them, at least 1.
             update: Index of the update, counted from 0.
 
         Returns:
-            Bool tensor of shape (num_slices,) on the CPU, True where active.
+            Bool tensor of shape (len(names), num_slices) on the CPU, True where active.
         """
         if self.update_ratio == 1:
-            return torch.ones(num_slices, dtype=torch.bool)
+            return torch.ones(len(names), num_slices, dtype=torch.bool)
         count = max(self.min_active, self.num_drawn(num_slices))
+        turn = 0
         if self.sampler == 'cyclic':
             turns = num_slices // math.gcd(num_slices, count)
-            cycle, turn = divmod(update, turns)
-            order = random_numbers(f'{self.seed}/{cycle}/{name}', num_slices).argsort()
-            chosen = order.roll(-turn * count)[:count]
+            update, turn = divmod(update, turns)
+        numbers = random_numbers([f'{self.seed}/{update}/{name}' for name in names], num_slices)
+        if self.sampler == 'bernoulli':
+            active = numbers < self.update_ratio
+            if self.min_active:
+                active |= numbers == numbers.amin(dim=1, keepdim=True)
+            return active
+        if self.sampler == 'uniform':
+            chosen = numbers.topk(count, dim=1, largest=False, sorted=False).indices
+        elif self.sampler == 'with_replacement':
+            chosen = (numbers[:, :count] * num_slices).long()
         else:
-            numbers = random_numbers(f'{self.seed}/{update}/{name}', num_slices)
-            if self.sampler == 'uniform':
-                chosen = numbers.argsort()[:count]
-            elif self.sampler == 'with_replacement':
-                chosen = (numbers[:count] * num_slices).long()
-            else:
-                chosen = numbers < self.update_ratio
-                if self.min_active:
-                    chosen |= numbers == numbers.min()
-        active = torch.zeros(num_slices, dtype=torch.bool)
-        active[chosen] = True
-        return active
+            chosen = numbers.argsort(dim=1).roll(-turn * count, dims=1)[:, :count]
+        return torch.zeros(numbers.shape, dtype=torch.bool).scatter_(1, chosen, True)
 
     def num_drawn(self, num_slices: int) -> int:
         """Number of draws from so many slices, before ``min_active`` comes in."""
@@ -161,7 +165,11 @@ class WAU:
 
     @contextmanager
     def holding(
-        self, optimizer: Optimizer, layers: Collection[Layer], active: Sequence[Tensor]
+        self,
+        optimizer: Optimizer,
+        layers: Collection[Layer],
+        active: Sequence[Tensor],
+        grads: MutableMapping[Parameter, Tensor] | None = None,
     ) -> Iterator[None]:
         """Hold the slices that are not active through the optimizer step made inside.
 
@@ -172,109 +180,34 @@ class WAU:
             optimizer: The optimizer that makes the step. It may hold other parameters too.
             layers: The layers.
             active: What :meth:`select` returned for them.
+            grads: Where held gradients are skipped, the ``grads`` of the
+                :class:`mmwau.skipping.HeldGradSkipper`. Under ``'state'`` the common optimizers
+                then step over the active slices alone: inside, these are the parameters, and
+                afterwards their ``grad`` is None.
 
         Raises:
             ValueError: If ``hold='state'`` and the optimizer's state does not go by slices.
         """
-        # ZeroRedundancyOptimizer keeps the state of this process's share in an optimizer inside.
-        optimizer = getattr(optimizer, 'optim', optimizer)
-        if self.hold == 'state' and isinstance(optimizer, (LBFGS, Rprop)):
+        if self.hold == 'state' and isinstance(inner(optimizer), (LBFGS, Rprop)):
             raise ValueError(
                 "hold='state' needs an optimizer whose state has one row for each slice, starting "
-                f"at zero; {type(optimizer).__name__}'s has not. Use hold='weight' with it."
+                f"at zero; {type(inner(optimizer)).__name__}'s has not. Use hold='weight' with it."
             )
-        tensors = [
-            _HeldTensor(param, dim, mask)
-            for layer, mask in zip(layers, active, strict=True)
-            if not mask.all()
-            for param, dim in layer.tensors
-        ]
-        with torch.no_grad():
-            for tensor in tensors:
-                tensor.before_step(optimizer, self.hold, self.rescale)
-        yield
-        with torch.no_grad():
-            for tensor in tensors:
-                tensor.after_step(optimizer, self.hold, self.rescale)
-
-
-class _HeldTensor:
-    """One parameter with held and active slices on dimension ``dim``, during one update."""
-
-    def __init__(self, param: Parameter, dim: int, active: Tensor):
-        self.param = param
-        self.dim = dim
-        self.held = (~active).nonzero().squeeze(1).to(param.device)
-        self.active = active.nonzero().squeeze(1).to(param.device)
-
-    def before_step(self, optimizer: Optimizer, hold: str, rescale: bool) -> None:
-        if hold != 'weight' and self.param.grad is not None:
-            self.param.grad.index_fill_(self.dim, self.held, 0)
-        if hold != 'grad':
-            self.held_weights = self.param.index_select(self.dim, self.held)
-        if hold == 'state':
-            self.held_state = {
-                key: rows.index_select(self.dim, self.held)
-                for key, rows in self._state_rows(optimizer)
-            }
-        if rescale:
-            self.start = self.param.index_select(self.dim, self.active)
-
-    def after_step(self, optimizer: Optimizer, hold: str, rescale: bool) -> None:
-        if hold != 'grad':
-            self.param.index_copy_(self.dim, self.held, self.held_weights)
-        if hold == 'state':
-            for key, rows in self._state_rows(optimizer):
-                if key in self.held_state:
-                    rows.index_copy_(self.dim, self.held, self.held_state[key])
-                else:  # made in this step: a held slice is still where every state starts
-                    rows.index_fill_(self.dim, self.held, 0)
-        if rescale:
-            fraction = self.active.numel() / self.param.size(self.dim)
-            end = self.param.index_select(self.dim, self.active)
-            moved = self.start + (end - self.start) / fraction
-            # What did not move keeps every bit, the sign of a zero included.
-            moved = torch.where(end == self.start, self.start, moved)
-            self.param.index_copy_(self.dim, self.active, moved)
-
-    def _state_rows(self, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-        """State tensors of the parameter that have a row for each of its slices."""
-        for key, value in optimizer.state.get(self.param, {}).items():
-            if (
-                isinstance(value, Tensor)
-                and value.dim() == self.param.dim()
-                and value.size(self.dim) == self.param.size(self.dim)
-            ):
-                yield key, value
-
-
-def random_numbers(key: str, count: int) -> Tensor:
-    """Random numbers that depend on ``key`` alone, evenly spread over [0, 1).
-
-    The SplitMix64 generator (Steele, Lea, Flood, OOPSLA 2014, figure 16), started at a hash of
-    the key: each number is computed from its place alone, so all come from a few tensor
-    operations, with integers that are the same on every machine.
-
-    Returns:
-        Float64 tensor of shape (count,) on the CPU.
-    """
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    z = torch.arange(1, count + 1) * _signed(0x9E3779B97F4A7C15)
-    z += int.from_bytes(digest, 'little', signed=True)
-    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
-    z = z ^ _shift_right(z, 31)
-    return _shift_right(z, 11).double() * 2.0**-53
-
-
-def _signed(constant: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit constant: torch has no uint64 arithmetic."""
-    return constant - 2**64
-
-
-def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Shift int64 right with zeros coming in from the left."""
-    return (z >> bits) & (2 ** (64 - bits) - 1)
+        slices = find_slices(layers, active)
+        with torch.no_grad(), ExitStack() as held:
+            if self.rescale:
+                held.enter_context(rescale_movement(slices))
+            if self.hold == 'state' and grads is not None and can_step_active_alone(optimizer):
+                held.enter_context(step_active_alone(optimizer, slices, grads))
+            else:
+                if self.hold != 'weight':
+                    zero_grads(slices)
+                if self.hold != 'grad':
+                    held.enter_context(keep_weights(slices))
+                if self.hold == 'state':
+                    held.enter_context(keep_state(inner(optimizer), slices))
+            with torch.enable_grad():
+                yield
 
 
 def check_update_ratio(update_ratio: float, argument: str = 'update_ratio') -> None:

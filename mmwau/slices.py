@@ -1,0 +1,72 @@
+"""The layers that WAU holds, and which of their slices are held in one update."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+class Layer(NamedTuple):
+    """One layer whose slices are selected together.
+
+    Attributes:
+        name: Name of the weight in the model, for example ``'backbone.conv1.weight'``.
+        num_slices: Number of slices, at least 1.
+        tensors: Pairs (parameter, dimension on which its slices lie). The dimension has
+            ``num_slices`` elements: the weight and, where slices are filters, the bias.
+    """
+
+    name: str
+    num_slices: int
+    tensors: tuple[tuple[Parameter, int], ...]
+
+
+class Slices(NamedTuple):
+    """A parameter of which some slices are held in this update.
+
+    Attributes:
+        param: The parameter.
+        dim: The dimension on which its slices lie.
+        active: Indices of the active slices, int64 of shape (num_active,), on its device.
+        held: Indices of the others.
+    """
+
+    param: Parameter
+    dim: int
+    active: Tensor
+    held: Tensor
+
+
+def find_slices(layers: Collection[Layer], active: Sequence[Tensor]) -> list[Slices]:
+    """Find what is active and what is held in the parameters of which some slice is held.
+
+    The indices are made for all layers at once, and reach a GPU in one copy that nobody waits for.
+
+    Args:
+        layers: The layers.
+        active: For each of them a bool tensor of shape (num_slices,) on the CPU.
+    """
+    if not layers:
+        return []
+    is_active = torch.cat(list(active))
+    sizes = torch.tensor([layer.num_slices for layer in layers])
+    ends = sizes.cumsum(0)
+    index = torch.arange(len(is_active)) - torch.repeat_interleave(ends - sizes, sizes)
+    up_to = is_active.cumsum(0)[ends - 1]
+    num_active = up_to.diff(prepend=up_to.new_zeros(1))
+    counts = torch.cat([num_active, sizes - num_active]).tolist()
+    indices = torch.cat([index[is_active], index[~is_active]])
+    on_device: dict[torch.device, tuple[Tensor, ...]] = {}
+    found = []
+    for place, layer in enumerate(layers):
+        if counts[place] == layer.num_slices:
+            continue
+        for param, dim in layer.tensors:
+            if param.device not in on_device:
+                moved = indices.to(param.device, non_blocking=True)
+                on_device[param.device] = moved.split(counts)
+            split = on_device[param.device]
+            found.append(Slices(param, dim, split[place], split[len(layers) + place]))
+    return found
