@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -27,6 +27,8 @@ class WAUHook(Hook):
     - ``train/overlap``: the mean overlap of the held layers (:func:`mmwau.overlap.layer_overlap`),
       at the start and then every ``overlap_interval`` iterations.
     - ``train/update_ratio``, where a schedule changes it.
+    - ``train/sent_mb`` under ``send_active_only``: megabytes of gradients that each process gave to
+      the others in the last update.
     - ``overlap.png`` in the work_dir, at the end of training: the overlap of each held layer at
       the start and at the end.
 
@@ -36,6 +38,9 @@ class WAUHook(Hook):
             :class:`mmwau.schedule.RatioSchedule`. Outside of them the wrapper's ``update_ratio``
             is in force. Defaults to None.
         by_epoch: Whether the schedule counts epochs or iterations. Defaults to True.
+        send_active_only: Whether the processes of a distributed training send each other the
+            gradients of active slices alone (:mod:`mmwau.traffic`). Not for ``hold='weight'``,
+            which needs all of them. Defaults to False.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -49,6 +54,7 @@ class WAUHook(Hook):
         overlap_interval: int = 500,
         ratio_schedule: Mapping | Sequence[Mapping] | None = None,
         by_epoch: bool = True,
+        send_active_only: bool = False,
     ):
         if not isinstance(overlap_interval, int) or overlap_interval < 1:
             raise ValueError(
@@ -57,7 +63,10 @@ class WAUHook(Hook):
             )
         if not isinstance(by_epoch, bool):
             raise TypeError(f'by_epoch must be True or False, got {by_epoch!r}')
+        if not isinstance(send_active_only, bool):
+            raise TypeError(f'send_active_only must be True or False, got {send_active_only!r}')
         self.overlap_interval = overlap_interval
+        self.send_active_only = send_active_only
         self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
         self.by_epoch = by_epoch
 
@@ -74,14 +83,31 @@ class WAUHook(Hook):
                 'iterations'
             )
 
-    def before_train(self, runner: Runner) -> None:
-        """Measure the overlap at the start.
+    def check_hold(self, hold: str) -> None:
+        """Raise if held gradients are left out of what is sent, but needed.
+
+        Args:
+            hold: The ``hold`` of the optimizer wrapper.
 
         Raises:
-            TypeError: If the optimizer wrapper in use is not WAU's, or the runner does not tell it
-                the model.
-            ValueError: If there are two of these hooks, or a schedule counts epochs in a training
-                that has none.
+            ValueError: If they are.
+        """
+        if self.send_active_only and hold == 'weight':
+            raise ValueError(
+                "WAUHook: send_active_only=True does not go with hold='weight', under which the "
+                "optimizer's state takes the gradients of held slices too. Set "
+                "optim_wrapper.hold='state', or leave send_active_only out"
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure the overlap at the start, and arrange what the processes send.
+
+        Raises:
+            TypeError: If the optimizer wrapper in use is not WAU's, the runner does not tell it
+                the model, or ``send_active_only`` meets another wrapper than
+                ``DistributedDataParallel``.
+            ValueError: If there are two of these hooks, a schedule counts epochs in a training
+                that has none, or ``send_active_only`` can't be done.
         """
         if not isinstance(runner.optim_wrapper, WAUMixin):
             raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
@@ -92,7 +118,10 @@ class WAUHook(Hook):
         self._ratio_of_wrapper = runner.optim_wrapper.update_ratio
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             self.check_iterations()
+        self.check_hold(runner.optim_wrapper.wau.hold)
         self._log_changed_schedule(runner)
+        if self.send_active_only and is_distributed():
+            runner.optim_wrapper.send_active_alone(runner.model)
         # The layers held at the start are measured throughout, whatever is frozen later.
         self._measured = list(runner.optim_wrapper.layers)
         overlap = self._measure(runner)
@@ -114,6 +143,9 @@ class WAUHook(Hook):
         fraction = runner.optim_wrapper.active_fraction
         if fraction is not None:
             runner.message_hub.update_scalar('train/active_fraction', fraction)
+        traffic = runner.optim_wrapper.traffic
+        if traffic is not None:
+            runner.message_hub.update_scalar('train/sent_mb', traffic.sent_bytes / 1e6)
         if self.every_n_train_iters(runner, self.overlap_interval):
             self._measure(runner)
 

@@ -2,18 +2,23 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
+from .held import can_step_active_alone
+from .skipping import HeldGradSkipper
 from .slices import Layer
 from .targets import AXES, check_targets, find_layers, find_left_out, is_below
+from .traffic import ActiveTraffic, send_active_alone
 from .wau import WAU, check_choice
 
 DEFAULT_TARGETS = ('backbone', 'neck')
@@ -35,11 +40,15 @@ class WAUMixin:
             matched by whole segments. Defaults to ``('backbone', 'neck')``.
         seed (int, optional): Seed of the selections. Defaults to the run's own seed.
         min_active (int): See :class:`mmwau.wau.WAU`.
+        skip_held_grads (bool, optional): Whether the backward pass leaves out the gradients of
+            held slices (:mod:`mmwau.skipping`), which only ``hold='weight'`` needs. Defaults to
+            None: under the other holds.
         **kwargs: Arguments of the optimizer wrapper.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If ``update_ratio`` is outside (0, 1], or a choice is unknown.
+        ValueError: If ``update_ratio`` is outside (0, 1], a choice is unknown, or
+            ``skip_held_grads`` is True under ``hold='weight'``.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class WAUMixin:
         targets: str | Sequence[str] = DEFAULT_TARGETS,
         seed: int | None = None,
         min_active: int = 1,
+        skip_held_grads: bool | None = None,
         **kwargs,
     ):
         self._has_seed = seed is not None
@@ -62,7 +72,13 @@ class WAUMixin:
         check_choice('axis', axis, AXES)
         self.axis = axis
         self.targets = check_targets(targets)
+        self.skip_held_grads = check_skip(skip_held_grads, hold)
         self.layers: dict[str, Layer] = {}
+        # Of the update that is under way: the rule in force when it began, and its selection.
+        self._rule: WAU | None = None
+        self.active: list[Tensor] | None = None
+        self._skipper: HeldGradSkipper | None = None
+        self.traffic: ActiveTraffic | None = None
         self._parameters: list[Parameter] = []
         self.active_fraction: float | None = None
         super().__init__(*args, **kwargs)
@@ -83,25 +99,72 @@ class WAUMixin:
         refuse_sharded(model)
         if not self._has_seed:
             self.wau = replace(self.wau, seed=self._seed_of_run())
-        self._model = model.module if is_model_wrapper(model) else model
+        self._is_wrapped = is_model_wrapper(model)
+        self._model = model.module if self._is_wrapped else model
         self._parameters = list(self._model.parameters())
         self._find_layers()
         self._log_changes(resumed=init_counts > 0)
 
     def _find_layers(self) -> None:
+        if self._skipper is not None:
+            self._skipper.stop()
+            self._skipper.flush()
+        self.active = None
         where = self._model, self.targets, self.axis, self.optimizer
-        self.layers = find_layers(*where)
         self._trains = [param.requires_grad for param in self._parameters]
+        self._skipper, self._has_told_skipping = None, False
+        self.layers = {}
+        self.layers = find_layers(*where)
         self._log_layers(find_left_out(*where))
+        if self.skip_held_grads:
+            alone = self.wau.hold == 'state' and can_step_active_alone(self.optimizer)
+            # Wrappers for distributed training want a gradient of every parameter, in full.
+            full_grads = self._is_wrapped or not alone
+            self._skipper = HeldGradSkipper(self._model, self.layers, full_grads)
 
     def _follow_freezing(self) -> None:
         """Find the layers anew after a stage was frozen or unfrozen in training."""
+        if self._trains == [param.requires_grad for param in self._parameters]:
+            return
         try:
             self._find_layers()
         except ValueError as error:
-            self.layers, self.active_fraction = {}, None
-            self._trains = [param.requires_grad for param in self._parameters]
+            self.active_fraction = None
             print_log(f'WAU holds nothing from now on: {error}', 'current', logging.WARNING)
+
+    def _start_update(self, update: int) -> None:
+        """Select the active slices, once in an update, and skip the gradients of the others."""
+        if self._rule is None:
+            self._rule = self.wau
+        self._follow_freezing()
+        if self.active is not None or not self.layers:
+            return
+        self.active = self._rule.select(self.layers.values(), update)
+        num_active = int(torch.cat(self.active).sum())
+        self.active_fraction = num_active / sum(map(len, self.active))
+        if self._skipper is not None:
+            self._skipper.start(self.active)
+        if self.traffic is not None:
+            self.traffic.start(self.layers.values(), self.active)
+
+    def _end_update(self) -> None:
+        self._rule = self.active = None
+        if self._skipper is not None:
+            self._skipper.stop()
+        if self.traffic is not None:
+            self.traffic.stop()
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Surround the forward pass; the first one of an update selects its active slices.
+
+        Args:
+            model: The model, wrapped for distributed training or not.
+        """
+        if self._parameters:
+            self._start_update(self._inner_count // self._accumulative_counts)
+        with super().optim_context(model):
+            yield
 
     def step(self, **kwargs) -> None:
         """Clip gradients and step the optimizer while the slices that are not active are held.
@@ -117,17 +180,55 @@ class WAUMixin:
                 f'{type(self).__name__} does not know the model yet. The Runner tells it; in '
                 'a loop of your own call initialize_count_status(model, 0, max_iters) first.'
             )
-        if self._trains != [param.requires_grad for param in self._parameters]:
-            self._follow_freezing()
-        if not self.layers:
+        self._start_update(self.update_index)
+        if self.active is None:
             super().step(**kwargs)
+        else:
+            grads = None if self._skipper is None else self._skipper.grads
+            with self._rule.holding(self.optimizer, self.layers.values(), self.active, grads):
+                super().step(**kwargs)
+            self._tell_skipping()
+        self._end_update()
+
+    def zero_grad(self, **kwargs) -> None:
+        """Make all gradients zero, also those that :mod:`mmwau.skipping` keeps aside.
+
+        Args:
+            **kwargs: Arguments of the optimizer's ``zero_grad``.
+        """
+        if self._skipper is not None:
+            self._skipper.grads.clear()
+        super().zero_grad(**kwargs)
+
+    def _tell_skipping(self) -> None:
+        """Log after the first update in how many layers gradients are skipped, and why not."""
+        if self._skipper is None or self._has_told_skipping or self.active_fraction == 1:
             return
-        layers = self.layers.values()
-        active = self.wau.select(layers, self.update_index)
-        num_active = sum(int(mask.sum()) for mask in active)
-        self.active_fraction = num_active / sum(layer.num_slices for layer in layers)
-        with self.wau.holding(self.optimizer, layers, active):
-            super().step(**kwargs)
+        self._has_told_skipping = True
+        skipping, all_layers = self._skipper.num_skipping, len(self.layers)
+        print_log(
+            f'WAU skips the gradients of held slices in {skipping} of {all_layers} layers',
+            logger='current',
+            level=logging.INFO if skipping else logging.WARNING,
+        )
+        reasons = Counter(self._skipper.refused.values())
+        others = all_layers - skipping - len(self._skipper.refused)
+        if others:
+            reasons['compiled, or not used in the first update'] = others
+        for reason, count in reasons.items():
+            print_log(f'WAU computes all gradients of {count} layers: {reason}', logger='current')
+
+    def send_active_alone(self, model: nn.Module) -> None:
+        """Let the processes send each other the gradients of active slices alone.
+
+        Args:
+            model: The model, wrapped for distributed training.
+
+        Raises:
+            TypeError: If the model is not wrapped by ``DistributedDataParallel``.
+            ValueError: If the model has a communication hook already.
+        """
+        self.traffic = send_active_alone(model)
 
     @property
     def update_ratio(self) -> float:
@@ -229,6 +330,21 @@ class WAUMixin:
                 logger='current',
                 level=logging.WARNING if self.wau.min_active == 0 else logging.INFO,
             )
+
+
+def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
+    """Return whether to skip the gradients of held slices; raise where it can't be done."""
+    if skip_held_grads not in (None, True, False):
+        raise TypeError(
+            'skip_held_grads must be True, False or None (where it can be done), got '
+            f'{skip_held_grads!r}'
+        )
+    if skip_held_grads and hold == 'weight':
+        raise ValueError(
+            "skip_held_grads=True does not go with hold='weight': the optimizer's state takes the "
+            "gradients of held slices too. Use hold='state', or leave skip_held_grads out"
+        )
+    return hold != 'weight' if skip_held_grads is None else bool(skip_held_grads)
 
 
 def refuse_sharded(model: nn.Module) -> None:

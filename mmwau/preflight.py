@@ -102,6 +102,7 @@ def check_wau(cfg: Config) -> None:
     for hook in hooks:
         elsewhere = ('type', '_scope_', 'priority')
         built = WAUHook(**{name: value for name, value in hook.items() if name not in elsewhere})
+        built.check_hold(wrapper.get('hold', 'weight'))
         loop = cfg.get('train_cfg') or {}
         if _name(loop) == 'IterBasedTrainLoop' or loop.get('by_epoch') is False:
             built.check_iterations()

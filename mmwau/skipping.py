@@ -9,66 +9,87 @@ that the gradient of the active slices is that of a narrower convolution over th
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MethodType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from .wau import Layer
+from .slices import Layer, Slices, find_slices
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Backends compute channels in blocks and prepare a kernel for each new shape: some held slices
+# are computed too, so that the number of slices is a multiple of this.
+BLOCK = 16
+# A slice is skipped where its gradient is this many multiplications, or more, for each element
+# that is gathered. See "How cost grows" of tools/benchmark.py.
+MIN_SAVED = 64
 
 
 class HeldGradSkipper:
     """Lets the convolutions of a model skip the gradients of held slices, between start and stop.
 
-    The gradient of a held slice is zero then, and that of an active slice is what it is without
-    skipping, up to the order in which floats are summed. The result of the forward pass, the
-    class of the modules and the keys of their state_dict do not change::
+    The gradients of active slices are what they are without skipping, up to the order in which
+    floats are summed. The result of the forward pass, the class of the modules and the keys of
+    their state_dict do not change::
 
+        layers = find_layers(model)
         skipper = HeldGradSkipper(model, layers)
         for update, batch in enumerate(batches):
             active = wau.select(layers.values(), update)
             with skipper.skipping(active):
                 loss_of(model, batch).backward()
-            with wau.holding(optimizer, layers.values(), active):
+            with wau.holding(optimizer, layers.values(), active, skipper.grads):
                 optimizer.step()
             optimizer.zero_grad()
 
     Args:
         model: The model, not wrapped for distributed training.
         layers: Its layers by name of the convolution, from :func:`mmwau.targets.find_layers`.
+        full_grads: Where gradients go. True: into ``grad`` of each parameter, with zeros for the
+            held slices. False: into :attr:`grads`, without the held slices; for ``hold='state'``
+            with an optimizer that :func:`mmwau.held.can_step_active_alone`, on one process.
 
     Attributes:
+        grads: With ``full_grads=False``, gradients of active slices by parameter, for
+            :meth:`mmwau.wau.WAU.holding`, which uses them up.
         refused: Reasons by name of the layer, of layers whose gradients are computed in full.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, Layer]):
+    def __init__(self, model: nn.Module, layers: Mapping[str, Layer], full_grads: bool = True):
+        self.grads: dict[Parameter, Tensor] = {}
         self.refused: dict[str, str] = {}
-        self._convolutions: list[_SkippingConvolution | None] = []
+        self._convolutions: dict[Parameter, _Convolution] = {}
         for name, layer in layers.items():
             module = model.get_submodule(name)
             reason = why_not(module)
             if reason:
                 self.refused[name] = reason
-            self._convolutions.append(None if reason else _SkippingConvolution(module, layer))
+            else:
+                grads = None if full_grads else self.grads
+                self._convolutions[module.weight] = _Convolution(module, layer, grads)
+        self._layers = list(layers.values())
 
     def start(self, active: Sequence[Tensor]) -> None:
-        """Skip from now on, in every backward pass of a forward pass made until :meth:`stop`.
+        """Skip in every backward pass of a forward pass made from now on until :meth:`stop`.
 
         Args:
-            active: For each layer a bool tensor of shape (num_slices,), True where active.
+            active: For each layer a bool tensor of shape (num_slices,) on the CPU, True where
+                active.
         """
-        for convolution, mask in zip(self._convolutions, active, strict=True):
-            if convolution is not None:
-                convolution.start(mask)
+        self.stop()
+        for slices in find_slices(self._layers, active):
+            if slices.param in self._convolutions:
+                self._convolutions[slices.param].start(slices)
 
     def stop(self) -> None:
         """Leave the modules as they were."""
-        for convolution in self._convolutions:
-            if convolution is not None:
-                convolution.stop()
+        for convolution in self._convolutions.values():
+            convolution.stop()
+
+    def flush(self) -> None:
+        """Move what is in :attr:`grads` into ``grad`` of the parameters, in full."""
+        for convolution in self._convolutions.values():
+            convolution.flush()
 
     @contextmanager
     def skipping(self, active: Sequence[Tensor]) -> Iterator[None]:
@@ -78,6 +99,11 @@ class HeldGradSkipper:
             yield
         finally:
             self.stop()
+
+    @property
+    def num_skipping(self) -> int:
+        """Number of layers that have skipped gradients so far."""
+        return sum(convolution.has_skipped for convolution in self._convolutions.values())
 
 
 def why_not(module: nn.Module) -> str:
@@ -106,40 +132,74 @@ def _padding(module: nn.Module) -> tuple[int, ...] | None:
     return module.padding
 
 
-class _SkippingConvolution:
+class _Convolution:
     """Takes the place of one module's ``_conv_forward``, on that module alone."""
 
-    def __init__(self, module: nn.Module, layer: Layer):
+    def __init__(self, module: nn.Module, layer: Layer, grads: dict[Parameter, Tensor] | None):
         self.module = module
+        self.tensors = layer.tensors
         self.weight, self.dim = layer.tensors[0]
-        self.bias_is_held = len(layer.tensors) > 1
+        self.fan = self.weight.numel() // self.weight.size(self.dim)
         self.geometry = module.stride, _padding(module), module.dilation
+        self.grads = grads
+        self.has_skipped = False
 
-    def start(self, active: Tensor) -> None:
-        if active.all():
-            self.stop()
-            return
-        self.active = active.nonzero().squeeze(1).to(self.weight.device, non_blocking=True)
-        self.module.__dict__['_conv_forward'] = self
+    def start(self, slices: Slices) -> None:
+        num_active, num_held = len(slices.active), len(slices.held)
+        num_more = min(-num_active % BLOCK, num_held)
+        fraction_skipped = (num_held - num_more) / (num_active + num_held)
+        if num_active and fraction_skipped * self.fan >= MIN_SAVED:
+            self.active = slices.active
+            self.computed = torch.cat([slices.active, slices.held[:num_more]])
+            self.module.__dict__['_conv_forward'] = self
 
     def stop(self) -> None:
         self.module.__dict__.pop('_conv_forward', None)
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Parameter | None) -> Tensor:
-        # A weight that was computed from the parameter, or a replica of it, is none of ours.
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if (
-            weight is not self.weight
+            torch.compiler.is_compiling()
             or not torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
+            # Computed from the parameter, or a replica of it.
+            or weight is not self.weight
             or x.dim() != weight.dim()
             or x.numel() == 0
         ):
-            return type(self.module)._conv_forward(self.module, x, weight, bias)
-        return _ConvolutionOfActive.apply(x, weight, bias, self, self.active)
+            return self.forward(x, weight, bias)
+        return _ConvolutionOfActive.apply(x, weight, bias, self, self.computed)
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return type(self.module)._conv_forward(self.module, x, weight, bias)
+
+    def backward(self, grad: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> tuple:
+        """Gradients of the input, the weight and the bias, each where the mask has it."""
+        stride, padding, dilation = self.geometry
+        return torch.ops.aten.convolution_backward(
+            grad, x, weight, [grad.size(1)], stride, padding, dilation,
+            False, [0] * len(stride), 1, mask,
+        )  # fmt: skip
+
+    def put_grad(self, param: Parameter, dim: int, active: Tensor, rows: Tensor) -> Tensor | None:
+        """Bring the gradient of active slices where it belongs; return what autograd takes on."""
+        self.has_skipped = True
+        rows = rows.narrow(dim, 0, len(active)).to(param.dtype)
+        # Whoever hooks into the gradient of a parameter gets it in full.
+        if self.grads is None or param._backward_hooks or param._post_accumulate_grad_hooks:
+            return torch.zeros_like(param).index_copy_(dim, active, rows)
+        self.grads[param] = self.grads[param] + rows if param in self.grads else rows
+        return None
+
+    def flush(self) -> None:
+        for param, dim in self.tensors:
+            if self.grads is not None and param in self.grads:
+                full = torch.zeros_like(param.data).index_copy_(
+                    dim, self.active, self.grads.pop(param)
+                )
+                param.grad = full if param.grad is None else param.grad + full
 
     def __reduce__(self) -> tuple:
         # Copies of the module, by deepcopy or pickle, convolve as ever.
-        return MethodType, (type(self.module)._conv_forward, self.module)
+        return getattr, (self.module, '_conv_forward')
 
 
 class _ConvolutionOfActive(torch.autograd.Function):
@@ -147,42 +207,37 @@ class _ConvolutionOfActive(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: _SkippingConvolution, active
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: _Convolution, computed: Tensor
     ) -> Tensor:
-        y = type(own.module)._conv_forward(own.module, x, weight, bias)
-        # Under autocast the convolution has cast its inputs; the backward pass needs them so.
-        ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype), active)
-        ctx.own = own
+        y = own.forward(x, weight, bias)
+        # Autocast has cast the inputs in there; the backward pass takes them so.
+        ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype), computed)
+        ctx.own, ctx.bias, ctx.active = own, bias, own.active
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        x, weight, active = ctx.saved_tensors
-        own, needed = ctx.own, ctx.needs_input_grad
+        x, weight, computed = ctx.saved_tensors
+        own, bias, active = ctx.own, ctx.bias, ctx.active
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
-
-        def backward(grad, x, weight, mask):
-            sizes = [grad.size(1)]
-            rest = (own.geometry[0], own.geometry[1], own.geometry[2], False, [0] * (x.dim() - 2))
-            return torch.ops.aten.convolution_backward(grad, x, weight, sizes, *rest, 1, mask)
-
-        if needed[0]:
-            grad_x = backward(grad, x, weight, [True, False, False])[0]
-        narrow = weight.narrow(own.dim, 0, len(active))
-        held_bias = needed[2] and own.bias_is_held
+        if of_x:
+            grad_x = own.backward(grad, x, weight, [True, False, False])[0]
+        rows_of_bias = of_bias and len(own.tensors) > 1
         if own.dim == 0:
-            grad_active = gather_channels(grad, active)
-            _, rows, bias_rows = backward(grad_active, x, narrow, [False, needed[1], held_bias])
+            channels, inputs = gather_channels(grad, computed), x
         else:
-            x_active = gather_channels(x, active)
-            _, rows, bias_rows = backward(grad, x_active, narrow, [False, needed[1], False])
-        if needed[1]:
-            grad_weight = torch.zeros_like(own.weight)
-            grad_weight.index_copy_(own.dim, active, rows.to(grad_weight.dtype))
-        if held_bias:
-            grad_bias = own.weight.new_zeros(own.weight.size(0))
-            grad_bias.index_copy_(0, active, bias_rows.to(grad_bias.dtype))
-        elif needed[2]:
+            channels, inputs = grad, gather_channels(x, computed)
+        # Of the weight, only the shape and the memory format count here.
+        narrow = weight.narrow(own.dim, 0, len(computed))
+        _, rows, bias_rows = own.backward(
+            channels, inputs, narrow, [False, of_weight, rows_of_bias]
+        )
+        if of_weight:
+            grad_weight = own.put_grad(own.weight, own.dim, active, rows)
+        if rows_of_bias:
+            grad_bias = own.put_grad(bias, 0, active, bias_rows)
+        elif of_bias:
             grad_bias = grad.sum(dim=[0, *range(2, grad.dim())])
         return grad_x, grad_weight, grad_bias, None, None
 

@@ -119,32 +119,42 @@ class WAU:
         for place, layer in enumerate(layers):
             places[layer.num_slices].append(place)
         names = [layer.name for layer in layers]
+        if self.update_ratio == 1 or not names:
+            return [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
+        # Layers of one size are drawn together, and the random numbers of all at once: a few
+        # tensor operations instead of a few for each layer.
+        sizes = [size for size, same in places.items() for _ in same]
+        keys = [
+            f'{self.seed}/{self._time(size, update)[0]}/{names[place]}'
+            for size, same in places.items()
+            for place in same
+        ]
+        numbers = random_numbers(keys, sizes).split(
+            [size * len(same) for size, same in places.items()]
+        )
         active = {}
-        # Layers of one size are selected together: a few tensor operations for all of them.
-        for num_slices, rows in places.items():
-            masks = self.select_slices([names[row] for row in rows], num_slices, update)
-            active.update(zip(rows, masks, strict=True))
+        for (size, same), rows in zip(places.items(), numbers, strict=True):
+            masks = self._draw(rows.view(len(same), size), self._time(size, update)[1])
+            active.update(zip(same, masks.unbind(), strict=True))
         return [active[place] for place in range(len(names))]
 
-    def select_slices(self, names: Sequence[str], num_slices: int, update: int) -> Tensor:
-        """Select the active slices of layers of one size for one update.
+    def _time(self, num_slices: int, update: int) -> tuple[int, int]:
+        """The index of the draw that an update belongs to, and its turn in that draw."""
+        if self.sampler != 'cyclic':
+            return update, 0
+        return divmod(update, num_slices // math.gcd(num_slices, self.num_active(num_slices)))
+
+    def _draw(self, numbers: Tensor, turn: int) -> Tensor:
+        """Draw the active slices of layers of one size.
 
         Args:
-            names: Names of the layers.
-            num_slices: Number of slices of each of them, at least 1.
-            update: Index of the update, counted from 0.
+            numbers: Random numbers in [0, 1), float64 of shape (layers, slices).
+            turn: The turn of ``'cyclic'``.
 
         Returns:
-            Bool tensor of shape (len(names), num_slices) on the CPU, True where active.
+            Bool tensor of shape (layers, slices), True where active.
         """
-        if self.update_ratio == 1:
-            return torch.ones(len(names), num_slices, dtype=torch.bool)
-        count = max(self.min_active, self.num_drawn(num_slices))
-        turn = 0
-        if self.sampler == 'cyclic':
-            turns = num_slices // math.gcd(num_slices, count)
-            update, turn = divmod(update, turns)
-        numbers = random_numbers([f'{self.seed}/{update}/{name}' for name in names], num_slices)
+        count = self.num_active(numbers.size(1))
         if self.sampler == 'bernoulli':
             active = numbers < self.update_ratio
             if self.min_active:
@@ -153,10 +163,14 @@ class WAU:
         if self.sampler == 'uniform':
             chosen = numbers.topk(count, dim=1, largest=False, sorted=False).indices
         elif self.sampler == 'with_replacement':
-            chosen = (numbers[:, :count] * num_slices).long()
+            chosen = (numbers[:, :count] * numbers.size(1)).long()
         else:
             chosen = numbers.argsort(dim=1).roll(-turn * count, dims=1)[:, :count]
         return torch.zeros(numbers.shape, dtype=torch.bool).scatter_(1, chosen, True)
+
+    def num_active(self, num_slices: int) -> int:
+        """Number of draws from so many slices, at least ``min_active``."""
+        return max(self.min_active, self.num_drawn(num_slices))
 
     def num_drawn(self, num_slices: int) -> int:
         """Number of draws from so many slices, before ``min_active`` comes in."""

@@ -112,6 +112,10 @@ CASES = [
     (hook(overlap_interval=0), ValueError, 'overlap_interval must be an integer of at least 1'),
     (hook(overlap_interval=2.5), ValueError, 'at least 1 (iterations), got 2.5'),
     (hook(by_epoch='no'), TypeError, "by_epoch must be True or False, got 'no'"),
+    (hook(send_active_only=1), TypeError, 'send_active_only must be True or False, got 1'),
+    (hook(send_active_only=True), ValueError, "does not go with hold='weight'"),
+    (wrapper(skip_held_grads=True), ValueError, "does not go with hold='weight'"),
+    (wrapper(skip_held_grads=2), TypeError, 'True, False or None (where it can be done), got 2'),
     # The schedule.
     (hook(ratio_schedule=0.5), TypeError, 'must be a dict or a list of dicts, got 0.5'),
     (schedule(type='constant', ratio=2), ValueError, 'ratio must be in (0, 1], got 2'),

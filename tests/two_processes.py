@@ -3,6 +3,7 @@
 Prints a line for each arm: its name, and what differs or "equal"; with how many filters moved.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import torch
 from mmengine.hooks import Hook
 from small import SmallModel, small_runner
 from torch import distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_wrapper
 
+from mmwau import WAU, find_layers, skipping
 from mmwau.launch import leave_processes
+from mmwau.traffic import ActiveTraffic, all_reduce_active, send_active_alone
 from mmwau.wau import HOLDS, SAMPLERS
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=0.01)
@@ -48,22 +52,43 @@ def arms():
     yield 'unused', {}, dict(model=ModelWithUnused, find_unused_parameters=True)
     for hold in HOLDS:
         yield f'zero {hold}', dict(hold=hold, optimizer=ZERO), {}
+    for name, options, others in sending_arms():
+        for sends in (False, True):
+            hook = dict(type='WAUHook', send_active_only=sends)
+            yield f'{name} {"active" if sends else "all"}', options, dict(others, hook=hook)
 
 
-def train(work_dir, options, model=None, find_unused_parameters=False, randomness=None):
+def sending_arms():
+    """Each trains twice: once all gradients are sent, once those of active slices alone."""
+    state = dict(hold='state')
+    yield 'send state', state, {}
+    yield 'send in', dict(state, axis='in'), {}
+    yield 'send grad', dict(hold='grad', skip_held_grads=False), {}
+    yield 'send dense', dict(state, skip_held_grads=False), {}
+    yield 'send accumulation', dict(state, accumulative_counts=2), {}
+    yield 'send clipped', dict(state, clip_grad=dict(max_norm=0.1)), {}
+    yield 'send unused', state, dict(model=ModelWithUnused, find_unused_parameters=True)
+    yield 'send buckets', state, dict(bucket_cap_mb=1e-4)
+    yield 'send views', state, dict(gradient_as_bucket_view=True)
+    yield 'send last', state, dict(model=channels_last)
+
+
+def channels_last():
+    return SmallModel().to(memory_format=torch.channels_last)
+
+
+def train(work_dir, options, model=None, randomness=None, hook=None, **ddp):
     counter = CountMoved()
     runner = small_runner(
         work_dir,
         {'type': 'WAUOptimWrapper', 'optimizer': SGD, **options},
-        [dict(type='WAUHook'), counter],
+        [hook or dict(type='WAUHook'), counter],
         model=model() if model else None,
         # MMEngine collects ZeRO's state from all processes when one saves, which waits for ever.
         checkpoint=dict(type='CheckpointHook', interval=-1, save_last=False),
         launcher='pytorch',
         randomness=randomness or dict(seed=3),
-        cfg=dict(
-            model_wrapper_cfg={**WRAPPER, 'find_unused_parameters': find_unused_parameters}
-        ),
+        cfg=dict(model_wrapper_cfg={**WRAPPER, **ddp}),
     )  # fmt: skip
     runner.train()
     return runner, counter.moved
@@ -86,12 +111,50 @@ def differences(runner):
     return names
 
 
+def print_hooks():
+    """Gradients that the hook gives, on its own and inside of torch's compression to 16 bits."""
+    rank = distributed.get_rank()
+    for name, hook in (('plain', all_reduce_active),
+                       ('fp16', fp16_compress_wrapper(all_reduce_active))):  # fmt: skip
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3, bias=False))
+        twin = copy.deepcopy(model)
+        layers = find_layers(model).values()
+        active = WAU().select(layers, 0)
+        wrapped, dense = map(nn.parallel.DistributedDataParallel, (model, twin))
+        traffic = ActiveTraffic()
+        wrapped.register_comm_hook(traffic, hook)
+        traffic.start(layers, active)
+        x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(rank))
+        wrapped(x).square().mean().backward()
+        dense(x).square().mean().backward()
+        masks = [active[0], active[0], active[1]]
+        ends = list(zip(model.parameters(), twin.parameters(), masks, strict=True))
+        if name == 'plain':
+            good = all(torch.equal(one.grad[mask], two.grad[mask]) for one, two, mask in ends)
+        else:
+            good = all(torch.allclose(one.grad[mask], two.grad[mask], 1e-2, 1e-3)
+                       and not torch.equal(one.grad[mask], two.grad[mask])
+                       for one, two, mask in ends)  # fmt: skip
+        zero = not any(one.grad[~mask].any() for one, _, mask in ends)
+        if rank == 0:
+            print('HOOK', name, good, zero, traffic.sent_bytes, traffic.dense_bytes, sep=' | ')
+        try:
+            send_active_alone(wrapped)
+        except ValueError as error:
+            print('TWICE', error, sep=' | ') if rank == 0 else None
+
+
 def main():
     distributed.init_process_group('gloo')
-    ends = {}
+    # The layers are small: skip in them all the same.
+    skipping.MIN_SAVED, skipping.BLOCK = 0, 1
+    ends, sent = {}, {}
     for name, options, others in arms():
         runner, moved = train(Path(sys.argv[1]) / name.replace(' ', '-'), options, **others)
         ends[name] = [param.detach() for param in runner.model.module.parameters()]
+        if 'train/sent_mb' in runner.message_hub.log_scalars:
+            sent[name] = runner.message_hub.get_scalar('train/sent_mb').current()
         different = [None] * distributed.get_world_size()
         distributed.all_gather_object(different, differences(runner))
         if distributed.get_rank() == 0:
@@ -102,6 +165,11 @@ def main():
             same = all(torch.equal(one, two) for one, two in pairs)
             print('ARM', f'zero {hold} beside one optimizer', 'equal' if same else 'different',
                   sep=' | ')  # fmt: skip
+        for name, *_ in sending_arms():
+            pairs = zip(ends[f'{name} all'], ends[f'{name} active'], strict=True)
+            same = all(torch.equal(one, two) for one, two in pairs)
+            print('SENT', name, 'equal' if same else 'different', sent[f'{name} active'], sep=' | ')
+    print_hooks()
     leave_processes()
 
 

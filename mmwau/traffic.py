@@ -1,0 +1,121 @@
+"""Send less between processes: all-reduce the gradients of active slices alone.
+
+All processes select the same slices, so that none needs to tell the others which ones it sends.
+"""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed import GradBucket
+from torch.futures import Future
+from torch.nn import Parameter
+from torch.nn.parallel import DistributedDataParallel
+
+from .slices import Layer, Slices, find_slices
+
+
+class ActiveTraffic:
+    """What the processes send in an update; the state of :func:`all_reduce_active`.
+
+    Attributes:
+        sent_bytes: Bytes of the gradients that this process gave to the all-reduce in the last
+            update that it communicated.
+        dense_bytes: Bytes that it would have given without leaving out held slices.
+    """
+
+    def __init__(self):
+        self.sent_bytes = 0
+        self.dense_bytes = 0
+        self.slices: dict[Parameter, Slices] = {}
+
+    def start(self, layers: Collection[Layer], active: Sequence[Tensor]) -> None:
+        """Leave out held slices from now on.
+
+        Args:
+            layers: The layers.
+            active: For each of them a bool tensor of shape (num_slices,) on the CPU.
+        """
+        self.sent_bytes = self.dense_bytes = 0
+        self.slices = {slices.param: slices for slices in find_slices(layers, active)}
+
+    def stop(self) -> None:
+        """Send everything from now on."""
+        self.slices = {}
+
+
+def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tensor]:
+    """Average a bucket of gradients over the processes, active slices alone; zero the held ones.
+
+    A communication hook of ``DistributedDataParallel``. What is not held is averaged as without
+    the hook: multiplied by 1 / world_size, then summed. ``fp16_compress_wrapper`` and
+    ``bf16_compress_wrapper`` of torch can be put around it.
+
+    Args:
+        traffic: Knows the slices, and counts.
+        bucket: The gradients, as one flat tensor.
+    """
+    flat = bucket.buffer()
+    views = _views(flat, bucket.parameters())
+    held = [traffic.slices.get(param) for param in bucket.parameters()]
+    if any(held):
+        pieces = [
+            view if slices is None else view.index_select(slices.dim, slices.active)
+            for view, slices in zip(views, held, strict=True)
+        ]
+        sent = torch.cat([piece.flatten() for piece in pieces])
+    else:
+        pieces, sent = [], flat
+    traffic.sent_bytes += sent.numel() * sent.element_size()
+    traffic.dense_bytes += flat.numel() * flat.element_size()
+    sent.mul_(1 / distributed.get_world_size())
+
+    def put_back(future: Future[list[Tensor]]) -> Tensor:
+        reduced = future.value()[0].split([piece.numel() for piece in pieces] or sent.numel())
+        for view, piece, slices, values in zip(views, pieces, held, reduced, strict=False):
+            if slices is None:
+                view.copy_(values.view_as(piece))
+            else:
+                view.zero_().index_copy_(slices.dim, slices.active, values.view_as(piece))
+        return flat
+
+    return distributed.all_reduce(sent, async_op=True).get_future().then(put_back)
+
+
+def send_active_alone(model: DistributedDataParallel) -> ActiveTraffic:
+    """Let the processes that train a model send the gradients of active slices alone.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The traffic, to be told the active slices before each backward pass.
+
+    Raises:
+        TypeError: If the model is not wrapped by ``DistributedDataParallel``.
+        ValueError: If it has a communication hook already.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        raise TypeError(
+            'send_active_alone needs a model in DistributedDataParallel, whose communication it '
+            f'changes, got {type(model).__name__}'
+        )
+    traffic = ActiveTraffic()
+    try:
+        model.register_comm_hook(traffic, all_reduce_active)
+    except RuntimeError as error:
+        raise ValueError(
+            'send_active_alone: DistributedDataParallel has a communication hook already and takes '
+            'one alone. Leave that one out, or put fp16_compress_wrapper around '
+            'mmwau.traffic.all_reduce_active and register that'
+        ) from error
+    return traffic
+
+
+def _views(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
+    """The gradients in a bucket, each with the shape and the memory format of its parameter."""
+    views, offset = [], 0
+    for param in params:
+        views.append(flat.as_strided(param.shape, param.stride(), flat.storage_offset() + offset))
+        offset += param.numel()
+    return views

@@ -1,0 +1,456 @@
+"""Skipping agrees with computing all gradients, wherever a convolution can stand."""
+
+import copy
+import pickle
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.hooks import Hook
+from small import SmallModel, small_runner
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmwau import WAU, WAUOptimWrapper, find_layers
+from mmwau.skipping import HeldGradSkipper, gather_channels, why_not
+from mmwau.wau import SAMPLERS
+
+# Sums of the same products in another order: a few units in the last place of the largest.
+FLOAT32 = dict(rtol=1e-4, atol=1e-5)
+OPTIMIZERS = {
+    'sgd': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
+    'adamw': lambda params: torch.optim.AdamW(params, lr=0.01),
+    'adagrad': lambda params: torch.optim.Adagrad(params, lr=0.01),  # does not step slices alone
+}
+
+
+@pytest.fixture(autouse=True)
+def skip_in_small_layers(monkeypatch):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+
+
+@st.composite
+def convolutions(draw):
+    kind = draw(st.sampled_from([nn.Conv1d, nn.Conv2d, nn.Conv3d]))
+    options = dict(
+        kernel_size=draw(st.sampled_from([1, 3])),
+        bias=draw(st.booleans()),
+        stride=draw(st.integers(1, 2)),
+        dilation=draw(st.integers(1, 2)),
+        padding=draw(st.integers(0, 2)),
+    )
+    if draw(st.booleans()):
+        options.update(stride=1, padding=draw(st.sampled_from(['same', 'valid'])))
+    torch.manual_seed(draw(st.integers(0, 100)))
+    return kind(draw(st.integers(1, 5)), draw(st.integers(2, 7)), **options)
+
+
+def gradients(conv, x, axis, full_grads, block=1, sampler='uniform', ratio=0.5):
+    """Gradients of input, weight and bias without and with skipping, and the selection."""
+    layers = find_layers(conv, axis=axis)
+    active = WAU(ratio, sampler).select(layers.values(), 0)
+    skipper = HeldGradSkipper(conv, layers, full_grads)
+    found = []
+    for skips in (False, True):
+        x.grad = None
+        conv.zero_grad()
+        if skips:
+            skipper.start(active)
+        y = conv(x)
+        skipper.stop()
+        weights = torch.linspace(0.1, 1, y.numel()).view_as(y)
+        (y * weights.to(y.dtype)).sum().backward()
+        found.append([y.detach(), x.grad, *(param.grad for param in conv.parameters())])
+    return found, skipper, active[0]
+
+
+@given(
+    convolutions(),
+    st.sampled_from(['out', 'in']),
+    st.sampled_from(SAMPLERS),
+    st.sampled_from([1, 4, 16]),
+    st.floats(0.1, 1),
+    st.booleans(),
+)
+def test_gradients_of_active_slices_are_those_of_dense_training(
+    conv, axis, sampler, block, ratio, channels_last
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmwau.skipping.BLOCK', block)
+        x = torch.randn(2, conv.in_channels, *[7] * (conv.weight.dim() - 2))
+        if channels_last and x.dim() == 4:
+            conv = conv.to(memory_format=torch.channels_last)
+            x = x.to(memory_format=torch.channels_last)
+        x.requires_grad_()
+        (dense, skipped), skipper, mask = gradients(
+            conv, x, axis, True, sampler=sampler, ratio=ratio
+        )
+    assert not skipper.refused
+    assert torch.equal(dense[0], skipped[0])
+    torch.testing.assert_close(dense[1], skipped[1], **FLOAT32)
+    dim = 0 if axis == 'out' else 1
+    assert skipped[2].stride() == dense[2].stride()
+    active, held = mask.nonzero().flatten(), (~mask).nonzero().flatten()
+    torch.testing.assert_close(
+        skipped[2].index_select(dim, active), dense[2].index_select(dim, active), **FLOAT32
+    )
+    if skipper.num_skipping:
+        assert not skipped[2].index_select(dim, held).any()
+    if conv.bias is not None:
+        chosen = active if axis == 'out' else slice(None)
+        torch.testing.assert_close(skipped[3][chosen], dense[3][chosen], **FLOAT32)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, groups=4),
+        nn.Conv2d(12, 6, 1),
+        nn.Flatten(),
+        nn.Linear(6 * 16, 2),
+    )
+
+
+def loss_of(model, update):
+    generator = torch.Generator().manual_seed(update)
+    x = torch.randn(4, 3, 8, 8, generator=generator, dtype=model[0].weight.dtype)
+    return model(x).square().mean()
+
+
+@pytest.mark.parametrize('full_grads', [True, False])
+@pytest.mark.parametrize('axis', ['out', 'in'])
+@pytest.mark.parametrize('hold', ['state', 'grad'])
+@pytest.mark.parametrize('name', OPTIMIZERS)
+@settings(max_examples=5)
+@given(st.sampled_from(SAMPLERS), st.floats(0.2, 1), st.booleans(), st.integers(0, 1))
+def test_training_goes_as_without_skipping(
+    name, hold, axis, full_grads, sampler, ratio, rescale, min_active
+):
+    if not full_grads and (hold == 'grad' or name == 'adagrad'):
+        full_grads = True
+    # In float64: what Adam makes of a gradient near zero is noise in float32.
+    models = [network().double(), network().double()]
+    optimizers = [OPTIMIZERS[name](model.parameters()) for model in models]
+    layers = [find_layers(model, axis=axis) for model in models]
+    wau = WAU(ratio, sampler, hold, rescale, min_active=min_active)
+    skipper = HeldGradSkipper(models[1], layers[1], full_grads)
+    for update in range(8):
+        active = wau.select(layers[0].values(), update)
+        before = copy.deepcopy(models[1].state_dict())
+        for iteration in range(1 + update % 2):
+            loss_of(models[0], update + iteration).backward()
+            with skipper.skipping(active):
+                loss_of(models[1], update + iteration).backward()
+        with wau.holding(optimizers[0], layers[0].values(), active):
+            optimizers[0].step()
+        with wau.holding(optimizers[1], layers[1].values(), active, skipper.grads):
+            optimizers[1].step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        assert not skipper.grads
+        assert_close_training(models, optimizers)
+        for (layer, _, tensors), mask in zip(layers[1].values(), active, strict=True):
+            if hold == 'state':
+                param, dim = tensors[0]
+                held = (~mask).nonzero().flatten()
+                kept = before[layer].index_select(dim, held)
+                assert torch.equal(param.index_select(dim, held), kept)
+
+
+def assert_close_training(models, optimizers):
+    for param, twin in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(twin, param)
+        states = optimizers[0].state[param], optimizers[1].state[twin]
+        assert states[0].keys() == states[1].keys()
+        for key, value in states[0].items():
+            if torch.is_tensor(value):
+                assert value.shape == states[1][key].shape
+                torch.testing.assert_close(states[1][key], value)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+@pytest.mark.parametrize('hold', ['weight', 'state', 'grad'])
+def test_a_step_over_active_slices_alone_has_the_bits_of_one_over_everything(name, hold):
+    """Given the same gradients; floats of both are computed element by element."""
+    models = [network(), network()]
+    optimizers = [OPTIMIZERS[name](model.parameters()) for model in models]
+    layers = [find_layers(model).values() for model in models]
+    wau = WAU(hold=hold)
+    for update in range(10):
+        for model, optimizer, own, grads in zip(
+            models, optimizers, layers, (None, {}), strict=True
+        ):
+            loss_of(model, update).backward()
+            with wau.holding(optimizer, own, wau.select(own, update), grads):
+                optimizer.step()
+            optimizer.zero_grad()
+        for param, twin in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            assert torch.equal(param, twin)
+            for key, value in optimizers[0].state[param].items():
+                assert torch.equal(value, optimizers[1].state[twin][key])
+
+
+def test_what_fails_in_a_step_leaves_parameters_and_state_whole():
+    model = network()
+    optimizer = OPTIMIZERS['adamw'](model.parameters())
+    layers = find_layers(model).values()
+    wau = WAU(hold='state')
+    loss_of(model, 0).backward()
+    with wau.holding(optimizer, layers, wau.select(layers, 0), {}):
+        optimizer.step()
+    shapes = [param.shape for param in model.parameters()]
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    with (
+        pytest.raises(RuntimeError, match='on purpose'),
+        wau.holding(optimizer, layers, wau.select(layers, 1), {}),
+    ):
+        raise RuntimeError('on purpose')
+    assert [param.shape for param in model.parameters()] == shapes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[0][name])
+    for index, state in optimizer.state_dict()['state'].items():
+        for key, value in state.items():
+            assert torch.equal(value, before[1]['state'][index][key])
+
+
+def test_gradients_that_come_another_way_are_added():
+    """A penalty on the weights, and a second use of the weight outside of its module."""
+    models = [network(), network()]
+    optimizers = [OPTIMIZERS['sgd'](model.parameters()) for model in models]
+    layers = [find_layers(model) for model in models]
+    skipper = HeldGradSkipper(models[1], layers[1], full_grads=False)
+    wau = WAU(hold='state')
+    active = wau.select(layers[0].values(), 0)
+    for model in models:
+        with skipper.skipping(active):
+            loss = loss_of(model, 0) + model[0].weight.abs().sum()
+            loss = loss + nn.functional.conv2d(torch.ones(1, 3, 5, 5), model[0].weight).sum()
+            loss.backward()
+    for optimizer, own, grads in zip(optimizers, layers, (None, skipper.grads), strict=True):
+        with wau.holding(optimizer, own.values(), active, grads):
+            optimizer.step()
+    assert_close_training(models, optimizers)
+
+
+def test_a_hook_on_a_parameter_gets_its_gradient_in_full():
+    model, seen = network(), []
+    model[0].weight.register_hook(lambda grad: seen.append(grad.shape))
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers, full_grads=False)
+    with skipper.skipping(WAU().select(layers.values(), 0)):
+        loss_of(model, 0).backward()
+    assert seen == [model[0].weight.shape]
+    assert model[4].weight in skipper.grads
+    assert model[0].weight not in skipper.grads
+
+
+@pytest.mark.parametrize('use_reentrant', [True, False])
+def test_activation_checkpointing(use_reentrant):
+    models = [network(), network()]
+    layers = find_layers(models[1])
+    skipper = HeldGradSkipper(models[1], layers)
+    active = WAU().select(layers.values(), 0)
+    x = torch.randn(4, 3, 8, 8, requires_grad=True)
+    models[0](x).square().mean().backward()
+    with skipper.skipping(active):
+        checkpoint(models[1], x, use_reentrant=use_reentrant).square().mean().backward()
+    assert skipper.num_skipping == 2
+    for index in (0, 4):
+        mask = active[list(layers).index(str(index))]
+        torch.testing.assert_close(
+            models[1][index].weight.grad[mask], models[0][index].weight.grad[mask], **FLOAT32
+        )
+        assert not models[1][index].weight.grad[~mask].any()
+
+
+def test_autocast_computes_in_its_own_type_and_gives_gradients_in_theirs():
+    conv = nn.Conv2d(3, 8, 3)
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        (dense, skipped), _, mask = gradients(conv, x, 'out', True)
+    assert skipped[0].dtype == torch.bfloat16
+    assert torch.equal(dense[0], skipped[0])
+    assert [grad.dtype for grad in skipped[1:]] == [torch.float32] * 3
+    for one, other in zip(dense[2:], skipped[2:], strict=True):
+        torch.testing.assert_close(one[mask], other[mask], rtol=2e-2, atol=2e-2)
+        assert not other[~mask].any()
+
+
+def test_second_derivatives():
+    conv = nn.Conv2d(3, 8, 3).double()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.double, requires_grad=True)
+    layers = find_layers(conv)
+    skipper = HeldGradSkipper(conv, layers)
+    (active,) = WAU().select(layers.values(), 0)
+    penalties = []
+    for skips in (False, True):
+        conv.zero_grad()
+        if skips:
+            skipper.start([active])
+        (grad,) = torch.autograd.grad(conv(x).pow(3).sum(), x, create_graph=True)
+        skipper.stop()
+        grad.square().sum().backward()
+        penalties.append(conv.weight.grad[active].clone())
+    torch.testing.assert_close(*penalties)
+
+
+def test_modules_are_as_before_inside_and_after():
+    model = network().eval()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers)
+    keys, state = list(model.state_dict()), dict(model[0].__dict__)
+    active = WAU().select(layers.values(), 0)
+    x = torch.randn(1, 3, 8, 8)
+    expected = model(x)
+    with skipper.skipping(active):
+        assert type(model[0]) is nn.Conv2d
+        assert list(model.state_dict()) == keys
+        assert torch.equal(model(x), expected)
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            loss_of(twin, 0).backward()
+            assert twin[0].weight.grad.flatten(1).any(dim=1).all()
+            assert torch.equal(twin(x), expected)
+    assert model[0].__dict__ == state
+    with pytest.raises(RuntimeError, match='on purpose'), skipper.skipping(active):
+        raise RuntimeError('on purpose')
+    assert model[0].__dict__ == state
+
+
+class OwnConvolution(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight, bias) * 2
+
+
+@pytest.mark.parametrize(
+    ('module', 'reason'),
+    [
+        (nn.Conv2d(4, 4, 3, groups=2), 'grouped'),
+        (nn.ConvTranspose2d(4, 4, 3), 'ConvTranspose2d is not one of Conv1d, Conv2d, Conv3d'),
+        (nn.Conv2d(4, 4, 3, padding_mode='reflect'), "padding_mode='reflect'"),
+        (nn.Conv2d(4, 4, 2, padding='same'), "padding='same' with a kernel of even size"),
+        (OwnConvolution(4, 4, 3), 'OwnConvolution convolves in a way of its own'),
+        (nn.Conv2d(4, 4, 3, padding='same', dilation=2), ''),
+    ],
+)
+def test_why_not(module, reason):
+    assert why_not(module) == reason
+
+
+@pytest.mark.parametrize(('num_active', 'fan', 'pays'), [(16, 9, False), (16, 128, True)])
+def test_small_layers_are_computed_in_full(monkeypatch, num_active, fan, pays):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 64)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 16)
+    conv = nn.Conv2d(fan, 2 * num_active, 1)
+    x = torch.randn(2, fan, 4, 4, requires_grad=True)
+    _, skipper, _ = gradients(conv, x, 'out', True)
+    assert skipper.num_skipping == pays
+
+
+@pytest.mark.parametrize('channels_last', [True, False])
+def test_gathered_channels_keep_the_memory_format(channels_last):
+    x = torch.randn(2, 5, 3, 4)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = x.to(memory_format=memory_format)
+    gathered = gather_channels(x, torch.tensor([3, 1]))
+    assert torch.equal(gathered, x[:, [3, 1]])
+    assert gathered.is_contiguous(memory_format=memory_format)
+
+
+def train(tmp_path, options, hooks=(), **others):
+    options = dict(type='WAUOptimWrapper', hold='state', **options)
+    runner = small_runner(tmp_path, options, list(hooks), **others)
+    states = [dict(module.__dict__) for module in runner.model.modules()]
+    runner.train()
+    for module, state in zip(runner.model.modules(), states, strict=True):
+        assert module.__dict__.keys() == state.keys()
+    return runner
+
+
+def log_of(work_dir):
+    return next(work_dir.glob('*/*.log')).read_text()
+
+
+class Unfreeze(Hook):
+    """Unfreezes a stage in the middle of a window of gradient accumulation."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        runner.model.backbone[0].requires_grad_(runner.iter >= 3)
+
+
+@pytest.mark.parametrize(
+    ('options', 'hooks'),
+    [
+        ({}, []),
+        (dict(axis='in'), []),
+        (dict(accumulative_counts=2), []),
+        (dict(accumulative_counts=2), [Unfreeze()]),
+        (dict(accumulative_counts=2, clip_grad=dict(max_norm=0.1)), []),
+        (
+            dict(accumulative_counts=2),
+            [Unfreeze(), dict(type='WAUHook', ratio_schedule=dict(type='linear', start=0.3, stop=1,
+             begin=0, end=6), by_epoch=False)],
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_ends_as_it_does_without_skipping(tmp_path, options, hooks):
+    runs = [
+        train(tmp_path / str(skips), {**options, 'skip_held_grads': skips}, hooks, max_epochs=3)
+        for skips in (True, False)
+    ]
+    assert re.search(
+        r'skips the gradients of held slices in [23] of [23]', log_of(tmp_path / 'True')
+    )
+    assert 'skips the gradients' not in log_of(tmp_path / 'False')
+    models = [run.model for run in runs]
+    optimizers = [run.optim_wrapper.optimizer for run in runs]
+    for param, twin in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(param, twin, **FLOAT32)
+        for key, value in optimizers[0].state[param].items():
+            torch.testing.assert_close(value, optimizers[1].state[twin][key], **FLOAT32)
+
+
+def test_compiled_training_computes_everything_and_says_so(tmp_path):
+    runner = train(tmp_path, {}, cfg=dict(compile=dict(backend='eager')))
+    log = log_of(tmp_path)
+    assert 'WARNING - WAU skips the gradients of held slices in 0 of 2 layers' in log
+    assert 'computes all gradients of 2 layers: compiled, or not used in the first update' in log
+    assert runner.optim_wrapper.skip_held_grads
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'words'),
+    [
+        (dict(skip_held_grads=True), ValueError, r"does not go with hold='weight'.*hold='state'"),
+        (dict(skip_held_grads='yes'), TypeError, r"must be True, False or None .*got 'yes'"),
+    ],
+)
+def test_wrong_use_is_told(options, error, words):
+    optimizer = torch.optim.SGD(SmallModel().parameters(), lr=0.1)
+    with pytest.raises(error, match=words):
+        WAUOptimWrapper(optimizer=optimizer, **options)
+
+
+@pytest.mark.parametrize(('hold', 'skips'), [('weight', False), ('state', True), ('grad', True)])
+def test_is_the_default_where_it_is_valid(hold, skips):
+    optimizer = torch.optim.SGD(SmallModel().parameters(), lr=0.1)
+    assert WAUOptimWrapper(optimizer=optimizer, hold=hold).skip_held_grads is skips
+
+
+def test_gradients_that_are_dropped_before_the_step_are_dropped_in_full():
+    model = SmallModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = WAUOptimWrapper(optimizer=optimizer, hold='state', seed=0)
+    wrapper.initialize_count_status(model, 0, 10)
+    before = model.neck.weight.detach().clone()
+    with wrapper.optim_context(model):
+        loss = model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
+    wrapper.backward(loss)
+    wrapper.zero_grad()
+    wrapper.step()
+    assert torch.equal(model.neck.weight, before)
