@@ -1,28 +1,31 @@
-"""Random numbers that are a function of a text: no generator, no state."""
+"""Random numbers that are a function of texts: no generator, no state."""
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 
-def random_numbers(keys: Sequence[str], counts: Sequence[int]) -> Tensor:
-    """Random numbers that depend on the keys alone, evenly spread over [0, 1).
+def random_numbers(times: Sequence[str], names: Sequence[str], counts: Sequence[int]) -> Tensor:
+    """Random numbers that depend on the texts alone, evenly spread over [0, 1).
 
-    The SplitMix64 generator (Steele, Lea, Flood, OOPSLA 2014, figure 16), started at a hash of
-    the key: each number is computed from its place alone, so all come from a few tensor
-    operations, with integers that are the same on every machine.
+    The SplitMix64 generator (Steele, Lea, Flood, OOPSLA 2014, figure 16), started at the sum of
+    the hashes of a time and a name: each number is computed from its place alone, so all come
+    from a few tensor operations, with integers that are the same on every machine.
 
     Args:
-        keys: Texts.
-        counts: How many numbers each of them gives.
+        times: For each row of numbers a text that is new each time.
+        names: For each row a text that comes again and again; its hash is kept.
+        counts: For each row how many numbers it has.
 
     Returns:
-        Float64 tensor of shape (sum(counts),) on the CPU: the numbers of one key after another.
+        Float64 tensor of shape (sum(counts),) on the CPU: one row after another.
     """
-    hashes = (hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
-    starts = torch.tensor([int.from_bytes(digest, 'little', signed=True) for digest in hashes])
+    hash_of_time = {time: _hash(time) for time in set(times)}
+    starts = torch.tensor([hash_of_time[time] for time in times])
+    starts += torch.tensor([_kept_hash(name) for name in names])
     num = torch.tensor(counts)
     z = torch.arange(1, sum(counts) + 1)
     step = _signed(0x9E3779B97F4A7C15)
@@ -32,6 +35,15 @@ def random_numbers(keys: Sequence[str], counts: Sequence[int]) -> Tensor:
     z = _shift_right(z, 27).bitwise_xor_(z).mul_(_signed(0x94D049BB133111EB))
     z = _shift_right(z, 31).bitwise_xor_(z)
     return _shift_right(z, 11).double().mul_(2.0**-53)
+
+
+def _hash(text: str) -> int:
+    """Hash of a text, in the range of int64."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, 'little', signed=True)
+
+
+_kept_hash = lru_cache(maxsize=2**16)(_hash)
 
 
 def _signed(constant: int) -> int:

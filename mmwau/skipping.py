@@ -141,6 +141,7 @@ class _Convolution:
         self.weight, self.dim = layer.tensors[0]
         self.fan = self.weight.numel() // self.weight.size(self.dim)
         self.geometry = module.stride, _padding(module), module.dilation
+        self.is_pointwise = set(module.kernel_size) == {1} and set(_padding(module)) == {0}
         self.grads = grads
         self.has_skipped = False
 
@@ -178,6 +179,35 @@ class _Convolution:
             grad, x, weight, [grad.size(1)], stride, padding, dilation,
             False, [0] * len(stride), 1, mask,
         )  # fmt: skip
+
+    def weight_rows(
+        self, grad: Tensor, x: Tensor, weight: Tensor, computed: Tensor, with_bias: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the computed slices of the weight, and of their elements of the bias."""
+        if self.is_pointwise and grad.device.type == 'cpu' and not with_bias:
+            return self.product_of_channels(grad, x, computed), None
+        if self.dim == 0:
+            grad = gather_channels(grad, computed)
+        else:
+            x = gather_channels(x, computed)
+        # Of the weight, only the shape and the memory format count here.
+        narrow = weight.narrow(self.dim, 0, len(computed))
+        return self.backward(grad, x, narrow, [False, True, with_bias])[1:]
+
+    def product_of_channels(self, grad: Tensor, x: Tensor, computed: Tensor) -> Tensor:
+        """Weight gradient of a 1x1 convolution, as one matrix product over all places.
+
+        On a CPU it takes less time than the general way, the more so as gathering brings the
+        channels into the order that it needs.
+        """
+        x = x[(..., *(slice(None, None, stride) for stride in self.geometry[0]))]
+        grad, x = grad.transpose(0, 1), x.transpose(0, 1)
+        if self.dim == 0:
+            grad = grad.index_select(0, computed)
+        else:
+            x = x.index_select(0, computed)
+        product = grad.flatten(1) @ x.flatten(1).T
+        return product[(..., *(None for _ in self.geometry[0]))]
 
     def put_grad(self, param: Parameter, dim: int, active: Tensor, rows: Tensor) -> Tensor | None:
         """Bring the gradient of active slices where it belongs; return what autograd takes on."""
@@ -219,22 +249,13 @@ class _ConvolutionOfActive(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple:
         x, weight, computed = ctx.saved_tensors
         own, bias, active = ctx.own, ctx.bias, ctx.active
-        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
-        grad_x = grad_weight = grad_bias = None
+        of_x, _, of_bias, *_ = ctx.needs_input_grad
+        grad_x = grad_bias = None
         if of_x:
             grad_x = own.backward(grad, x, weight, [True, False, False])[0]
         rows_of_bias = of_bias and len(own.tensors) > 1
-        if own.dim == 0:
-            channels, inputs = gather_channels(grad, computed), x
-        else:
-            channels, inputs = grad, gather_channels(x, computed)
-        # Of the weight, only the shape and the memory format count here.
-        narrow = weight.narrow(own.dim, 0, len(computed))
-        _, rows, bias_rows = own.backward(
-            channels, inputs, narrow, [False, of_weight, rows_of_bias]
-        )
-        if of_weight:
-            grad_weight = own.put_grad(own.weight, own.dim, active, rows)
+        rows, bias_rows = own.weight_rows(grad, x, weight, computed, rows_of_bias)
+        grad_weight = own.put_grad(own.weight, own.dim, active, rows)
         if rows_of_bias:
             grad_bias = own.put_grad(bias, 0, active, bias_rows)
         elif of_bias:

@@ -123,20 +123,22 @@ class WAU:
             return [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
         # Layers of one size are drawn together, and the random numbers of all at once: a few
         # tensor operations instead of a few for each layer.
-        sizes = [size for size, same in places.items() for _ in same]
-        keys = [
-            f'{self.seed}/{self._time(size, update)[0]}/{names[place]}'
-            for size, same in places.items()
-            for place in same
-        ]
-        numbers = random_numbers(keys, sizes).split(
-            [size * len(same) for size, same in places.items()]
-        )
-        active = {}
-        for (size, same), rows in zip(places.items(), numbers, strict=True):
-            masks = self._draw(rows.view(len(same), size), self._time(size, update)[1])
-            active.update(zip(same, masks.unbind(), strict=True))
-        return [active[place] for place in range(len(names))]
+        draws, times, sizes, order = [], [], [], []
+        for size, same in places.items():
+            draw, turn = self._time(size, update)
+            draws.append((len(same), size, turn))
+            times += [f'{self.seed}/{draw}'] * len(same)
+            sizes += [size] * len(same)
+            order += same
+        numbers = random_numbers(times, [names[place] for place in order], sizes)
+        active, masks, start = [None] * len(names), [], 0
+        for num_layers, size, turn in draws:
+            rows = numbers[start : start + num_layers * size].view(num_layers, size)
+            masks += self._draw(rows, turn).unbind()
+            start += num_layers * size
+        for place, mask in zip(order, masks, strict=True):
+            active[place] = mask
+        return active
 
     def _time(self, num_slices: int, update: int) -> tuple[int, int]:
         """The index of the draw that an update belongs to, and its turn in that draw."""

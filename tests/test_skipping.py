@@ -365,10 +365,8 @@ def test_gathered_channels_keep_the_memory_format(channels_last):
 def train(tmp_path, options, hooks=(), **others):
     options = dict(type='WAUOptimWrapper', hold='state', **options)
     runner = small_runner(tmp_path, options, list(hooks), **others)
-    states = [dict(module.__dict__) for module in runner.model.modules()]
     runner.train()
-    for module, state in zip(runner.model.modules(), states, strict=True):
-        assert module.__dict__.keys() == state.keys()
+    assert not any('_conv_forward' in module.__dict__ for module in runner.model.modules())
     return runner
 
 

@@ -103,11 +103,17 @@ def select(num_slices, update=0, ratio=0.5, sampler='uniform', seed=0, name='con
 
 
 class TestSelection:
-    @given(st.text(max_size=20), st.integers(1, 50))
-    def test_random_numbers_are_splitmix64_from_a_hash_of_the_key(self, key, count):
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        expected = splitmix64(int.from_bytes(digest, 'little'), count)
-        assert random_numbers([key], [count]).tolist() == expected
+    @given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9), st.integers(1, 20))))
+    def test_random_numbers_are_splitmix64_from_hashes_of_time_and_name(self, rows):
+        def hash_of(text):
+            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+            return int.from_bytes(digest, 'little')
+
+        rows.append(('0/7', 'conv.weight', 5))
+        expected = []
+        for time, name, count in rows:
+            expected += splitmix64(hash_of(time) + hash_of(name), count)
+        assert random_numbers(*zip(*rows, strict=True)).tolist() == expected
 
     @pytest.mark.parametrize('sampler', SAMPLERS)
     def test_is_a_function_of_seed_update_and_name(self, sampler):
@@ -145,7 +151,7 @@ class TestSelection:
 
     @given(st.integers(1, 60), st.floats(0.001, 0.999), st.integers(0, 1000))
     def test_with_replacement_is_the_draw_of_the_authors(self, num_slices, ratio, update):
-        numbers = random_numbers([f'0/{update}/conv.weight'], [num_slices]).tolist()
+        numbers = random_numbers([f'0/{update}'], ['conv.weight'], [num_slices]).tolist()
         active = select(num_slices, update, ratio, 'with_replacement')
         expected = draws_of_authors(numbers, num_slices, ratio)
         assert set(active.nonzero().flatten().tolist()) == expected
@@ -264,7 +270,7 @@ class TestHolding:
                 if param.dim() == 4:
                     channels = param.size(1)
                     k = max(min_active, math.floor(channels * ratio))
-                    numbers = random_numbers([f'5/{update}/{name}'], [channels]).tolist()
+                    numbers = random_numbers([f'5/{update}'], [name], [channels]).tolist()
                     chosen = [math.floor(number * channels) for number in numbers[:k]]
                     param.data[:, chosen] = new[:, chosen]
                 else:

@@ -1,0 +1,1 @@
+"""What WAU costs and saves, measured beside plain training; ``tools/benchmark.py`` shows it."""
