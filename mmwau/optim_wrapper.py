@@ -205,16 +205,14 @@ class WAUMixin:
         if self._skipper is None or self._has_told_skipping or self.active_fraction == 1:
             return
         self._has_told_skipping = True
-        skipping, all_layers = self._skipper.num_skipping, len(self.layers)
+        full = self._skipper.find_full()
+        skipping, all_layers = len(self.layers) - len(full), len(self.layers)
         print_log(
             f'WAU skips the gradients of held slices in {skipping} of {all_layers} layers',
             logger='current',
             level=logging.INFO if skipping else logging.WARNING,
         )
-        reasons = Counter(self._skipper.refused.values())
-        others = all_layers - skipping - len(self._skipper.refused)
-        if others:
-            reasons['compiled, or not used in the first update'] = others
+        reasons = Counter(full.values())
         for reason, count in reasons.items():
             print_log(f'WAU computes all gradients of {count} layers: {reason}', logger='current')
 

@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .rows import rows_and_places
+
 
 def random_numbers(times: Sequence[str], names: Sequence[str], counts: Sequence[int]) -> Tensor:
     """Random numbers that depend on the texts alone, evenly spread over [0, 1).
@@ -26,11 +28,8 @@ def random_numbers(times: Sequence[str], names: Sequence[str], counts: Sequence[
     hash_of_time = {time: _hash(time) for time in set(times)}
     starts = torch.tensor([hash_of_time[time] for time in times])
     starts += torch.tensor([_kept_hash(name) for name in names])
-    num = torch.tensor(counts)
-    z = torch.arange(1, sum(counts) + 1)
-    step = _signed(0x9E3779B97F4A7C15)
-    # The place in its own row times the step, plus the start of the row.
-    z = z.mul_(step).add_((starts - (num.cumsum(0) - num) * step).repeat_interleave(num))
+    rows, places = rows_and_places(tuple(counts))
+    z = (places + 1).mul_(_signed(0x9E3779B97F4A7C15)).add_(starts[rows])
     z = _shift_right(z, 30).bitwise_xor_(z).mul_(_signed(0xBF58476D1CE4E5B9))
     z = _shift_right(z, 27).bitwise_xor_(z).mul_(_signed(0x94D049BB133111EB))
     z = _shift_right(z, 31).bitwise_xor_(z)

@@ -58,7 +58,7 @@ class HeldGradSkipper:
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer], full_grads: bool = True):
         self.grads: dict[Parameter, Tensor] = {}
         self.refused: dict[str, str] = {}
-        self._convolutions: dict[Parameter, _Convolution] = {}
+        self._by_name: dict[str, _Convolution] = {}
         for name, layer in layers.items():
             module = model.get_submodule(name)
             reason = why_not(module)
@@ -66,7 +66,8 @@ class HeldGradSkipper:
                 self.refused[name] = reason
             else:
                 grads = None if full_grads else self.grads
-                self._convolutions[module.weight] = _Convolution(module, layer, grads)
+                self._by_name[name] = _Convolution(module, layer, grads)
+        self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
 
     def start(self, active: Sequence[Tensor]) -> None:
@@ -100,10 +101,13 @@ class HeldGradSkipper:
         finally:
             self.stop()
 
-    @property
-    def num_skipping(self) -> int:
-        """Number of layers that have skipped gradients so far."""
-        return sum(convolution.has_skipped for convolution in self._convolutions.values())
+    def find_full(self) -> dict[str, str]:
+        """Find the layers that have skipped nothing so far, with the reasons."""
+        full = dict(self.refused)
+        for name, convolution in self._by_name.items():
+            if not convolution.has_skipped:
+                full[name] = convolution.reason
+        return full
 
 
 def why_not(module: nn.Module) -> str:
@@ -144,6 +148,7 @@ class _Convolution:
         self.is_pointwise = set(module.kernel_size) == {1} and set(_padding(module)) == {0}
         self.grads = grads
         self.has_skipped = False
+        self.reason = 'compiled, or not used in the first update'
 
     def start(self, slices: Slices) -> None:
         num_active, num_held = len(slices.active), len(slices.held)
@@ -153,6 +158,8 @@ class _Convolution:
             self.active = slices.active
             self.computed = torch.cat([slices.active, slices.held[:num_more]])
             self.module.__dict__['_conv_forward'] = self
+        else:
+            self.reason = 'so few slices are held that skipping them costs more than it saves'
 
     def stop(self) -> None:
         self.module.__dict__.pop('_conv_forward', None)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from .rows import rows_and_places
+
 
 class Layer(NamedTuple):
     """One layer whose slices are selected together.
@@ -51,10 +53,10 @@ def find_slices(layers: Collection[Layer], active: Sequence[Tensor]) -> list[Sli
     if not layers:
         return []
     is_active = torch.cat(list(active))
-    sizes = torch.tensor([layer.num_slices for layer in layers])
-    ends = sizes.cumsum(0)
-    index = torch.arange(len(is_active)) - torch.repeat_interleave(ends - sizes, sizes)
-    up_to = is_active.cumsum(0)[ends - 1]
+    lengths = tuple(layer.num_slices for layer in layers)
+    _, index = rows_and_places(lengths)
+    sizes = torch.tensor(lengths)
+    up_to = is_active.cumsum(0)[sizes.cumsum(0) - 1]
     num_active = up_to.diff(prepend=up_to.new_zeros(1))
     counts = torch.cat([num_active, sizes - num_active]).tolist()
     indices = torch.cat([index[is_active], index[~is_active]])

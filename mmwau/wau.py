@@ -18,7 +18,7 @@ a deep convolutional network", Computational Visual Media 6(4), 2020, doi
 """
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -115,32 +115,27 @@ class WAU:
         Returns:
             For each layer a bool tensor of shape (num_slices,) on the CPU, True where active.
         """
-        places = defaultdict(list)
-        for place, layer in enumerate(layers):
-            places[layer.num_slices].append(place)
-        names = [layer.name for layer in layers]
-        if self.update_ratio == 1 or not names:
+        layers = list(layers)
+        if self.update_ratio == 1 or not layers:
             return [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
         # Layers of one size are drawn together, and the random numbers of all at once: a few
         # tensor operations instead of a few for each layer.
-        draws, times, sizes, order = [], [], [], []
-        for size, same in places.items():
-            draw, turn = self._time(size, update)
-            draws.append((len(same), size, turn))
-            times += [f'{self.seed}/{draw}'] * len(same)
-            sizes += [size] * len(same)
-            order += same
-        numbers = random_numbers(times, [names[place] for place in order], sizes)
-        active, masks, start = [None] * len(names), [], 0
-        for num_layers, size, turn in draws:
+        order = sorted(range(len(layers)), key=lambda place: layers[place].num_slices)
+        sizes = [layers[place].num_slices for place in order]
+        numbers_of_layers = Counter(sizes)
+        moments = {size: self._moment(size, update) for size in numbers_of_layers}
+        times = {size: f'{self.seed}/{moment}' for size, (moment, _) in moments.items()}
+        names = [layers[place].name for place in order]
+        numbers = random_numbers([times[size] for size in sizes], names, sizes)
+        masks, start = [], 0
+        for size, num_layers in numbers_of_layers.items():
             rows = numbers[start : start + num_layers * size].view(num_layers, size)
-            masks += self._draw(rows, turn).unbind()
+            masks += self._draw(rows, turn=moments[size][1]).unbind()
             start += num_layers * size
-        for place, mask in zip(order, masks, strict=True):
-            active[place] = mask
-        return active
+        active = dict(zip(order, masks, strict=True))
+        return [active[place] for place in range(len(layers))]
 
-    def _time(self, num_slices: int, update: int) -> tuple[int, int]:
+    def _moment(self, num_slices: int, update: int) -> tuple[int, int]:
         """The index of the draw that an update belongs to, and its turn in that draw."""
         if self.sampler != 'cyclic':
             return update, 0

@@ -1,0 +1,166 @@
+"""The benchmark measures what it says; no test looks at a time."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detection import run
+from torch import nn
+
+from mmwau.benchmark import measure
+from mmwau.benchmark.arms import ARMS, PHASES, NaiveSGD, Trainer
+from mmwau.benchmark.bytes_sent import bytes_sent
+from mmwau.benchmark.measure import Ratio
+from mmwau.benchmark.networks import Network, build_network
+from mmwau.benchmark.report import targets_met
+
+ROOT = Path(__file__).parents[1]
+
+
+def small_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 256, 3, bias=False))
+    x = torch.randn(2, 3, 8, 8)
+    return Network(model, lambda model: model(x).square().mean(), ('',), 'small')
+
+
+def test_ratios_are_taken_within_a_round():
+    assert measure.ratio_to([1, 10, 100], [2, 10, 50]) == Ratio(1.0, 0.75, 1.5)
+
+
+def test_every_arm_runs_once_in_each_round_in_random_order_after_warming_up():
+    calls = []
+
+    def arm(name):
+        def run_once():
+            calls.append(name)
+            return {'training step': len(calls)}
+
+        return run_once
+
+    ticks = []
+    times = measure.interleave({'a': arm('a'), 'b': arm('b')}, 20, lambda: ticks.append(1))
+    rounds = [tuple(calls[place : place + 2]) for place in range(0, len(calls), 2)]
+    assert len(rounds) == 20 + measure.WARM_UP
+    assert set(rounds) == {('a', 'b'), ('b', 'a')}
+    assert len(ticks) == len(calls)
+    assert [len(of_arm) for of_arm in times.values()] == [20, 20]
+
+
+@pytest.mark.parametrize('arm', ARMS)
+def test_every_arm_trains_from_the_same_start_and_holds_what_it_says(arm):
+    network = small_network()
+    trainer = Trainer(arm, network, 0.5)
+    seconds = trainer.step()
+    assert set(seconds) == {*PHASES, 'training step'}
+    assert seconds['training step'] == pytest.approx(sum(seconds[phase] for phase in PHASES))
+    moved = trainer.model[2].weight.ne(network.model[2].weight).flatten(1).any(dim=1).sum()
+    # Under 'grad' weight decay moves what is held.
+    assert moved == (256 if arm in ('plain', 'grad, skipping') else 128)
+
+
+def test_naive_loop_at_ratio_1_is_sgd():
+    models = [small_network().model for _ in range(2)]
+    weight = models[0][2].weight
+    optimizers = [
+        NaiveSGD(models[0].parameters(), {weight: 0}, 1.0),
+        torch.optim.SGD(models[1].parameters(), **measure.SGD_OPTIONS),
+    ]
+    for _ in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(1, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_share_of_held_gradients_leaves_the_gradients_right():
+    network = small_network()
+    share = measure.held_gradient_share(network, 0.25, rounds=2)
+    assert 0 < share < 0.75
+    trainer = Trainer('plain', network, 0.5)
+    seconds = []
+    trainer.model[2]._conv_forward = measure._TimedConvolution(trainer.model[2], seconds)
+    trainer.loss(trainer.model).backward()
+    network.loss(network.model).backward()
+    torch.testing.assert_close(trainer.model[2].weight.grad, network.model[2].weight.grad)
+    assert len(seconds) == 1
+
+
+def test_memory_is_that_of_the_held_slices():
+    extra = measure.extra_memory(
+        small_network(), ['plain', 'weight', 'state', 'state, skipping'], 0.5
+    )
+    assert extra['plain']['optimizer step'] == 0
+    assert extra['weight']['optimizer step'] == pytest.approx(1, abs=0.1)
+    assert extra['state']['optimizer step'] == pytest.approx(2, abs=0.1)
+    # The layer with 64 filters is too small to skip.
+    assert extra['state, skipping']['optimizer step'] <= 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('ratio', [0.5, 0.25])
+def test_two_processes_send_active_slices_alone(ratio):
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 4, 1))
+    sent = bytes_sent(model, 8, ratio)
+    assert sent['held layers'] == pytest.approx(ratio)
+    if 'wire' in sent:  # with what the processes say beside gradients
+        assert sent['wire'] == pytest.approx(ratio, abs=0.1)
+
+
+def test_an_unknown_network_is_told():
+    with pytest.raises(ValueError, match=r"networks must be some of resnet50, .*got 'vgg'"):
+        build_network('vgg', torch.device('cpu'))
+
+
+def test_targets_are_judged_by_the_median():
+    step = dict(ratios={'training step': Ratio(0.91, 0.85, 0.95)})
+    results = dict(
+        networks={'': dict(name='resnet50', update_ratio=0.5, ceiling=0.15, data='',
+                           arms={'state, skipping': step})},
+        selection=Ratio(0.04, 0.03, 0.06),
+    )  # fmt: skip
+    rows = {what: (measured, met) for what, _, measured, met in targets_met(results)}
+    measured, met = rows['training step, resnet50, ratio 0.5, skipping']
+    assert measured == '0.910  (0.850 to 0.950)'
+    assert met is False
+    measured, met = rows['saved of the ceiling of 0.150, resnet50, ratio 0.5']
+    assert measured.startswith('60%')
+    assert met is None
+    assert rows['selection of 100,000 filters in 1,000 layers, of an SGD step'][1] is True
+
+
+@pytest.mark.slow
+def test_script_prints_the_table_and_writes_json_and_picture(tmp_path):
+    done = run(
+        [sys.executable, ROOT / 'tools/benchmark.py', '--quick', '--rounds', '2', '--networks',
+         'resnet50', '--sections', 'convolution', 'selection', 'networks',
+         '--work-dir', tmp_path / 'results'],
+        tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:]
+    for words in ('128 channels', '100,000 filters', 'ratio 0.25', 'state, skipping', '≤ 0.90'):
+        assert words in done.stdout
+    results = json.loads((tmp_path / 'results/benchmark.json').read_text())
+    assert set(results) == {'machine', 'arguments', 'convolution', 'selection', 'networks'}
+    arms = results['networks']['resnet50 0.25']['arms']
+    assert set(arms) == {'plain', 'weight', 'state, skipping'}
+    assert arms['plain']['ratios']['training step'] == [1, 1, 1]
+    assert (tmp_path / 'results/benchmark.png').stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (['--update-ratio', '0'], '--update-ratio must be in (0, 1], got 0.0'),
+        (['--rounds', '1'], '--rounds must be at least 2, got 1'),
+        (['--networks', 'vgg'], "invalid choice: 'vgg'"),
+    ],
+)
+def test_wrong_options_are_told(tmp_path, options, words):
+    done = run([sys.executable, ROOT / 'tools/benchmark.py', *options], tmp_path)
+    assert done.returncode == 2
+    assert words in done.stdout
