@@ -2,11 +2,12 @@
 
 from importlib.util import find_spec
 
+from .skipping import HeldGradSkipper
 from .targets import find_layers
 from .version import __version__
 from .wau import WAU
 
-__all__ = ['WAU', '__version__', 'find_layers']
+__all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
 
 if find_spec('mmengine'):  # the method itself needs torch alone
     from .hook import WAUHook

@@ -151,6 +151,8 @@ class WAUHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Draw the overlap of each held layer at the start and at the end."""
+        # Training that is stopped early may end in the middle of an update.
+        runner.optim_wrapper.end_update()
         end = self._measure(runner)
         start = runner.message_hub.get_info(OVERLAP_AT_START)
         # A run that was resumed with other targets has some layers in one of them alone.

@@ -147,7 +147,8 @@ class WAUMixin:
         if self.traffic is not None:
             self.traffic.start(self.layers.values(), self.active)
 
-    def _end_update(self) -> None:
+    def end_update(self) -> None:
+        """Leave the model as it was before the update; after a step nothing is left to do."""
         self._rule = self.active = None
         if self._skipper is not None:
             self._skipper.stop()
@@ -188,7 +189,7 @@ class WAUMixin:
             with self._rule.holding(self.optimizer, self.layers.values(), self.active, grads):
                 super().step(**kwargs)
             self._tell_skipping()
-        self._end_update()
+        self.end_update()
 
     def zero_grad(self, **kwargs) -> None:
         """Make all gradients zero, also those that :mod:`mmwau.skipping` keeps aside.

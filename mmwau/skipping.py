@@ -145,7 +145,6 @@ class _Convolution:
         self.weight, self.dim = layer.tensors[0]
         self.fan = self.weight.numel() // self.weight.size(self.dim)
         self.geometry = module.stride, _padding(module), module.dilation
-        self.is_pointwise = set(module.kernel_size) == {1} and set(_padding(module)) == {0}
         self.grads = grads
         self.has_skipped = False
         self.reason = 'compiled, or not used in the first update'
@@ -191,8 +190,6 @@ class _Convolution:
         self, grad: Tensor, x: Tensor, weight: Tensor, computed: Tensor, with_bias: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Gradients of the computed slices of the weight, and of their elements of the bias."""
-        if self.is_pointwise and grad.device.type == 'cpu' and not with_bias:
-            return self.product_of_channels(grad, x, computed), None
         if self.dim == 0:
             grad = gather_channels(grad, computed)
         else:
@@ -200,21 +197,6 @@ class _Convolution:
         # Of the weight, only the shape and the memory format count here.
         narrow = weight.narrow(self.dim, 0, len(computed))
         return self.backward(grad, x, narrow, [False, True, with_bias])[1:]
-
-    def product_of_channels(self, grad: Tensor, x: Tensor, computed: Tensor) -> Tensor:
-        """Weight gradient of a 1x1 convolution, as one matrix product over all places.
-
-        On a CPU it takes less time than the general way, the more so as gathering brings the
-        channels into the order that it needs.
-        """
-        x = x[(..., *(slice(None, None, stride) for stride in self.geometry[0]))]
-        grad, x = grad.transpose(0, 1), x.transpose(0, 1)
-        if self.dim == 0:
-            grad = grad.index_select(0, computed)
-        else:
-            x = x.index_select(0, computed)
-        product = grad.flatten(1) @ x.flatten(1).T
-        return product[(..., *(None for _ in self.geometry[0]))]
 
     def put_grad(self, param: Parameter, dim: int, active: Tensor, rows: Tensor) -> Tensor | None:
         """Bring the gradient of active slices where it belongs; return what autograd takes on."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import GradBucket
+from torch.distributed import GradBucket, ProcessGroup
 from torch.futures import Future
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
@@ -18,13 +18,17 @@ from .slices import Layer, Slices, find_slices
 class ActiveTraffic:
     """What the processes send in an update; the state of :func:`all_reduce_active`.
 
+    Args:
+        group: The processes. Defaults to all.
+
     Attributes:
         sent_bytes: Bytes of the gradients that this process gave to the all-reduce in the last
             update that it communicated.
         dense_bytes: Bytes that it would have given without leaving out held slices.
     """
 
-    def __init__(self):
+    def __init__(self, group: ProcessGroup | None = None):
+        self.group = group
         self.sent_bytes = 0
         self.dense_bytes = 0
         self.slices: dict[Parameter, Slices] = {}
@@ -63,23 +67,26 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
             view if slices is None else view.index_select(slices.dim, slices.active)
             for view, slices in zip(views, held, strict=True)
         ]
+        shapes = [piece.shape for piece in pieces]
         sent = torch.cat([piece.flatten() for piece in pieces])
     else:
-        pieces, sent = [], flat
+        sent = flat
     traffic.sent_bytes += sent.numel() * sent.element_size()
     traffic.dense_bytes += flat.numel() * flat.element_size()
-    sent.mul_(1 / distributed.get_world_size())
+    sent.mul_(1 / distributed.get_world_size(traffic.group))
 
     def put_back(future: Future[list[Tensor]]) -> Tensor:
-        reduced = future.value()[0].split([piece.numel() for piece in pieces] or sent.numel())
-        for view, piece, slices, values in zip(views, pieces, held, reduced, strict=False):
-            if slices is None:
-                view.copy_(values.view_as(piece))
-            else:
-                view.zero_().index_copy_(slices.dim, slices.active, values.view_as(piece))
+        if sent is not flat:
+            reduced = future.value()[0].split([shape.numel() for shape in shapes])
+            for view, slices, shape, values in zip(views, held, shapes, reduced, strict=True):
+                if slices is None:
+                    view.copy_(values.view(shape))
+                else:
+                    view.zero_().index_copy_(slices.dim, slices.active, values.view(shape))
         return flat
 
-    return distributed.all_reduce(sent, async_op=True).get_future().then(put_back)
+    work = distributed.all_reduce(sent, group=traffic.group, async_op=True)
+    return work.get_future().then(put_back)
 
 
 def send_active_alone(model: DistributedDataParallel) -> ActiveTraffic:
@@ -100,7 +107,7 @@ def send_active_alone(model: DistributedDataParallel) -> ActiveTraffic:
             'send_active_alone needs a model in DistributedDataParallel, whose communication it '
             f'changes, got {type(model).__name__}'
         )
-    traffic = ActiveTraffic()
+    traffic = ActiveTraffic(model.process_group)
     try:
         model.register_comm_hook(traffic, all_reduce_active)
     except RuntimeError as error:

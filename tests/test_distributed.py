@@ -19,7 +19,7 @@ def said(tmp_path_factory):
     launch = ['-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
     done = run([sys.executable, *launch, script, place], place)
     assert done.returncode == 0, done.stdout[-5000:]
-    lines = re.findall(r'^(?:ARM|SENT|HOOK|TWICE) \| .*$', done.stdout, re.MULTILINE)
+    lines = re.findall(r'^(?:ARM|SENT|SKIP|HOOK|TWICE) \| .*$', done.stdout, re.MULTILINE)
     said = {}
     for kind, name, *rest in (line.split(' | ') for line in lines):
         said[f'{kind} {name}' if kind != 'ARM' else name] = rest
@@ -77,6 +77,11 @@ def test_sending_active_slices_alone_trains_with_the_same_bits_and_sends_half(sa
     assert float(sent) * 1e6 == pytest.approx(HELD / 2 + others)
     for sends in ('all', 'active'):
         assert said[f'send {arm} {sends}'][0] == 'equal'
+
+
+@pytest.mark.slow
+def test_processes_that_skip_train_as_those_that_do_not(said):
+    assert said['SKIP state'] == ['True']
 
 
 @pytest.mark.slow

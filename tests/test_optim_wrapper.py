@@ -264,15 +264,22 @@ class TestMixedPrecision:
         monkeypatch.setattr(f'{module}.GradScaler', scaler)
         monkeypatch.setattr('mmengine.runner.amp.get_device', lambda: 'cpu')
 
-    @pytest.mark.parametrize('hold', ['weight', 'state'])
+    @pytest.mark.parametrize(
+        ('hold', 'skip_held_grads'), [('weight', False), ('state', False), ('state', True)]
+    )
     @pytest.mark.parametrize('rescale', [False, True])
     @pytest.mark.parametrize('loss_scale', ['dynamic', 128.0])
-    def test_skipped_update_moves_and_loses_nothing(self, loss_scale, rescale, hold):
+    def test_skipped_update_moves_and_loses_nothing(
+        self, monkeypatch, loss_scale, rescale, hold, skip_held_grads
+    ):
+        monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+        monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
         model = SmallModel()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
         wrapper = WAUAmpOptimWrapper(
-            optimizer=optimizer, loss_scale=loss_scale, hold=hold, rescale=rescale, seed=3
-        )
+            optimizer=optimizer, loss_scale=loss_scale, dtype='bfloat16', hold=hold,
+            rescale=rescale, seed=3, skip_held_grads=skip_held_grads,
+        )  # fmt: skip
         wrapper.initialize_count_status(model, 0, 100)
         with torch.no_grad():
             model.neck.weight.fill_(-0.0)
@@ -280,7 +287,8 @@ class TestMixedPrecision:
         scale = wrapper.loss_scaler.get_scale()
         for update in range(6):
             before = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-            loss = model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
+            with wrapper.optim_context(model):
+                loss = model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
             skipped = update in (0, 3)
             wrapper.update_params(loss * math.inf if skipped else loss)
             if skipped:

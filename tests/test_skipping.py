@@ -414,6 +414,19 @@ def test_a_run_ends_as_it_does_without_skipping(tmp_path, options, hooks):
             torch.testing.assert_close(value, optimizers[1].state[twin][key], **FLOAT32)
 
 
+class StopInTheMiddle(Hook):
+    """Stops training in the middle of a window of gradient accumulation."""
+
+    def after_train_epoch(self, runner):
+        runner.train_loop.stop_training = True
+
+
+def test_a_run_that_is_stopped_in_the_middle_of_an_update_leaves_the_model_as_it_was(tmp_path):
+    hooks = [StopInTheMiddle(), dict(type='WAUHook')]
+    runner = train(tmp_path, dict(accumulative_counts=4), hooks, max_epochs=3)
+    assert runner.iter == 3
+
+
 def test_compiled_training_computes_everything_and_says_so(tmp_path):
     runner = train(tmp_path, {}, cfg=dict(compile=dict(backend='eager')))
     log = log_of(tmp_path)

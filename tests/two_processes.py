@@ -169,6 +169,9 @@ def main():
             pairs = zip(ends[f'{name} all'], ends[f'{name} active'], strict=True)
             same = all(torch.equal(one, two) for one, two in pairs)
             print('SENT', name, 'equal' if same else 'different', sent[f'{name} active'], sep=' | ')
+        pairs = zip(ends['send state all'], ends['send dense all'], strict=True)
+        close = all(torch.allclose(one, two, 1e-4, 1e-6) for one, two in pairs)
+        print('SKIP', 'state', close, sep=' | ')
     print_hooks()
     leave_processes()
 

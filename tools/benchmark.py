@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
         parser.add_argument(
             option, nargs='+', default=list(names), choices=names, metavar='NAME', help=listed
         )
-    parser.add_argument('--rounds', type=int, help='rounds that count (default: 15, quick: 3)')
+    parser.add_argument('--rounds', type=int, help='rounds that count (default: 15, quick: 2)')
     parser.add_argument('--update-ratio', type=float, default=0.5, help='default: 0.5')
     parser.add_argument('--axis', default='out', choices=['out', 'in'], help='default: out')
     parser.add_argument('--device', default='cpu', help='cpu (default) or cuda')
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
         check_update_ratio(args.update_ratio, '--update-ratio')
     except ValueError as error:
         parser.error(str(error))
-    args.rounds = args.rounds or (3 if args.quick else 15)
+    args.rounds = args.rounds or (2 if args.quick else 15)
     if args.rounds < 2:
         parser.error(f'--rounds must be at least 2, got {args.rounds}: a spread needs two')
     return args
@@ -96,7 +96,7 @@ def measure_networks(args: argparse.Namespace, sections: Sections) -> dict[str, 
             )  # fmt: skip
             found[f'{name} {ratio}'] = dict(
                 name=name, data=network.data, update_ratio=ratio, arms=times,
-                ceiling=measure.held_gradient_share(network, ratio),
+                ceiling=measure.held_gradient_share(network, ratio, min(3, args.rounds - 1)),
             )  # fmt: skip
     return found
 
@@ -108,6 +108,8 @@ def main() -> None:
     warnings.simplefilter('ignore')
     device = torch.device(args.device)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     sections = Sections(console)
     results = dict(
         machine=dict(

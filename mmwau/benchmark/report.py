@@ -93,9 +93,9 @@ def print_tables(results: Mapping, console: Console) -> None:
         table = Table(title=f'{network["name"]}, {network["data"]}, update_ratio '
                       f'{network["update_ratio"]}: medians in ms')  # fmt: skip
         table.add_column('arm')
-        phases = [*network['arms']['plain']['seconds'], 'ratio to plain (quartiles)']
-        for phase in phases:
+        for phase in network['arms']['plain']['seconds']:
             table.add_column(phase, justify='right')
+        table.add_column('step, ratio to plain', justify='right', no_wrap=True)
         for arm, row in network['arms'].items():
             seconds = [f'{1000 * value:.1f}' for value in row['seconds'].values()]
             table.add_row(arm, *seconds, show(row['ratios']['training step']))
@@ -155,13 +155,13 @@ def _draw_networks(axes: Axes, networks: Mapping) -> None:
         axes.errorbar(medians, rows, xerr=errors, fmt='o', markersize=4, linewidth=1.5,
                       color=ARM_COLOURS[arm], label=arm)  # fmt: skip
     bounds = [1 - each['ceiling'] for each in networks.values()]
-    axes.scatter(bounds, range(len(bounds)), marker='|', s=400, color='black',
+    axes.scatter(bounds, range(len(bounds)), marker='|', s=250, color='black',
                  label='1 - ceiling of skipping')  # fmt: skip
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.axvline(1, color='#555555', linewidth=1)
     axes.set_xlabel('training step, ratio to plain')
-    axes.legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.12), ncols=3)
+    axes.legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=3)
     _tidy(axes)
 
 
