@@ -85,7 +85,9 @@ def step_active_alone(
             param.grad = None
             param.data = whole
             for key, rows in stepped.items():
-                start = state[key] if key in state else torch.zeros_like(whole)
+                start = state.get(key)
+                if start is None:  # made in this step, and every state starts at zero
+                    start = torch.zeros_like(whole, dtype=rows.dtype)
                 optimizer.state[param][key] = start.index_copy_(dim, active, rows)
 
 

@@ -186,6 +186,8 @@ class WAUMixin:
             super().step(**kwargs)
         else:
             grads = None if self._skipper is None else self._skipper.grads
+            if grads and not can_step_active_alone(self.optimizer):  # somebody has hooked into it
+                self._skipper.flush()
             with self._rule.holding(self.optimizer, self.layers.values(), self.active, grads):
                 super().step(**kwargs)
             self._tell_skipping()

@@ -197,18 +197,28 @@ class WAU:
                 afterwards their ``grad`` is None.
 
         Raises:
-            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices.
+            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices, or if
+                there are ``grads`` that the optimizer can't use.
         """
         if self.hold == 'state' and isinstance(inner(optimizer), (LBFGS, Rprop)):
             raise ValueError(
                 "hold='state' needs an optimizer whose state has one row for each slice, starting "
                 f"at zero; {type(inner(optimizer)).__name__}'s has not. Use hold='weight' with it."
             )
+        steps_alone = (
+            self.hold == 'state' and grads is not None and can_step_active_alone(optimizer)
+        )
+        if grads and not steps_alone:
+            raise ValueError(
+                "grads has gradients of active slices alone, which only hold='state' with an "
+                f'optimizer such as SGD or AdamW can use; got hold={self.hold!r} and '
+                f'{type(optimizer).__name__}. Make the HeldGradSkipper with full_grads=True'
+            )
         slices = find_slices(layers, active)
         with torch.no_grad(), ExitStack() as held:
             if self.rescale:
                 held.enter_context(rescale_movement(slices))
-            if self.hold == 'state' and grads is not None and can_step_active_alone(optimizer):
+            if steps_alone:
                 held.enter_context(step_active_alone(optimizer, slices, grads))
             else:
                 if self.hold != 'weight':

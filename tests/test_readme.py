@@ -7,7 +7,8 @@ from mmwau import WAUHook
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-SNIPPETS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+USAGE = (ROOT / 'docs' / 'usage.md').read_text()
+SNIPPETS = re.findall(r'```python\n(.*?)```', README + USAGE, re.DOTALL)
 
 
 def test_first_lines_are_the_two_commands():
@@ -42,9 +43,24 @@ def test_plain_loop_runs_and_holds():
     assert scope['update'] == 9
 
 
+def test_loop_that_skips_runs_and_skips():
+    scope = {}
+    exec(next(snippet for snippet in SNIPPETS if 'HeldGradSkipper(' in snippet), scope)
+    reason = 'so few slices are held that skipping them costs more than it saves'
+    assert scope['skipper'].find_full() == {'0': reason}
+
+
+def test_settings_that_send_less_are_taken():
+    scope = {}
+    exec(next(snippet for snippet in SNIPPETS if 'send_active_only' in snippet), scope)
+    (hook,) = scope['custom_hooks']
+    assert hook.pop('type') == 'WAUHook'
+    WAUHook(**hook).check_hold(scope['optim_wrapper']['hold'])
+
+
 def test_files_it_names_exist():
     names = set(re.findall(r'\b(?:configs|tools|mmwau)/[a-z0-9_/]+\.(?:py|sh)\b', README))
     names |= {f'configs/{name}' for name in re.findall(r'`(faster_rcnn\w+\.py)`', README)}
-    names |= set(re.findall(r'\]\(([\w/.]+)\)', README))
+    names |= set(re.findall(r'\]\(([\w/.]+)(?:#[\w-]+)?\)', README))
     assert len(names) > 10
     assert [name for name in names if not (ROOT / name).exists()] == []

@@ -238,6 +238,23 @@ def test_gradients_that_come_another_way_are_added():
     assert_close_training(models, optimizers)
 
 
+@pytest.mark.parametrize(('hold', 'name'), [('weight', 'sgd'), ('state', 'adagrad')])
+def test_gradients_that_the_step_cannot_use_are_told(hold, name):
+    model = network()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers, full_grads=False)
+    wau = WAU(hold=hold)
+    active = wau.select(layers.values(), 0)
+    with skipper.skipping(active):
+        loss_of(model, 0).backward()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    with (
+        pytest.raises(ValueError, match=rf'got hold=.{hold}. and .*full_grads=True'),
+        wau.holding(optimizer, layers.values(), active, skipper.grads),
+    ):
+        pass
+
+
 def test_a_hook_on_a_parameter_gets_its_gradient_in_full():
     model, seen = network(), []
     model[0].weight.register_hook(lambda grad: seen.append(grad.shape))
@@ -412,6 +429,27 @@ def test_a_run_ends_as_it_does_without_skipping(tmp_path, options, hooks):
         torch.testing.assert_close(param, twin, **FLOAT32)
         for key, value in optimizers[0].state[param].items():
             torch.testing.assert_close(value, optimizers[1].state[twin][key], **FLOAT32)
+
+
+class HookTheOptimizer(Hook):
+    """Hooks into the step of the optimizer after the first update."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 1:
+            runner.optim_wrapper.optimizer.register_step_post_hook(self.see)
+            self.shapes = set()
+
+    def see(self, *args):
+        self.shapes.add(tuple(self.weight.shape))
+
+    def before_train(self, runner):
+        self.weight = runner.model.neck.weight
+
+
+def test_whoever_hooks_into_the_optimizer_sees_whole_parameters(tmp_path):
+    hook = HookTheOptimizer()
+    train(tmp_path, {}, [hook])
+    assert hook.shapes == {(6, 8, 1, 1)}
 
 
 class StopInTheMiddle(Hook):
