@@ -16,6 +16,11 @@ from torch.nn import Parameter
 
 from .slices import Layer, Slices, find_slices
 
+try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch 2.1 and 2.2
+    from torch._dynamo import is_compiling
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Backends compute channels in blocks and prepare a kernel for each new shape: some held slices
 # are computed too, so that the number of slices is a multiple of this.
@@ -165,7 +170,7 @@ class _Convolution:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if (
-            torch.compiler.is_compiling()
+            is_compiling()
             or not torch.is_grad_enabled()
             # Computed from the parameter, or a replica of it.
             or weight is not self.weight
