@@ -20,7 +20,7 @@ class Derived(torch.optim.SGD):
         (torch.optim.AdamW, True),
         (lambda params: Derived(params, lr=0.1), False),
         (torch.optim.Adagrad, False),  # its state starts above zero
-        (torch.optim.Adafactor, False),  # it divides by norms of the parameter
+        (torch.optim.Rprop, False),  # its step sizes start above zero
         (torch.optim.LBFGS, False),
     ],
 )
