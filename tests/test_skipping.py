@@ -299,6 +299,23 @@ def test_autocast_computes_in_its_own_type_and_gives_gradients_in_theirs():
         assert not other[~mask].any()
 
 
+class CentredConvolution(nn.Conv2d):
+    """Convolves with a weight that is computed from its parameter."""
+
+    def forward(self, x):
+        centred = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        return self._conv_forward(x, centred, self.bias)
+
+
+def test_a_weight_that_is_computed_gets_all_gradients():
+    """Each slice of the parameter has a part in all slices of the computed weight."""
+    conv = CentredConvolution(4, 8, 3)
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    (dense, skipped), skipper, _ = gradients(conv, x, 'in', True)
+    torch.testing.assert_close(skipped[2], dense[2], **FLOAT32)
+    assert skipper.find_full() == {'': 'compiled, or not used in the first update'}
+
+
 def test_second_derivatives():
     conv = nn.Conv2d(3, 8, 3).double()
     x = torch.randn(2, 3, 6, 6, dtype=torch.double, requires_grad=True)
