@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmwau.benchmark import growth, measure, report
+from mmwau.benchmark.arms import ARMS
 from mmwau.benchmark.bytes_sent import bytes_sent
 from mmwau.benchmark.networks import CIFAR, NETWORKS, build_network
 from mmwau.wau import check_update_ratio
 
-ARMS = ('plain', 'weight', 'state', 'state, skipping', 'grad, skipping', 'naive loop')
 # The quick run asks only what the table of targets needs.
 QUICK_ARMS = ('plain', 'weight', 'state, skipping')
 SECTIONS = (

@@ -68,12 +68,13 @@ def targets_met(results: Mapping) -> list[tuple[str, str, str, bool | None]]:
         percent = f'{share.median:.1%}  ({share.low:.1%} to {share.high:.1%})'
         add('selection of 100,000 filters in 1,000 layers, of an SGD step', '≤ 5 %', percent,
             share.median <= 0.05)  # fmt: skip
-    limits = {'weight': 1, 'state': 2, 'state, skipping': 1}
+    # Held slices once, twice, once; and their indices.
+    limits = {'weight': 1.02, 'state': 2.02, 'state, skipping': 1.02}
     for arm, limit in limits.items():
         if 'memory' in results:
             extra = results['memory'][arm]['optimizer step']
             add(f'extra memory in the step, ResNet-50, {arm}, in held slices', f'≤ {limit}',
-                f'{extra:.2f}', extra <= limit + 0.02)  # fmt: skip
+                f'{extra:.2f}', extra <= limit)  # fmt: skip
     if 'bytes sent' in results:
         sent = results['bytes sent']
         wire = f', on the wire in all {sent["wire"]:.3f}' if 'wire' in sent else ''
