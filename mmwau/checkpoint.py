@@ -1,13 +1,11 @@
-"""Files that are whole or not there: how the scripts of mmwau write checkpoints."""
+"""How the scripts of mmwau write checkpoints: whole or not at all."""
 
-import os
-import shutil
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 
-UNFINISHED = '.unfinished'
+from .files import UNFINISHED, write_whole
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -27,24 +25,7 @@ class AtomicLocalBackend(LocalBackend):
         Raises:
             OSError: If it can't be written; it tells the place, the size and what to do.
         """
-        path = Path(filepath)
-        unfinished = path.with_name(f'.{path.name}{UNFINISHED}')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(unfinished, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            folder = next(parent for parent in path.parents if parent.exists())
-            raise OSError(
-                error.errno,
-                f'{error.strerror}: could not write {len(obj) / 2**20:.1f} MiB to {path} '
-                f'({shutil.disk_usage(folder).free / 2**20:.1f} MiB are free there). Files '
-                'written before are whole. Make room or mend the folder, then go on with --resume',
-            ) from error
+        write_whole(obj, filepath)
 
 
 def write_whole_files() -> None:

@@ -9,8 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-COLOURS = ('#9a9a9a', '#0072b2', '#d55e00', '#009e73')
-MARKERS = ('o', 'D', 's', '^')
+# Okabe and Ito's colours, which most colour-blind people can tell apart; grey comes first.
+COLOURS = (
+    '#9a9a9a', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000',
+)  # fmt: skip
+MARKERS = ('o', 'D', 's', '^', 'v', 'P', 'X', '*')
 CLASS_COLOURS = colormaps['tab10'].colors
 
 
@@ -102,6 +105,13 @@ def plot_detections(
     handles.append(Patch(facecolor='#808080', edgecolor='white', linestyle=':', label='annotated'))
     figure.legend(handles=handles, loc='outside upper center', ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def tidy(axes: Axes) -> None:
+    """Leave of the frame what carries ticks, with a light grid behind."""
+    axes.grid(color='#eeeeee')
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
 
 
 def _draw_box(axes: Axes, box: Sequence[float], **style) -> None:

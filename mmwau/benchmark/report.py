@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmwau.plots import COLOURS, MARKERS
+from mmwau.plots import COLOURS, MARKERS, tidy
 
 from .measure import Ratio
 
@@ -163,7 +163,7 @@ def _draw_networks(axes: Axes, networks: Mapping) -> None:
     axes.axvline(1, color='#555555', linewidth=1)
     axes.set_xlabel('training step, ratio to plain')
     axes.legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=3)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_lines(axes: Axes, lines: Mapping[str, Mapping], x_label: str, y_label: str) -> None:
@@ -178,10 +178,4 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Mapping], x_label: str, y_label:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend(fontsize=8, frameon=False)
-    _tidy(axes)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color='#eeeeee')
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
+    tidy(axes)

@@ -1,0 +1,1 @@
+"""What WAU did, looked at afterwards: for the scripts in ``tools/analysis_tools``."""

@@ -1,0 +1,39 @@
+"""Short names for files and folders that are looked at side by side."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+
+def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
+    """Name each path by the parts in which the paths differ.
+
+    ``work_dirs/plain/epoch_12.pth`` and ``work_dirs/wau/epoch_12.pth`` become ``plain`` and
+    ``wau``. A path alone is named by its last two parts.
+
+    Args:
+        paths: Files or folders, each another one.
+
+    Returns:
+        A label for each, no two alike.
+
+    Raises:
+        ValueError: If a path is given twice.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f'A path is given more than once: {", ".join(map(str, paths))}')
+    names = [path.with_suffix('').parts if path.is_file() else path.parts for path in resolved]
+    if len(names) == 1:
+        return ['/'.join(names[0][-2:])]
+    if len(set(names)) < len(names):  # they differ in their suffix alone
+        names = [path.parts for path in resolved]
+    first = 0
+    while len({name[: first + 1] for name in names}) == 1:
+        first += 1
+    last = 0
+    while len({name[-last - 1 :] for name in names}) == 1:
+        last += 1
+    labels = ['/'.join(name[first : len(name) - last]) for name in names]
+    # One path may be another one's beginning.
+    return [label or name[-1] for label, name in zip(labels, names, strict=True)]
