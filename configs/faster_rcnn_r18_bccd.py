@@ -61,3 +61,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
 ]
+
+# The same curves as its twin.
+custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
+custom_hooks = [dict(type='OverlapHook', overlap_interval=50)]

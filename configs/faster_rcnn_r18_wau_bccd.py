@@ -3,4 +3,4 @@ _base_ = './faster_rcnn_r18_bccd.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
 optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
-custom_hooks = [dict(type='WAUHook')]
+custom_hooks = [dict(type='WAUHook', overlap_interval=50)]

@@ -12,5 +12,6 @@ __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
 if find_spec('mmengine'):  # the method itself needs torch alone
     from .hook import WAUHook
     from .optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
+    from .overlap_hook import OverlapHook
 
-    __all__ += ['WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']
+    __all__ += ['OverlapHook', 'WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']

@@ -1,36 +1,30 @@
-"""WAU's hook in MMEngine: what WAU does, in the log and as a picture."""
+"""WAU's hook in MMEngine: what WAU does, in the log and as pictures."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-from mmengine.dist import is_distributed, is_main_process
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.dist import is_distributed
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
 
 from .optim_wrapper import WAUMixin
-from .overlap import layer_overlap
-from .plots import plot_overlap
+from .overlap_hook import OverlapHook
 from .schedule import RatioSchedule
 
 # Kept in the message hub, which is part of every checkpoint.
-OVERLAP_AT_START = 'wau_overlap_at_start'
 SCHEDULE = 'wau_ratio_schedule'
 
 
 @HOOKS.register_module()
-class WAUHook(Hook):
-    """Log what WAU does with the other training scalars, and draw the overlap of the filters.
+class WAUHook(OverlapHook):
+    """Log what WAU does with the other training scalars, and the overlap of the held layers.
 
     - ``train/active_fraction``: the fraction of all slices that was active in the last update.
-    - ``train/overlap``: the mean overlap of the held layers (:func:`mmwau.overlap.layer_overlap`),
-      at the start and then every ``overlap_interval`` iterations.
     - ``train/update_ratio``, where a schedule changes it.
     - ``train/sent_mb`` under ``send_active_only``: megabytes of gradients that each process gave to
       the others in the last update.
-    - ``overlap.png`` in the work_dir, at the end of training: the overlap of each held layer at
-      the start and at the end.
+    - The overlap of the held layers, their stages and the network, and its pictures: see
+      :class:`mmwau.OverlapHook`.
 
     Args:
         overlap_interval: Iterations between two measurements of the overlap, at least 1.
@@ -47,8 +41,6 @@ class WAUHook(Hook):
         ValueError: If ``overlap_interval`` is below 1, or the schedule is wrong.
     """
 
-    priority = 'NORMAL'
-
     def __init__(
         self,
         overlap_interval: int = 500,
@@ -56,16 +48,11 @@ class WAUHook(Hook):
         by_epoch: bool = True,
         send_active_only: bool = False,
     ):
-        if not isinstance(overlap_interval, int) or overlap_interval < 1:
-            raise ValueError(
-                'overlap_interval must be an integer of at least 1 (iterations), '
-                f'got {overlap_interval!r}'
-            )
+        super().__init__(overlap_interval)
         if not isinstance(by_epoch, bool):
             raise TypeError(f'by_epoch must be True or False, got {by_epoch!r}')
         if not isinstance(send_active_only, bool):
             raise TypeError(f'send_active_only must be True or False, got {send_active_only!r}')
-        self.overlap_interval = overlap_interval
         self.send_active_only = send_active_only
         self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
         self.by_epoch = by_epoch
@@ -122,12 +109,7 @@ class WAUHook(Hook):
         self._log_changed_schedule(runner)
         if self.send_active_only and is_distributed():
             runner.optim_wrapper.send_active_alone(runner.model)
-        # The layers held at the start are measured throughout, whatever is frozen later.
-        self._measured = list(runner.optim_wrapper.layers)
-        overlap = self._measure(runner)
-        # A resumed run keeps the first start.
-        if runner.message_hub.get_info(OVERLAP_AT_START) is None:
-            runner.message_hub.update_info(OVERLAP_AT_START, overlap)
+        super().before_train(runner)
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Set the update ratio that the schedule has for this epoch or iteration."""
@@ -146,25 +128,13 @@ class WAUHook(Hook):
         traffic = runner.optim_wrapper.traffic
         if traffic is not None:
             runner.message_hub.update_scalar('train/sent_mb', traffic.sent_bytes / 1e6)
-        if self.every_n_train_iters(runner, self.overlap_interval):
-            self._measure(runner)
+        super().after_train_iter(runner, *args, **kwargs)
 
     def after_train(self, runner: Runner) -> None:
-        """Draw the overlap of each held layer at the start and at the end."""
+        """Leave no update open, then draw the overlap."""
         # Training that is stopped early may end in the middle of an update.
         runner.optim_wrapper.end_update()
-        end = self._measure(runner)
-        start = runner.message_hub.get_info(OVERLAP_AT_START)
-        # A run that was resumed with other targets has some layers in one of them alone.
-        start = {name: value for name, value in start.items() if name in end}
-        end = {name: end[name] for name in start}
-        if is_main_process() and start:
-            picture = Path(runner.work_dir) / 'overlap.png'
-            plot_overlap({'start of training': start, 'end of training': end}, picture)
-            runner.logger.info(
-                f'Filter overlap, mean of {len(end)} held layers: {_mean(start):.4f} at the '
-                f'start, {_mean(end):.4f} at the end; by layer in {picture}'
-            )
+        super().after_train(runner)
 
     def _log_changed_schedule(self, runner: Runner) -> None:
         stretches = None if self.ratio_schedule is None else self.ratio_schedule.stretches
@@ -175,12 +145,8 @@ class WAUHook(Hook):
             )
         runner.message_hub.update_info(SCHEDULE, stretches)
 
-    def _measure(self, runner: Runner) -> dict[str, float]:
-        """Measure and log the overlap of the held layers, by name of the layer."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        overlap = {name: layer_overlap(model.get_submodule(name)) for name in self._measured}
-        runner.message_hub.update_scalar('train/overlap', _mean(overlap))
-        return overlap
+    def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
+        return runner.optim_wrapper.layers
 
 
 def wrong_wrapper(wrapper: str) -> str:
@@ -204,7 +170,3 @@ def wrong_runner(runner: str) -> str:
         f'{runner} does not tell the optimizer wrapper the model, so that nothing would be held. '
         "Train with MMEngine's Runner (remove runner_type from the config)"
     )
-
-
-def _mean(overlap: dict[str, float]) -> float:
-    return sum(overlap.values()) / len(overlap)

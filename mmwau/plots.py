@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from os import PathLike
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart; grey comes first.
 COLOURS = (
@@ -59,6 +61,56 @@ def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLi
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside upper center', ncols=len(overlaps), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_overlap_curve(
+    points: Sequence[Mapping[str, float]], expected: float, path: str | PathLike
+) -> None:
+    """Draw the overlap of a network and its stages over the iterations of a training.
+
+    Args:
+        points: For each measurement its iteration as ``step``, and what
+            :func:`mmwau.overlap.mean_overlap` gives.
+        expected: The network's overlap to expect of random filters.
+        path: File to write; its suffix gives the format.
+    """
+    figure = Figure(figsize=(9, 4.5), layout='constrained')
+    axes = figure.add_subplot()
+    names = dict.fromkeys(name for point in points for name in point if name != 'step')
+    styles = cycle(zip(COLOURS[1:7], MARKERS, strict=False))
+    for name in names:
+        measured = [point for point in points if name in point]
+        network = name == 'overlap'
+        colour, marker = ('black', None) if network else next(styles)
+        axes.plot(
+            [point['step'] for point in measured],
+            [point[name] for point in measured],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=3 if network else 1.2,
+            label='network (mean of layers)' if network else name.partition('/')[2],
+            zorder=3 if network else 2,
+        )
+    axes.axhline(expected, color='#707070', linestyle='--', linewidth=1, zorder=1)
+    axes.annotate(
+        'network, if random',
+        (0.995, expected),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(0, -4),
+        textcoords='offset points',
+        fontsize=8,
+        color='#707070',
+        horizontalalignment='right',
+        verticalalignment='top',
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel('iterations')
+    axes.set_ylabel('filter overlap (0: orthogonal)')
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc='outside right center', frameon=False, fontsize=8)
+    tidy(axes)
     figure.savefig(path, dpi=150)
 
 

@@ -22,8 +22,11 @@ def test_every_config_is_in_a_pair():
 @pytest.mark.parametrize(('wau', 'plain'), PAIRS)
 def test_twins_differ_in_the_three_lines_alone(wau, plain):
     wau, plain = load(wau).to_dict(), load(plain).to_dict()
-    assert wau.pop('custom_imports') == dict(imports=['mmwau'], allow_failed_imports=False)
-    assert wau.pop('custom_hooks') == [dict(type='WAUHook')]
+    assert wau['custom_imports'] == dict(imports=['mmwau'], allow_failed_imports=False)
+    (hook,), (plain_hook,) = wau.pop('custom_hooks'), plain.pop('custom_hooks')
+    assert hook.pop('type') == 'WAUHook'
+    assert plain_hook.pop('type') == 'OverlapHook'
+    assert hook == plain_hook
     assert wau['optim_wrapper'].pop('type') == 'WAUOptimWrapper'
     assert wau['optim_wrapper'].pop('update_ratio') == 0.5
     assert plain['optim_wrapper'].pop('type') == 'OptimWrapper'

@@ -1,0 +1,144 @@
+"""The filter overlap while a network trains, with WAU or without: logs and pictures."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from .overlap import expected_overlap, layer_overlap, mean_overlap, shape_of_filters
+from .plots import plot_overlap, plot_overlap_curve
+from .targets import check_targets, filter_dim, find_layers
+
+# Kept in the message hub, which is part of every checkpoint.
+OVERLAP_AT_START = 'overlap_at_start'
+OVERLAP_CURVE = 'overlap_curve'
+
+
+@HOOKS.register_module()
+class OverlapHook(Hook):
+    """Log the overlap of the filters, and draw it at the end: for a run without WAU.
+
+    :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its plain twin get the
+    same curves. The overlap is measured before training, then at an interval, and at the end:
+
+    - ``overlap``: the mean over the measured layers (:func:`mmwau.overlap.layer_overlap`), and
+      ``overlap/STAGE`` over those of each stage (``overlap/backbone.layer1``), in the log and as
+      scalars of all visualizer backends, with the iteration as step.
+    - ``overlap.png`` in the work_dir: the overlap of each layer at the start and at the end.
+    - ``overlap_curve.png``: network and stages over the iterations.
+
+    A layer whose filters have no other one to overlap with (depthwise) is left out, and named in
+    the log.
+
+    Args:
+        overlap_interval: Iterations between two measurements, at least 1.
+        targets: Prefixes of module names; the convolutions below them that train are measured,
+            see :func:`mmwau.find_layers`.
+
+    Raises:
+        TypeError: If ``targets`` is not a string or a sequence of strings.
+        ValueError: If ``overlap_interval`` is below 1.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        overlap_interval: int = 500,
+        targets: str | Sequence[str] = ('backbone', 'neck'),
+    ):
+        if not isinstance(overlap_interval, int) or overlap_interval < 1:
+            raise ValueError(
+                'overlap_interval must be an integer of at least 1 (iterations), '
+                f'got {overlap_interval!r}'
+            )
+        self.overlap_interval = overlap_interval
+        self.targets = check_targets(targets)
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure the overlap at the start.
+
+        Raises:
+            ValueError: If two hooks measure the overlap, or no layer matches ``targets``.
+        """
+        hooks = [type(hook).__name__ for hook in runner.hooks if isinstance(hook, OverlapHook)]
+        if len(hooks) > 1:
+            raise ValueError(
+                f'custom_hooks has {" and ".join(hooks)}, of which each measures the overlap; '
+                'keep one of them, with WAU the WAUHook'
+            )
+        # The layers found at the start are measured throughout, whatever is frozen later.
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        convolutions = {name: model.get_submodule(name) for name in self._layers(runner, model)}
+        self._measured = {
+            name: module for name, module in convolutions.items() if _shape(module)[0] > 1
+        }
+        alone = [name for name in convolutions if name not in self._measured]
+        if alone:
+            runner.logger.info(
+                'The overlap of these layers is not measured, since each of their filters has an '
+                f'input of its own (depthwise): {", ".join(alone)}'
+            )
+        # A resumed run has these from the run that it goes on with.
+        hub = runner.message_hub
+        self._curve = hub.get_info(OVERLAP_CURVE, [])
+        overlap = self._measure(runner)
+        if hub.get_info(OVERLAP_AT_START) is None:
+            hub.update_info(OVERLAP_AT_START, overlap)
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Measure the overlap at its interval."""
+        if self.every_n_train_iters(runner, self.overlap_interval):
+            self._measure(runner, iterations=runner.iter + 1)
+
+    def after_train(self, runner: Runner) -> None:
+        """Measure the overlap at the end, and draw layers and curves."""
+        end = self._measure(runner)
+        if not is_main_process() or not end:
+            return
+        start = runner.message_hub.get_info(OVERLAP_AT_START)
+        # A run that was resumed with other targets has some layers in one of them alone.
+        start = {name: value for name, value in start.items() if name in end}
+        pictures = []
+        if start:
+            end = {name: end[name] for name in start}
+            pictures.append(Path(runner.work_dir) / 'overlap.png')
+            plot_overlap({'start of training': start, 'end of training': end}, pictures[-1])
+            runner.logger.info(
+                f'Filter overlap, mean of {len(end)} layers: '
+                f'{mean_overlap(start)["overlap"]:.4f} at the start, '
+                f'{mean_overlap(end)["overlap"]:.4f} at the end'
+            )
+        pictures.append(Path(runner.work_dir) / 'overlap_curve.png')
+        shapes = map(_shape, self._measured.values())
+        random = [expected_overlap(*shape) for shape in shapes]
+        plot_overlap_curve(self._curve, sum(random) / len(random), pictures[-1])
+        runner.logger.info(f'Filter overlap as pictures: {", ".join(map(str, pictures))}')
+
+    def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
+        """Names of the layers to measure."""
+        return find_layers(model, self.targets)
+
+    def _measure(self, runner: Runner, iterations: int | None = None) -> dict[str, float]:
+        """Measure and log the overlap, in one process; return it by name of the layer."""
+        if not is_main_process() or not self._measured:
+            return {}
+        layers = {name: layer_overlap(module) for name, module in self._measured.items()}
+        step = runner.iter if iterations is None else iterations
+        if not self._curve or self._curve[-1]['step'] < step:
+            means = mean_overlap(layers)
+            self._curve.append({'step': step, **means})
+            runner.message_hub.update_info(OVERLAP_CURVE, self._curve)
+            runner.visualizer.add_scalars(means, step=step)
+            network, *stages = (f'{name}: {value:.4f}' for name, value in means.items())
+            runner.logger.info(f'Filters after {step} iterations: {network}  {"  ".join(stages)}')
+        return layers
+
+
+def _shape(convolution: nn.Module) -> tuple[int, int]:
+    return shape_of_filters(convolution.weight, filter_dim(convolution), convolution.groups)
