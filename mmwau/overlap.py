@@ -54,6 +54,18 @@ def largest_cosine(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
 
 
 @torch.no_grad()
+def cosine_matrix(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Absolute cosine of every filter with every other one of its group.
+
+    Takes the arguments of :func:`filter_overlap`.
+
+    Returns:
+        Float32 tensor of shape (groups, filters of a group, filters of a group), 0 on the diagonal.
+    """
+    return torch.cat(list(_cosine_blocks(_unit_rows(weight, dim, groups))), dim=1).clamp(max=1)
+
+
+@torch.no_grad()
 def spectral_entropy(weight: Tensor, dim: int = 0, groups: int = 1) -> tuple[float, float]:
     """Entropy of the singular values of a layer's filters, and the effective rank from it.
 

@@ -1,7 +1,7 @@
 """Pictures of measurements."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from os import PathLike
 
@@ -28,21 +28,34 @@ def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLi
         path: File to write; its suffix gives the format.
     """
     layers = list(next(iter(overlaps.values())))
-    rows = range(len(layers))
     figure = Figure(figsize=(8, 1.6 + 0.2 * len(layers)), layout='constrained')
     axes = figure.add_subplot()
-    values = [[overlap[layer] for layer in layers] for overlap in overlaps.values()]
-    axes.hlines(
-        rows,
-        [min(row) for row in zip(*values, strict=True)],
-        [max(row) for row in zip(*values, strict=True)],
-        color='#d0d0d0',
-        zorder=1,
-    )
-    for label, row, colour, marker in zip(overlaps, values, COLOURS, MARKERS, strict=False):
-        mean = sum(row) / len(row)
+    draw_layers(axes, layers, overlaps)
+    axes.set_xlabel('filter overlap: mean |cosine| between the filters of a layer (0: orthogonal)')
+    figure.legend(loc='outside upper center', ncols=len(overlaps), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def draw_layers(
+    axes: Axes, layers: Sequence[str], values: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Draw a value of each layer, one row a layer, one mark for each measurement.
+
+    Args:
+        axes: Where to draw.
+        layers: Names of the layers, from top to bottom.
+        values: For each measurement's label the value by name of the layer; a layer may be
+            missing. The means are drawn as dashed lines and told in the labels.
+    """
+    for row, layer in enumerate(layers):
+        measured = [each[layer] for each in values.values() if layer in each]
+        if measured:
+            axes.hlines(row, min(measured), max(measured), color='#d0d0d0', zorder=1)
+    for (label, each), (colour, marker) in zip(values.items(), styles(), strict=False):
+        rows = [row for row, layer in enumerate(layers) if layer in each]
+        mean = sum(each.values()) / len(each)
         axes.scatter(
-            row,
+            [each[layers[row]] for row in rows],
             rows,
             facecolor='none',
             edgecolor=colour,
@@ -53,15 +66,16 @@ def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLi
             label=f'{label} (mean {mean:.3f}, dashed)',
         )
         axes.axvline(mean, color=colour, linestyle='--', linewidth=1, zorder=0)
-    axes.set_yticks(rows, layers, fontsize=7)
+    axes.set_yticks(range(len(layers)), layers, fontsize=7)
     axes.set_ylim(len(layers) - 0.3, -0.7)
     axes.set_xlim(left=0)
-    axes.set_xlabel('filter overlap: mean |cosine| between the filters of a layer (0: orthogonal)')
-    axes.grid(axis='x', color='#eeeeee')
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
-    figure.legend(loc='outside upper center', ncols=len(overlaps), frameon=False)
-    figure.savefig(path, dpi=150)
+    tidy(axes)
+    axes.grid(visible=False, axis='y')
+
+
+def styles() -> Iterator[tuple[str, str]]:
+    """Colours and markers for one line after the other, without end."""
+    return cycle(zip(COLOURS, MARKERS, strict=True))
 
 
 def plot_overlap_curve(
@@ -78,11 +92,11 @@ def plot_overlap_curve(
     figure = Figure(figsize=(9, 4.5), layout='constrained')
     axes = figure.add_subplot()
     names = dict.fromkeys(name for point in points for name in point if name != 'step')
-    styles = cycle(zip(COLOURS[1:7], MARKERS, strict=False))
+    looks = cycle(zip(COLOURS[1:7], MARKERS, strict=False))
     for name in names:
         measured = [point for point in points if name in point]
         network = name == 'overlap'
-        colour, marker = ('black', None) if network else next(styles)
+        colour, marker = ('black', None) if network else next(looks)
         axes.plot(
             [point['step'] for point in measured],
             [point[name] for point in measured],

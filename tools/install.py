@@ -218,7 +218,7 @@ def main() -> None:
     say('[3/5] mmcv with its compiled ops')
     venv.pip_install(str(mmcv_wheel(venv)))
     say('[4/5] MMEngine, MMDetection, MMPreTrain and mmwau itself')
-    venv.pip_install('-e', '.[detection,classification,dev]')
+    venv.pip_install('-e', '.[detection,classification,analysis,dev]')
     say('[5/5] Check')
     check_installation(venv)
     say(f'Installed in {(time.monotonic() - start) / 60:.1f} min.')

@@ -1,0 +1,152 @@
+"""How much the channels of a layer's output overlap, and how alike two networks' layers are."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+# Of a batch's positions so many, evenly spread, are looked at in each layer.
+POSITIONS = 8192
+
+
+class Moments:
+    """Sums from which the covariances between the channels of two outputs follow.
+
+    Args:
+        first: Number of channels of the one output.
+        second: Number of channels of the other.
+    """
+
+    def __init__(self, first: int, second: int):
+        self.count = 0
+        self.sums = (
+            torch.zeros(first, dtype=torch.float64),
+            torch.zeros(second, dtype=torch.float64),
+        )
+        self.products = torch.zeros(first, second, dtype=torch.float64)
+
+    def add(self, first: Tensor, second: Tensor) -> None:
+        """Add values of shape (positions, channels), the same positions in both."""
+        first, second = first.double().cpu(), second.double().cpu()
+        self.count += len(first)
+        for total, values in zip(self.sums, (first, second), strict=True):
+            total += values.sum(dim=0)
+        self.products += first.T @ second
+
+    def covariance(self) -> Tensor:
+        """Covariances of shape (first, second), float64."""
+        first, second = (total / self.count for total in self.sums)
+        return self.products / self.count - first[:, None] * second
+
+
+def channel_overlap(covariance: Tensor) -> Tensor:
+    """Overlap of each channel of an output with the others of its layer.
+
+    The mean absolute correlation, in the form of the filter overlap (RePr, 1811.07275, section
+    4): the sum over the other channels divided by the number of channels. A batch norm after the
+    layer changes it by nothing, which scales and shifts each channel.
+
+    Args:
+        covariance: Covariances of shape (channels, channels).
+
+    Returns:
+        Tensor of shape (channels,), each in [0, 1). A channel that is constant overlaps with none.
+    """
+    deviation = covariance.diagonal().clamp(min=0).sqrt()
+    # A channel whose variance is rounding error alone is constant.
+    constant = deviation <= 1e-7 * deviation.max()
+    scale = torch.where(constant, 0, 1 / deviation)
+    correlation = (covariance * scale * scale[:, None]).abs().clamp(max=1)
+    correlation.fill_diagonal_(0)
+    return correlation.sum(dim=1) / len(correlation)
+
+
+def linear_cka(cross: Tensor, first: Tensor, second: Tensor) -> float:
+    """Linear centred kernel alignment: how alike two outputs are, whatever the channels' order.
+
+    ``||cov(X, Y)||^2 / (||cov(X, X)|| ||cov(Y, Y)||)`` with Frobenius norms (Kornblith et al.,
+    Similarity of Neural Network Representations Revisited, 1905.00414, section 3, linear CKA with
+    features).
+
+    Args:
+        cross: Covariances of shape (channels of X, channels of Y).
+        first: Those of X with itself.
+        second: Those of Y with itself.
+
+    Returns:
+        In [0, 1]; 1 if one is the other rotated and scaled; nan if one of them is constant.
+    """
+    return (cross.square().sum() / (first.norm() * second.norm())).item()
+
+
+@torch.no_grad()
+def compare_features(
+    models: Mapping[str, nn.Module],
+    layers: Sequence[str],
+    batches: Iterable[object],
+    forward: Callable[[nn.Module, object], object],
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Measure the outputs of some layers, in all models on the same images.
+
+    Every position of every image is an example, every channel a feature.
+
+    Args:
+        models: Models with the same layers, by label; each is in the mode that it comes in.
+        layers: Names of modules whose outputs have the shape (images, channels, ...). Those that
+            ``forward`` does not reach are left out.
+        batches: What ``forward`` takes.
+        forward: Runs a model on a batch.
+
+    Returns:
+        For each label the mean of :func:`channel_overlap` by layer, and :func:`linear_cka` with
+        the first model by layer.
+    """
+    first = next(iter(models))
+    moments: dict[tuple, Moments] = {}
+
+    def add(key: tuple, one: Tensor, other: Tensor) -> None:
+        moments.setdefault(key, Moments(one.shape[1], other.shape[1])).add(one, other)
+
+    for batch in batches:
+        outputs = {}
+        for label, model in models.items():
+            with _kept_outputs(model, layers) as kept:
+                forward(model, batch)
+            for layer, values in kept.items():
+                add((label, layer), values, values)
+                if label != first:
+                    add((first, label, layer), outputs[layer], values)
+            if label == first:
+                outputs = kept
+    covariances = {key: each.covariance() for key, each in moments.items()}
+    overlaps = {label: {} for label in models}
+    alike = {label: {} for label in models}
+    for layer in layers:
+        for label in models:
+            if (label, layer) not in covariances:
+                continue
+            own = covariances[label, layer]
+            overlaps[label][layer] = channel_overlap(own).mean().item()
+            cross = own if label == first else covariances[first, label, layer]
+            alike[label][layer] = linear_cka(cross, covariances[first, layer], own)
+    return overlaps, alike
+
+
+@contextmanager
+def _kept_outputs(model: nn.Module, layers: Sequence[str]):
+    """Keep what the layers give, as values of shape (positions, channels)."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(layer: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        values = output.movedim(1, -1).flatten(0, -2)
+        values = values[:: max(1, len(values) // POSITIONS)].float()
+        # A layer that is run several times, on each level of a pyramid say, is one layer.
+        kept[layer] = torch.cat([kept[layer], values]) if layer in kept else values
+
+    with ExitStack() as stack:
+        for layer in layers:
+            handle = model.get_submodule(layer).register_forward_hook(partial(keep, layer))
+            stack.callback(handle.remove)
+        yield kept

@@ -1,0 +1,219 @@
+"""Measure how much filters overlap, in checkpoints of any origin side by side.
+
+    python tools/analysis_tools/filter_overlap.py CHECKPOINT [CHECKPOINT ...]
+
+Checkpoints of MMDetection, MMPreTrain, torchvision, timm and others, plain state dicts and
+safetensors files; no config is needed. With --config the outputs of the layers are compared too, on
+images of the config's test data.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from mmwau.analysis import overlap_report as report
+from mmwau.analysis.filters import find_filters
+from mmwau.analysis.labels import short_labels
+from mmwau.analysis.page import png, write_page
+from mmwau.analysis.weights_file import read_weights
+from mmwau.files import write_whole
+from mmwau.targets import is_below
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('checkpoints', nargs='+', metavar='checkpoint', help='file of weights')
+    parser.add_argument('--layers', nargs='+', default=[''], metavar='PREFIX',
+                        help='measure the layers below these module names alone')  # fmt: skip
+    parser.add_argument('--heat-maps', nargs='+', metavar='LAYER',
+                        help='layers whose filters are compared one by one (default: the three '
+                        'with the highest overlap in relation to random filters)')  # fmt: skip
+    parser.add_argument('--twin-cosine', type=float, default=0.9, metavar='COSINE',
+                        help='|cosine| from which on filters are near twins, in (0, 1] '
+                        '(default: 0.9)')  # fmt: skip
+    parser.add_argument('--config', help='config of the network (of MMDetection, MMPreTrain, ...): '
+                        'tells grouped and transposed convolutions, and has the outputs '
+                        'compared')  # fmt: skip
+    parser.add_argument('--images', type=int, default=16,
+                        help='images to compare the outputs on, with --config; 0 for none '
+                        '(default: 16)')  # fmt: skip
+    parser.add_argument('--json', action='store_true',
+                        help='print all that was measured as JSON, instead of tables')  # fmt: skip
+    parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/filter_overlap'),
+                        help='folder for pictures, page and JSON file')  # fmt: skip
+    parser.add_argument('--unsafe-load', action='store_true',
+                        help='run the code that a checkpoint asks to run; for trusted files '
+                        'alone')  # fmt: skip
+    args = parser.parse_args()
+    if not 0 < args.twin_cosine <= 1:
+        raise ValueError(f'--twin-cosine must be in (0, 1], got {args.twin_cosine}')
+    if args.images < 0:
+        raise ValueError(f'--images must be 0 or more, got {args.images}')
+    return args
+
+
+def measure(
+    label: str,
+    path: str,
+    weights: dict[str, Tensor],
+    model: nn.Module | None,
+    args: argparse.Namespace,
+    progress: Progress,
+) -> report.Measured:
+    """Measure the filters of a checkpoint, with a line of progress.
+
+    Raises:
+        ValueError: If there is no convolution to measure.
+    """
+    filters, left_out = find_filters(weights, model)
+    wanted = {
+        name: each
+        for name, each in filters.items()
+        if any(is_below(name, prefix) for prefix in args.layers)
+    }
+    if not wanted:
+        raise ValueError(
+            f'{path}: no convolution to measure below --layers {" ".join(args.layers)!r}. '
+            f'Convolutions in it are: {", ".join(list(filters)[:8]) or "none"}; left out: '
+            f'{", ".join(list(left_out)[:8]) or "none"}'
+        )
+    task = progress.add_task(label, total=len(wanted))
+    layers, random = {}, {}
+    for name, each in wanted.items():
+        layers[name], random[name] = report.measure_filters(each, args.twin_cosine)
+        progress.advance(task)
+    return report.Measured(str(path), wanted, layers, random, left_out)
+
+
+def build_model(config: str) -> tuple[nn.Module, object]:
+    """Build the network of a config, without weights; return the config too."""
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    if not Path(config).is_file():
+        raise FileNotFoundError(f'The config {config} does not exist (from {Path.cwd()})')
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return MODELS.build(cfg.model), cfg
+
+
+def compare_outputs(
+    cfg: object,
+    model: nn.Module,
+    weights: dict[str, dict[str, Tensor]],
+    layers: list[str],
+    images: int,
+    progress: Progress,
+) -> report.Features:
+    """Compare the outputs of the layers on the first images of the config's test data."""
+    from copy import deepcopy
+
+    from mmengine.runner import Runner
+
+    from mmwau.features import compare_features
+    from mmwau.input_files import check_data
+
+    check_data(cfg, ('test',))
+    models = {}
+    for label, state in weights.items():
+        models[label] = deepcopy(model).eval()
+        missing = models[label].load_state_dict(state, strict=False).missing_keys
+        if missing:
+            raise ValueError(
+                f'{label} does not belong to the network of --config: it lacks '
+                f'{", ".join(missing[:5])}'
+            )
+    loader = Runner.build_dataloader(cfg.test_dataloader)
+    task = progress.add_task('images', total=images)
+    seen = 0
+
+    def batches() -> Iterator[object]:
+        nonlocal seen
+        for batch in loader:
+            if seen >= images:
+                return
+            yield batch
+            seen += len(batch['inputs'])
+            progress.update(task, completed=min(seen, images))
+
+    def forward(network: nn.Module, batch: object) -> None:
+        inputs = network.data_preprocessor(batch, False)['inputs']
+        network.extract_feat(inputs)
+
+    overlaps, alike = compare_features(models, layers, batches(), forward)
+    return report.Features(seen, overlaps, alike)
+
+
+def main() -> None:
+    """Measure, print, draw and write."""
+    args = parse_args()
+    # With --json the standard output is for the measurements alone.
+    console = Console(stderr=args.json, width=None if sys.stdout.isatty() else 120)
+    labels = short_labels(args.checkpoints)
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    weights = {
+        label: read_weights(path, args.unsafe_load)
+        for label, path in zip(labels, args.checkpoints, strict=True)
+    }
+    features = None
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        redirect_stdout(sys.stderr),  # where libraries chat
+    ):
+        model, cfg = build_model(args.config) if args.config else (None, None)
+        checkpoints = {
+            label: measure(label, path, weights[label], model, args, progress)
+            for label, path in zip(labels, args.checkpoints, strict=True)
+        }
+        names = report.layer_names(checkpoints)
+        heat_maps = args.heat_maps or report.default_heat_maps(checkpoints)
+        unknown = [name for name in heat_maps if name not in names]
+        if unknown:
+            raise ValueError(f'--heat-maps: {", ".join(unknown)} is none of the measured layers: '
+                             f'{", ".join(names)}')  # fmt: skip
+        if cfg is not None and args.images:
+            features = compare_outputs(cfg, model, weights, names, args.images, progress)
+    figures = {
+        'measures': report.draw_measures(checkpoints),
+        'heat maps': report.draw_heat_maps(checkpoints, heat_maps),
+    }
+    if features is not None:
+        figures['features'] = report.draw_features(features)
+    content = json.dumps(report.to_json(checkpoints, args.twin_cosine, features), indent=1)
+    if args.json:
+        print(content)
+    else:
+        console.print(report.network_table(checkpoints, args.twin_cosine).to_terminal())
+        if len(checkpoints) == 1:
+            ((label, each),) = checkpoints.items()
+            console.print(report.layer_table(label, each, args.twin_cosine).to_terminal())
+        else:
+            console.print(report.comparison_table(checkpoints).to_terminal())
+        if features is not None:
+            console.print(report.feature_table(features).to_terminal())
+        for line in report.left_out_lines(checkpoints):
+            console.print(line, markup=False)
+    write_whole(content.encode(), args.out_dir / 'filter_overlap.json')
+    for name, figure in figures.items():
+        write_whole(png(figure), args.out_dir / f'{name.replace(" ", "_")}.png')
+    write_page(
+        args.out_dir / 'filter_overlap.html',
+        'Filter overlap',
+        report.sections(checkpoints, args.twin_cosine, figures, features),
+        shlex.join(['python', *sys.argv]),
+    )
+    console.print(f'Pictures, page and JSON file: {args.out_dir}/', markup=False)
+
+
+if __name__ == '__main__':
+    main()
