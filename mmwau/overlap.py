@@ -224,6 +224,6 @@ def _unit_rows(weight: Tensor, dim: int, groups: int) -> Tensor:
 def _cosine_blocks(rows: Tensor) -> Iterator[Tensor]:
     """Absolute cosines of some filters with all of their group, each one's with itself being 0."""
     for start in range(0, rows.shape[1], BLOCK):
-        block = (rows[:, start : start + BLOCK] @ rows.transpose(1, 2)).abs()
+        block = (rows[:, start : start + BLOCK] @ rows.transpose(1, 2)).abs_()
         block.diagonal(start, dim1=1, dim2=2).zero_()
         yield block

@@ -32,12 +32,15 @@ def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLi
     axes = figure.add_subplot()
     draw_layers(axes, layers, overlaps)
     axes.set_xlabel('filter overlap: mean |cosine| between the filters of a layer (0: orthogonal)')
-    figure.legend(loc='outside upper center', ncols=len(overlaps), frameon=False)
+    legend_above(figure, axes)
     figure.savefig(path, dpi=150)
 
 
 def draw_layers(
-    axes: Axes, layers: Sequence[str], values: Mapping[str, Mapping[str, float]]
+    axes: Axes,
+    layers: Sequence[str],
+    values: Mapping[str, Mapping[str, float]],
+    mean_of: str = 'mean',
 ) -> None:
     """Draw a value of each layer, one row a layer, one mark for each measurement.
 
@@ -46,6 +49,7 @@ def draw_layers(
         layers: Names of the layers, from top to bottom.
         values: For each measurement's label the value by name of the layer; a layer may be
             missing. The means are drawn as dashed lines and told in the labels.
+        mean_of: What the labels call them.
     """
     for row, layer in enumerate(layers):
         measured = [each[layer] for each in values.values() if layer in each]
@@ -63,7 +67,7 @@ def draw_layers(
             s=28,
             linewidth=1.5,
             zorder=2,
-            label=f'{label} (mean {mean:.3f}, dashed)',
+            label=f'{label} ({mean_of} {mean:.3f}, dashed)',
         )
         axes.axvline(mean, color=colour, linestyle='--', linewidth=1, zorder=0)
     axes.set_yticks(range(len(layers)), layers, fontsize=7)
@@ -171,6 +175,15 @@ def plot_detections(
     handles.append(Patch(facecolor='#808080', edgecolor='white', linestyle=':', label='annotated'))
     figure.legend(handles=handles, loc='outside upper center', ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """Put the legend of a panel above all panels, in as many columns as fit."""
+    handles, labels = axes.get_legend_handles_labels()
+    # Characters of the default size that a figure's inch has room for.
+    fits = int(12 * figure.get_figwidth() / (max(map(len, labels)) + 6))
+    columns = max(1, min(len(labels), fits))
+    figure.legend(handles, labels, loc='outside upper center', frameon=False, ncols=columns)
 
 
 def tidy(axes: Axes) -> None:

@@ -16,7 +16,7 @@ from mmwau.overlap import (
     measure,
     measure_random,
 )
-from mmwau.plots import draw_layers, styles, tidy
+from mmwau.plots import draw_layers, legend_above, styles, tidy
 
 from .filters import Filters
 from .page import Section, Table
@@ -181,7 +181,7 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
             expected = {layer: getattr(each.random[layer], measure_name) for layer in each.layers}
             values[name] = {k: own[k] / expected[k] for k in own} if relative else own
             random.update(dict.fromkeys(expected, 1.0) if relative else expected)
-        draw_layers(axes, layers, values)
+        draw_layers(axes, layers, values, 'mean overlap')
         axes.scatter(
             [random[layer] for layer in layers], range(len(layers)), marker='|', s=90,
             color='black', linewidth=1.5, zorder=1, label='random filters of that shape',
@@ -190,11 +190,8 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
         if relative:  # what lies far below 1 is the exception
             axes.set_xlim(auto=True)
             axes.autoscale(axis='x')
-    # The labels' means are those of the first panel; the tables have the others.
-    handles, labels = panels[0].get_legend_handles_labels()
-    labels = [label.replace(' (mean ', ' (mean overlap ') for label in labels]
-    figure.legend(handles, labels, loc='outside upper center', frameon=False,
-                  ncols=min(len(handles), 3))  # fmt: skip
+    # The means that it tells are those of the overlap; the tables have the others.
+    legend_above(figure, panels[0])
     return figure
 
 
@@ -217,9 +214,7 @@ def draw_features(features: Features) -> Figure:
         panels[1].set_xlim(0, 1.02)
         tidy(panels[1])
         panels[1].set_xlabel(f'linear CKA with {first} (1: alike)')
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside upper center', frameon=False,
-                  ncols=min(len(handles), 3))  # fmt: skip
+    legend_above(figure, panels[0])
     return figure
 
 

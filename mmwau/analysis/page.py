@@ -34,7 +34,7 @@ PAGE = Environment(autoescape=True).from_string("""\
           font-variant-numeric: tabular-nums; }
   caption { text-align: left; font-weight: 600; padding-bottom: 0.4em; }
   th, td { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #eee; }
-  th:first-child, td:first-child { text-align: left; }
+  th:first-child, td:first-child { text-align: left; white-space: pre-wrap; }
   thead th { border-bottom: 2px solid #999; vertical-align: bottom; }
   tbody tr:hover { background: #f6f9fc; }
   footer { margin-top: 3em; color: #777; font-size: 0.85em; }

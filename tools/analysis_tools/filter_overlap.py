@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
                         '(default: 16)')  # fmt: skip
     parser.add_argument('--json', action='store_true',
                         help='print all that was measured as JSON, instead of tables')  # fmt: skip
-    parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/filter_overlap'),
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/filter_overlap'),
                         help='folder for pictures, page and JSON file')  # fmt: skip
     parser.add_argument('--unsafe-load', action='store_true',
                         help='run the code that a checkpoint asks to run; for trusted files '
@@ -203,16 +203,16 @@ def main() -> None:
             console.print(report.feature_table(features).to_terminal())
         for line in report.left_out_lines(checkpoints):
             console.print(line, markup=False)
-    write_whole(content.encode(), args.out_dir / 'filter_overlap.json')
+    write_whole(content.encode(), args.out / 'filter_overlap.json')
     for name, figure in figures.items():
-        write_whole(png(figure), args.out_dir / f'{name.replace(" ", "_")}.png')
+        write_whole(png(figure), args.out / f'{name.replace(" ", "_")}.png')
     write_page(
-        args.out_dir / 'filter_overlap.html',
+        args.out / 'filter_overlap.html',
         'Filter overlap',
         report.sections(checkpoints, args.twin_cosine, figures, features),
         shlex.join(['python', *sys.argv]),
     )
-    console.print(f'Pictures, page and JSON file: {args.out_dir}/', markup=False)
+    console.print(f'Pictures, page and JSON file: {args.out}/', markup=False)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,251 @@
+"""Remove filters of a trained network in some order, and put them back bit for bit."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+from mmwau.overlap import filter_overlap
+from mmwau.random_numbers import random_numbers
+from mmwau.targets import filter_dim, find_convolutions
+from mmwau.wau import check_choice
+
+ORDERS = ('l1', 'overlap', 'apoz', 'random')
+NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A convolution whose filters can be removed.
+
+    Args:
+        name: Its name in the model.
+        convolution: The module.
+        norms: The norm layers that take its output directly, most often one.
+    """
+
+    name: str
+    convolution: nn.Module
+    norms: tuple[nn.Module, ...]
+
+    @property
+    def num_filters(self) -> int:
+        """How many filters it has."""
+        return self.convolution.weight.shape[filter_dim(self.convolution)]
+
+
+def find_removable(
+    model: nn.Module, targets: str | Sequence[str], run_model: Callable[[], object]
+) -> tuple[dict[str, Removable], dict[str, str]]:
+    """Find the convolutions below ``targets`` whose filters can be removed.
+
+    Frozen convolutions count too: their filters may be as redundant as others.
+
+    Args:
+        model: The model, not wrapped for distributed training.
+        targets: See :func:`mmwau.targets.find_convolutions`.
+        run_model: Makes one forward pass, which shows what norm follows what convolution.
+
+    Returns:
+        The convolutions by name in the model's order; and of those that are left out the
+        reasons by name.
+
+    Raises:
+        TypeError: See :func:`mmwau.targets.find_convolutions`.
+        ValueError: If there is no convolution to remove filters from.
+    """
+    convolutions = find_convolutions(model, targets)
+    norms = _norms_behind(model, convolutions, run_model)
+    uses = Counter(
+        id(module._parameters['weight'])
+        for module in find_convolutions(model).values()
+        if module._parameters.get('weight') is not None
+    )
+    found, left_out = {}, {}
+    for name, module in convolutions.items():
+        weight = module._parameters.get('weight')
+        if weight is None:
+            left_out[name] = 'its weight is computed from other parameters'
+        elif set(module._parameters) - {'weight', 'bias'}:
+            left_out[name] = 'its filters have parameters besides weight and bias'
+        elif uses[id(weight)] > 1:
+            left_out[name] = 'shares its weight with another layer'
+        elif filter_dim(module) == 1 and module.groups > 1:
+            left_out[name] = 'grouped and transposed: its filters do not lie on one dimension'
+        elif name not in norms:
+            left_out[name] = 'takes no part in the forward pass on the test data'
+        elif any(_is_bare(norm) for norm in norms[name]):
+            left_out[name] = 'the norm behind it has no weight that could be zero'
+        else:
+            found[name] = Removable(name, module, tuple(norms[name]))
+    if not found:
+        reasons = '; '.join(f'{name}: {reason}' for name, reason in list(left_out.items())[:5])
+        raise ValueError(f'No filters below targets={targets!r} can be removed ({reasons})')
+    return found, left_out
+
+
+def average_zeros(
+    layers: Mapping[str, Removable], run_model: Callable[[], object]
+) -> dict[str, Tensor]:
+    """Average percentage of zeros (APoZ) of every filter, as a fraction.
+
+    It is the fraction of a filter's outputs, over all images and places, that are zero behind a
+    ReLU (Hu et al., Network Trimming, 1607.03250, equation 1). Here outputs are taken behind the
+    norm that follows the convolution, or where none follows behind the convolution itself, and
+    those that are not above zero are counted: what a ReLU there would make zero. Where a ReLU
+    follows directly, this is the paper's measure. It is not the paper's where something is added
+    before the ReLU, as at the end of a residual block, or where none follows, as in a FPN.
+
+    Args:
+        layers: Layers by name.
+        run_model: Makes the forward passes.
+
+    Returns:
+        For each layer a float64 tensor of shape (filters,) on the CPU, each in [0, 1].
+    """
+    zeros, outputs, handles = Counter(), Counter(), []
+
+    def count(name: str, output: Tensor) -> None:
+        not_above = (output <= 0).transpose(0, 1).flatten(1)
+        zeros[name] += not_above.sum(dim=1).cpu()
+        outputs[name] += not_above.shape[1]
+
+    for name, layer in layers.items():
+        for module in layer.norms or (layer.convolution,):
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, inputs, output, name=name: count(name, output)
+                )
+            )
+    try:
+        run_model()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: zeros[name].double() / outputs[name] for name in layers}
+
+
+def removal_order(
+    layer: Removable, order: str, seed: int | None = None, zeros: Tensor | None = None
+) -> list[int]:
+    """In what order a layer's filters are removed.
+
+    Args:
+        layer: The layer.
+        order: ``'l1'``: least L1 norm first (Li et al., 1608.08710, section 3.1).
+            ``'overlap'``: most :func:`mmwau.overlap.filter_overlap` first, the measure of RePr
+            (1811.07275), which ranks filters over all layers, while here each layer has an order
+            of its own. ``'apoz'``: highest average percentage of zeros first (1607.03250).
+            ``'random'``: a function of the seed and the layer's name, so that checkpoints of a
+            network lose the same filters.
+        seed: For ``'random'``.
+        zeros: For ``'apoz'`` what :func:`average_zeros` gave for the layer.
+
+    Returns:
+        The indices of all filters, first the one that is removed first. Ties go by index.
+
+    Raises:
+        ValueError: If the order is unknown.
+    """
+    check_choice('order', order, ORDERS)
+    weight, dim = layer.convolution.weight.detach(), filter_dim(layer.convolution)
+    if order == 'l1':
+        scores = weight.double().transpose(0, dim).flatten(1).abs().sum(dim=1)
+    elif order == 'overlap':
+        scores = -filter_overlap(weight, dim, layer.convolution.groups)
+    elif order == 'apoz':
+        scores = -zeros
+    else:
+        scores = random_numbers([f'removal {seed}'], [layer.name], [layer.num_filters])
+    return scores.argsort(stable=True).tolist()
+
+
+def num_removed(num_filters: int, fraction: float) -> int:
+    """How many filters a fraction of a layer is: rounded, and one filter always stays."""
+    return min(round(fraction * num_filters), num_filters - 1)
+
+
+@contextmanager
+@torch.no_grad()
+def removed(
+    layers: Mapping[str, Removable], filters: Mapping[str, Sequence[int]]
+) -> Iterator[None]:
+    """Within the context the given filters are removed; after it they are back, bit for bit.
+
+    A removed filter's channel is zero behind the norm that follows its convolution: the filter's
+    weight and bias are zero, and the norm's weight, bias and running mean for the channel.
+
+    Args:
+        layers: Layers by name.
+        filters: For each layer to change the indices of the filters to remove.
+    """
+    rows = []  # each tensor with the dimension and the indices to make zero
+    for name, indices in filters.items():
+        convolution = layers[name].convolution
+        index = torch.tensor(indices, dtype=torch.long, device=convolution.weight.device)
+        rows.append((convolution.weight, filter_dim(convolution), index))
+        tensors = [getattr(convolution, 'bias', None)]
+        for norm in layers[name].norms:
+            tensors += [getattr(norm, part, None) for part in ('weight', 'bias', 'running_mean')]
+        rows += [(tensor, 0, index) for tensor in tensors if tensor is not None]
+    # A norm may stand behind two convolutions: all is kept before anything changes.
+    kept = [(tensor, tensor.clone()) for tensor, _, _ in rows]
+    try:
+        for tensor, dim, index in rows:
+            tensor.index_fill_(dim, index, 0)
+        yield
+    finally:
+        for tensor, before in kept:
+            tensor.copy_(before)
+
+
+def _is_bare(norm: nn.Module) -> bool:
+    """Whether a norm makes of a channel that is zero one that is not, whatever its own values.
+
+    It takes the mean over several channels, and has no weight to make the outcome zero.
+    """
+    return isinstance(norm, (nn.GroupNorm, nn.LayerNorm)) and norm.weight is None
+
+
+def _norms_behind(
+    model: nn.Module, convolutions: Mapping[str, nn.Module], run_model: Callable[[], object]
+) -> dict[str, list[nn.Module]]:
+    """The norms whose input is the output of a convolution, by name of those that run at all."""
+    norms: dict[str, list[nn.Module]] = {}
+    sources: dict[int, tuple[ref, str]] = {}  # by id, which is given again when a tensor is gone
+
+    def remember(name: str, output: Tensor) -> None:
+        norms.setdefault(name, [])
+        sources[id(output)] = ref(output), name
+
+    def connect(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        source, name = sources.get(id(inputs[0]), (None, None))
+        if source is not None and source() is inputs[0] and norm not in norms[name]:
+            norms[name].append(norm)
+
+    handles = [
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: remember(name, output)
+        )
+        for name, module in convolutions.items()
+    ]
+    handles += [
+        module.register_forward_pre_hook(connect)
+        for module in model.modules()
+        if isinstance(module, NORMS)
+    ]
+    try:
+        run_model()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return norms

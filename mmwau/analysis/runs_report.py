@@ -1,0 +1,472 @@
+"""Trainings side by side: tables, pictures, a page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mmwau.plots import COLOURS, MARKERS, legend_above, tidy
+
+from .arms import Arm, Summary, difference, differences_of_settings, summarise
+from .metrics import choose_metric
+from .page import Section, Table
+from .runs import Run
+
+# With more arms, differences get a table of their own.
+ARMS_IN_ONE_TABLE = 3
+NO_VALUE, MINUS, NO_BREAK = '\u2013', '\u2212', '\u00a0'
+HOW_TO_READ = (
+    'An arm is all runs whose configs agree in everything but the seed. Behind a mean stands ± the '
+    'sample standard deviation over the runs of the arm, and in brackets their number; one run has '
+    'no spread. ± is no margin of error of the mean, and of two or three runs it is itself '
+    'uncertain: a difference as large as the spread may be chance.',
+    'A difference is the arm minus the baseline. Runs of the same seed are paired: the mean of '
+    'their differences stands with ± their sample standard deviation. Where no seed is in both '
+    'arms it is the difference of the two means, marked as unpaired, and has no spread.',
+    'Loss: training loss over the last whole epoch, or over the last tenth of the logged points '
+    'where training counts iterations; each logged point is a mean over '
+    'log_processor.window_size iterations. Overlap: mean |cosine| between the filters of a layer '
+    '(the measure of RePr, 1811.07275), mean over the measured layers, as measured last; a stage '
+    'is the mean over its layers. Less overlap is not better by itself: look at the metric.',
+    'In pictures a thick line is the mean over the runs of an arm, at the points that all of them '
+    'have; thin lines are the runs.',
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Arms that are compared.
+
+    Args:
+        arms: At least one; the first is the baseline, to which differences are taken.
+        metric: Name of the metric to draw; None where no run has a metric.
+        at: Epoch or iteration to compare at; None for the end of each run.
+    """
+
+    arms: Sequence[Arm]
+    metric: str | None
+    at: int | None = None
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all arms."""
+        return [run for arm in self.arms for run in arm.runs]
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages' overlaps, ``'overlap/STAGE'``."""
+        names = dict.fromkeys(name for run in self.runs for name in run.overlaps)
+        return [name for name in names if name != 'overlap']
+
+    def names(self) -> list[str]:
+        """What the table of final values has, a row each: metrics, loss, overlap."""
+        names = [*metric_names(self.runs, self.at), 'loss']
+        return names + ['overlap'] * any('overlap' in run.overlaps for run in self.runs)
+
+    def summary(self, arm: Arm, name: str) -> Summary | None:
+        """Mean and spread of a final value; None if no run of the arm has one."""
+        values = [value for _, value in arm.values(name, self.at)]
+        return summarise(values) if values else None
+
+    def difference(self, arm: Arm, name: str) -> Summary | None:
+        """Difference of a final value to the baseline; None if one of the two has none."""
+        values, baseline = arm.values(name, self.at), self.arms[0].values(name, self.at)
+        return difference(values, baseline) if values and baseline else None
+
+    def value_tables(self) -> list[Table]:
+        """Final metrics, loss and overlap of the network, and the differences."""
+        return self._tables(self.names(), f'Values {self._when}')
+
+    def stage_tables(self) -> list[Table]:
+        """The overlap of each stage, and the differences."""
+        return self._tables(self.stages, f'Filter overlap of each stage {self._when}')
+
+    @property
+    def _when(self) -> str:
+        return 'at the end' if self.at is None else f'at {self.runs[0].unit} {self.at}'
+
+    def _tables(self, names: Sequence[str], title: str) -> list[Table]:
+        baseline, *others = self.arms
+        means = [[self._mean(arm, name) for arm in self.arms] for name in names]
+        minus = [[self._minus(arm, name) for arm in others] for name in names]
+        rows = [_stage(name) for name in names]
+        labels = [arm.label for arm in self.arms]
+        title_of_means = f'{title}, mean ± sample std (runs)'
+        if len(self.arms) <= ARMS_IN_ONE_TABLE:
+            labels += [f'{arm.label} {MINUS} {baseline.label}' for arm in others]
+            cells = [left + right for left, right in zip(means, minus, strict=True)]
+            return [_table(title_of_means, rows, labels, cells)]
+        return [
+            _table(title_of_means, rows, labels, means),
+            _table(f'{title}, difference to {baseline.label}', rows, labels[1:], minus),
+        ]
+
+    def _mean(self, arm: Arm, name: str) -> str:
+        found = self.summary(arm, name)
+        if found is None:
+            return NO_VALUE
+        return self._cell(name, found, self._text(name, found.mean), f'{found.count}')
+
+    def _minus(self, arm: Arm, name: str) -> str:
+        found = self.difference(arm, name)
+        if found is None:
+            return NO_VALUE
+        pairs = f'{found.count}{NO_BREAK}pair{"s" * (found.count > 1)}'
+        pairs = pairs if found.paired else 'unpaired'
+        return self._cell(name, found, self._text(name, found.mean, '+'), pairs)
+
+    def _cell(self, name: str, found: Summary, mean: str, count: str) -> str:
+        spread = '' if found.std is None else f'{NO_BREAK}±{NO_BREAK}{self._text(name, found.std)}'
+        # On a page a line break is a space; the columns of many arms are narrow in a terminal.
+        space = ' ' if len(self.arms) <= ARMS_IN_ONE_TABLE else '\n'
+        return f'{mean}{spread}{space}({count})'
+
+    def _text(self, name: str, value: float | None, sign: str = '') -> str:
+        """A value with as many decimals as all of its kind."""
+        if value is None:
+            return NO_VALUE
+        values = [value for arm in self.arms for _, value in arm.values(name, self.at)]
+        percent = max(map(abs, values)) >= 10
+        decimals = 4 if name.startswith('overlap') else 2 if percent else 3
+        return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)
+
+    def table_by_run(self) -> Table:
+        """Each run's final values."""
+        names = [*self.names(), *self.stages]
+        rows = [
+            [arm.label, _seed(run), *(self._text(name, run.final(name, self.at)) for name in names)]
+            for arm in self.arms
+            for run in arm.runs
+        ]
+        return Table(f'Each run {self._when}', ['arm', 'seed', *map(_stage, names)], rows)
+
+    def table_of_runs(self) -> Table:
+        """Where each run lies, how long it was trained, and with which WAU."""
+        rows = [
+            [
+                arm.label, _seed(run), str(run.work_dir),
+                f'{run.trained} of {run.length}'.replace(' ', NO_BREAK),
+                NO_VALUE if run.wau is None else _arguments(run.wau),
+                str(run.config.relative_to(run.work_dir)),
+            ]
+            for arm in self.arms for run in arm.runs
+        ]  # fmt: skip
+        columns = ['arm', 'seed', 'work_dir', f'{self.runs[0].unit}s', 'WAU', 'config in it']
+        return Table('Runs', columns, rows)
+
+    def draw_curves(self) -> Figure:
+        """The metric, the loss and the overlap of the network as training goes on."""
+        panels = [('loss', {arm.label: [run.loss for run in arm.runs] for arm in self.arms})]
+        if self.metric is not None:
+            curves = {
+                arm.label: [run.metrics.get(self.metric, {}) for run in arm.runs]
+                for arm in self.arms
+            }
+            panels.insert(0, (self.metric, curves))
+        if 'overlap' in self.names():
+            panels.append(('overlap', self._overlaps('overlap')))
+        figure = Figure(figsize=(max(6.5, 4.6 * len(panels)), 4.6), layout='constrained')
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        labels = {
+            'loss': 'training loss',
+            'overlap': 'filter overlap of the network (0: orthogonal)',
+        }
+        for axes, (name, curves) in zip(grid, panels, strict=True):
+            if name == self.metric and all(len(run) < 2 for arm in curves.values() for run in arm):
+                self._draw_points(axes, curves)
+            else:
+                self._draw(axes, curves)
+                axes.set_xlabel(f'{self.runs[0].unit}s' if name == self.metric else 'iterations')
+            if name == self.metric and self.at is not None:
+                axes.axvline(self.at, color='#707070', linestyle=':', linewidth=1, zorder=0)
+            axes.set_ylabel(labels.get(name, name))
+            tidy(axes)
+        legend_above(figure, grid[-1])
+        return figure
+
+    def draw_stages(self) -> Figure:
+        """The overlap of each stage as training goes on, a panel for each."""
+        columns = min(4, len(self.stages))
+        rows = math.ceil(len(self.stages) / columns)
+        figure = Figure(
+            figsize=(max(6.5, 3.4 * columns), 2.5 * rows + 0.8), layout='constrained'
+        )  # fmt: skip
+        grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+        for axes, name in zip(grid, self.stages, strict=False):
+            self._draw(axes, self._overlaps(name))
+            axes.set_title(_stage(name), fontsize=10)
+            tidy(axes)
+        for axes in grid[len(self.stages) :]:
+            axes.set_axis_off()
+        for axes in grid[len(self.stages) - columns : len(self.stages)]:
+            axes.tick_params(labelbottom=True)
+        figure.supxlabel('iterations', fontsize=10)
+        figure.supylabel('filter overlap (0: orthogonal)', fontsize=10)
+        legend_above(figure, grid[0])
+        return figure
+
+    def sections(self, warnings: Sequence[str]) -> list[Section]:
+        """The parts of the page.
+
+        Args:
+            warnings: Sentences on what makes the comparison less than fair.
+        """
+        sections = [Section('Warnings', list(warnings))] if warnings else []
+        told = [f'Differences are taken to {self.arms[0].label}.'] if len(self.arms) > 1 else []
+        sections += [
+            Section('Values', [*told, *self.value_tables()]),
+            Section('Curves', [self.draw_curves()]),
+        ]
+        if self.stages:
+            sections.append(Section('Overlap by stage', [self.draw_stages(), *self.stage_tables()]))
+        return [
+            *sections,
+            Section('Runs', [self.table_by_run(), self.table_of_runs()]),
+            Section('How these numbers are computed', HOW_TO_READ),
+        ]
+
+    def results(self, warnings: Sequence[str]) -> dict:
+        """Everything in the tables, for a JSON file; None where there is no number."""
+        names = [*self.names(), *self.stages]
+        return dict(
+            baseline=self.arms[0].label,
+            metric=self.metric,
+            at=self.at,
+            warnings=list(warnings),
+            arms={
+                arm.label: dict(
+                    wau=arm.runs[0].wau,
+                    runs=[
+                        dict(
+                            work_dir=str(run.work_dir), config=str(run.config), seed=run.seed,
+                            trained=run.trained, planned=run.length, unit=run.unit,
+                            values={name: _finite(run.final(name, self.at)) for name in names},
+                        )
+                        for run in arm.runs
+                    ],
+                    values={name: _as_dict(self.summary(arm, name)) for name in names},
+                    differences={name: _as_dict(self.difference(arm, name)) for name in names}
+                    if arm is not self.arms[0] else {},
+                )
+                for arm in self.arms
+            },
+        )  # fmt: skip
+
+    def _overlaps(self, name: str) -> dict[str, list[Mapping[int, float]]]:
+        return {arm.label: [run.overlaps.get(name, {}) for run in arm.runs] for arm in self.arms}
+
+    def _draw(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
+        """Draw a curve for each run, and one for the mean of each arm."""
+        for index, (label, style) in enumerate(self._styles().items()):
+            runs = [curve for curve in curves[label] if curve]
+            for curve in runs if len(runs) > 1 else ():
+                axes.plot(
+                    list(curve), list(curve.values()), color=style['color'], linewidth=0.8,
+                    alpha=0.35, zorder=2,
+                )  # fmt: skip
+            steps = sorted(set.intersection(*map(set, runs))) if runs else []
+            means = [fmean(curve[step] for curve in runs) for step in steps]
+            # Not all arms at the same points, where their markers would hide each other.
+            every = max(1, len(steps) // 8)
+            axes.plot(
+                steps, means, label=label, linewidth=2, markersize=5, markerfacecolor='white',
+                markevery=(index * every // len(self.arms), every), zorder=3, **style,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+    def _draw_points(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
+        """Draw the only value of each run, arms side by side, with a line for the mean."""
+        for index, (label, style) in enumerate(self._styles().items()):
+            values = [value for curve in curves[label] for value in curve.values()]
+            axes.plot(
+                [index] * len(values), values, label=label, linestyle='none', markersize=6,
+                markerfacecolor='white', zorder=3, **style,
+            )  # fmt: skip
+            if values:
+                axes.hlines(
+                    fmean(values), index - 0.3, index + 0.3, color=style['color'], linewidth=2
+                )  # fmt: skip
+        steps = {step for runs in curves.values() for curve in runs for step in curve}
+        axes.set_xlim(-0.6, len(self.arms) - 0.4)
+        axes.set_xticks([])
+        axes.set_xlabel(
+            f'after {self.runs[0].unit} {", ".join(map(str, sorted(steps)))} '
+            '(a mark each run, a line the mean)'
+        )
+
+    def _styles(self) -> dict[str, dict]:
+        """Colour and marker of each arm: grey for the baseline."""
+        return {
+            arm.label: dict(
+                color=COLOURS[0] if index == 0 else COLOURS[1:][(index - 1) % len(COLOURS[1:])],
+                marker=MARKERS[index % len(MARKERS)],
+            )
+            for index, arm in enumerate(self.arms)
+        }
+
+
+def metric_names(runs: Sequence[Run], at: int | None = None) -> list[str]:
+    """Names of the metrics that all runs have, but for runs without any validation.
+
+    Those that are -1 in all runs, as COCO's are where there is nothing to count, are left out.
+
+    Args:
+        runs: At least one.
+        at: Epoch or iteration; None for the last validation.
+    """
+    validated = [run for run in runs if run.validations]
+    return [
+        name
+        for name in dict.fromkeys(name for run in validated for name in run.metrics)
+        if all(name in run.metrics for run in validated)
+        and any(run.final(name, at) not in (-1, None) for run in validated)
+    ]
+
+
+def baseline_first(arms: Sequence[Arm], asked: str | None) -> list[Arm]:
+    """Put the baseline before the other arms.
+
+    Args:
+        arms: At least one, those without WAU first.
+        asked: Label of the baseline; None for the first arm.
+
+    Raises:
+        ValueError: If there is no such arm; it lists those that exist.
+    """
+    labels = [arm.label for arm in arms]
+    if asked is not None and asked not in labels:
+        raise ValueError(f'--baseline {asked!r} is no arm. Arms that exist: {", ".join(labels)}')
+    first = labels.index(asked) if asked else 0
+    return [arms[first], *arms[:first], *arms[first + 1 :]]
+
+
+def check_comparable(runs: Sequence[Run], at: int | None) -> None:
+    """Raise if runs can't be compared, or not at this point.
+
+    Args:
+        runs: At least one.
+        at: Epoch or iteration; None for the end.
+
+    Raises:
+        ValueError: If runs count training in different units, or not all have a validation at
+            that point.
+    """
+    units = {run.unit: run.work_dir for run in runs}
+    if len(units) > 1:
+        raise ValueError(
+            f'{units["epoch"]} counts epochs and {units["iteration"]} iterations; such runs can '
+            'not be compared'
+        )
+    without = [str(run.work_dir) for run in runs if at is not None and at not in run.validations]
+    if without:
+        common = map(str, common_validations(runs))
+        raise ValueError(
+            f'--at {at}: no validation after this {runs[0].unit} in {", ".join(without)}. '
+            f'All runs have one after: {", ".join(common) or "none"}'
+        )
+
+
+def common_validations(runs: Sequence[Run]) -> list[int]:
+    """Epochs or iterations after which all runs have a validation."""
+    return sorted(set.intersection(*(set(run.validations) for run in runs)))
+
+
+def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> list[str]:
+    """Sentences on what makes the comparison less than fair.
+
+    Args:
+        arms: The first is the baseline.
+        metric: Metric that is drawn; None if there is none.
+        at: Epoch or iteration to compare at; None for the end.
+    """
+    runs = [run for arm in arms for run in arm.runs]
+    found = [note for run in runs for note in run.notes]
+    for arm in arms[1:]:
+        differences = differences_of_settings(arm, arms[0])
+        if differences:
+            more = f' and {len(differences) - 6} more settings' if len(differences) > 6 else ''
+            found.append(
+                f'These arms differ in more than WAU: {arms[0].label} and {arm.label} in '
+                f'{", ".join(differences[:6])}{more}'
+            )
+    unfinished = [run for run in runs if not run.finished]
+    if at is None and unfinished:
+        told = (f'{run.work_dir} ({run.unit} {run.trained} of {run.length})' for run in unfinished)
+        common = common_validations(runs)
+        hint = f'--at {common[-1]} compares all at that {runs[0].unit}' if common else (
+            'there is no point yet at which all runs have a validation'
+        )  # fmt: skip
+        found.append(f'Not finished: {", ".join(told)}; {hint}')
+    for arm in arms:
+        seeds = [run.seed for run in arm.runs if run.seed is not None]
+        twice = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
+        if twice:
+            found.append(
+                f'{arm.label} has more than one run of seed {", ".join(map(str, twice))}; they '
+                'count as separate runs'
+            )
+    if metric is None:
+        found.append('No run has a validation: there are no metrics')
+        return found
+    missing = [str(run.work_dir) for run in runs if run.final(metric, at) is None]
+    if missing:
+        found.append(
+            f'No {metric} in the last validation of {", ".join(missing)} (none was done, or '
+            'nothing was detected, which MMDetection gives no metric for): left out of its mean'
+        )
+    return found
+
+
+def choose_shown_metric(runs: Sequence[Run], asked: str | None) -> str | None:
+    """Name of the metric to draw.
+
+    Args:
+        runs: At least one.
+        asked: The name that was asked for; None for the first known one, or else the first.
+
+    Returns:
+        The name; None if no run has a metric and none was asked for.
+
+    Raises:
+        ValueError: If there is no such metric; it lists those that exist.
+    """
+    names = metric_names(runs)
+    if not names:
+        if asked is not None:
+            raise ValueError(f'--metric {asked}: the runs have no metric in common')
+        return None
+    return choose_metric(dict.fromkeys(names, 0.0), asked)
+
+
+def _table(
+    title: str, rows: Sequence[str], labels: Sequence[str], cells: Sequence[Sequence[str]]
+) -> Table:
+    lines = [[row, *line] for row, line in zip(rows, cells, strict=True)]
+    return Table(title, ['', *labels], lines)
+
+
+def _stage(name: str) -> str:
+    return name.removeprefix('overlap/')
+
+
+def _seed(run: Run) -> str:
+    return NO_VALUE if run.seed is None else str(run.seed)
+
+
+def _arguments(wau: Mapping[str, object]) -> str:
+    return ', '.join(f'{name}={value!r}' for name, value in wau.items()) or 'defaults'
+
+
+def _as_dict(found: Summary | None) -> dict | None:
+    if found is None:
+        return None
+    return {name: _finite(value) for name, value in asdict(found).items()}
+
+
+def _finite(value: float | None) -> float | None:
+    """None for what JSON has no number for."""
+    return value if value is not None and math.isfinite(value) else None

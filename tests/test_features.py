@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmwau.features import Moments, channel_overlap, compare_features, linear_cka
+
+
+def moments(first, second):
+    sums = Moments(first.shape[1], second.shape[1])
+    for parts in zip(first.split(7), second.split(7), strict=True):  # as if from batches
+        sums.add(*parts)
+    return sums.covariance()
+
+
+def test_covariance_of_batches_is_that_of_numpy():
+    values = torch.randn(50, 6) * 3 + 100
+    expected = np.cov(values.double().numpy(), rowvar=False, bias=True)
+    np.testing.assert_allclose(moments(values, values).numpy(), expected, rtol=1e-6)
+
+
+def test_channel_overlap_by_hand_and_as_numpy():
+    # The second channel is the first one mirrored, the third has nothing to do with them.
+    values = torch.tensor([[1.0, -2, 1], [-1, 2, 1], [1, -2, -1], [-1, 2, -1]])
+    overlap = channel_overlap(moments(values, values))
+    torch.testing.assert_close(overlap, torch.tensor([1, 1, 0], dtype=torch.float64) / 3)
+    values = torch.randn(200, 8) @ torch.randn(8, 8)
+    expected = np.abs(np.corrcoef(values.double().numpy(), rowvar=False)) - np.eye(8)
+    measured = channel_overlap(moments(values, values))
+    np.testing.assert_allclose(measured.numpy(), expected.sum(axis=1) / 8, rtol=1e-6)
+
+
+def test_a_constant_channel_overlaps_with_none():
+    values = torch.randn(30, 3)
+    values[:, 1] = 5
+    overlap = channel_overlap(moments(values, values))
+    assert overlap[1] == 0
+    assert overlap.isfinite().all()
+
+
+def test_channel_overlap_does_not_mind_a_batch_norm():
+    values = torch.randn(100, 4) @ torch.randn(4, 4)
+    normed = nn.BatchNorm1d(4)
+    nn.init.normal_(normed.weight)
+    nn.init.normal_(normed.bias)
+    after = normed(values).detach()
+    torch.testing.assert_close(
+        channel_overlap(moments(after, after)), channel_overlap(moments(values, values)),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+def cka(first, second):
+    return linear_cka(moments(first, second), moments(first, first), moments(second, second))
+
+
+def test_cka_is_one_for_rotated_and_scaled_features_and_small_for_others():
+    values = torch.randn(500, 5, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    assert cka(values, 3 * values @ rotation + 7) == pytest.approx(1)
+    assert cka(values, torch.randn(500, 5, dtype=torch.float64)) < 0.1
+
+
+def test_cka_is_that_of_the_centred_gram_matrices():
+    # HSIC with linear kernels, as 1905.00414 defines it first.
+    first, second = torch.randn(40, 5).double(), torch.randn(40, 3).double()
+    second[:, 0] = first[:, 0]
+    centre = torch.eye(40, dtype=torch.float64) - 1 / 40
+    grams = [centre @ values @ values.T @ centre for values in (first, second)]
+    expected = (grams[0] * grams[1]).sum() / (grams[0].norm() * grams[1].norm())
+    assert cka(first, second) == pytest.approx(expected.item())
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.shared = nn.Conv2d(4, 4, 1)
+        self.unused = nn.Conv2d(4, 2, 1)
+
+    def forward(self, inputs):
+        return self.shared(self.shared(self.conv(inputs)))
+
+
+def test_networks_are_compared_on_the_same_images():
+    models = {'one': Network(), 'same': Network(), 'other': Network()}
+    models['same'].load_state_dict(models['one'].state_dict())
+    batches = [torch.randn(2, 3, 6, 6), torch.randn(1, 3, 6, 6)]
+    layers = ['conv', 'shared', 'unused']
+    overlaps, alike = compare_features(models, layers, batches, lambda model, batch: model(batch))
+    assert [list(each) for each in overlaps.values()] == [['conv', 'shared']] * 3
+    assert alike['one'] == pytest.approx({'conv': 1, 'shared': 1})
+    assert alike['same'] == pytest.approx({'conv': 1, 'shared': 1})
+    assert alike['other']['conv'] < 0.999
+    outputs = [model.conv(torch.cat(batches)) for model in models.values()]
+    flat = [output.detach().movedim(1, -1).flatten(0, -2) for output in outputs]
+    assert overlaps['other']['conv'] == pytest.approx(
+        channel_overlap(moments(flat[2], flat[2])).mean().item(), rel=1e-5
+    )
+    assert alike['other']['conv'] == pytest.approx(cka(flat[0], flat[2]), rel=1e-5)
+    assert not any(module._forward_hooks for model in models.values() for module in model.modules())
+
+
+def test_large_outputs_are_sampled_evenly(monkeypatch):
+    seen = []
+    add = Moments.add
+    monkeypatch.setattr(
+        Moments, 'add', lambda self, *parts: (seen.append(parts), add(self, *parts))
+    )
+    monkeypatch.setattr('mmwau.features.POSITIONS', 10)
+    model = Network()
+    images = torch.randn(2, 3, 7, 7)
+    compare_features({'one': model}, ['conv'], [images], lambda model, batch: model(batch))
+    ((values, _),) = seen
+    whole = model.conv(images).detach().movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(values, whole[::5])

@@ -1,0 +1,100 @@
+"""Show trainings side by side: curves, final values with their spread, and differences.
+
+    python tools/analysis_tools/compare_runs.py work_dirs/plain_seed? work_dirs/wau_seed?
+
+Runs whose configs agree in everything but the seed are one arm. Nothing is trained or evaluated:
+what is read is what MMEngine logged in each work_dir.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mmwau.analysis.arms import group_into_arms
+from mmwau.analysis.labels import short_labels
+from mmwau.analysis.page import png, write_page
+from mmwau.analysis.runs import read_run
+from mmwau.analysis.runs_report import (
+    ARMS_IN_ONE_TABLE,
+    Report,
+    baseline_first,
+    check_comparable,
+    choose_shown_metric,
+    find_warnings,
+)
+from mmwau.files import write_whole
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('work_dirs', nargs='+', metavar='work_dir', help='folder of a training')
+    parser.add_argument(
+        '--baseline', metavar='LABEL',
+        help='arm that differences are taken to (default: the first without WAU)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--at', type=int, metavar='EPOCH',
+        help='compare after this epoch, or iteration where training counts these (default: at the '
+        'end of each run)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--metric', help='metric to draw (default: coco/bbox_mAP, accuracy/top1, or the first)'
+    )
+    parser.add_argument(
+        '--out', default='work_dirs/compare_runs', type=Path, metavar='FOLDER',
+        help='for compare_runs.json, .png and .html (default: %(default)s)',
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def show(report: Report, warnings: Sequence[str], folder: Path, console: Console) -> None:
+    """Print the tables; write the JSON file, the pictures and the page."""
+    pictures = {'compare_runs.png': report.draw_curves()}
+    tables = report.value_tables()
+    if report.stages:
+        pictures['compare_runs_stages.png'] = report.draw_stages()
+        # Those of many arms would fill the terminal; the page has them.
+        if len(report.arms) <= ARMS_IN_ONE_TABLE:
+            tables += report.stage_tables()
+    for table in tables:
+        console.print(table.to_terminal())
+    for warning in warnings:
+        console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
+    results = json.dumps(report.results(warnings), indent=1)
+    write_whole(results.encode(), folder / 'compare_runs.json')
+    for name, figure in pictures.items():
+        write_whole(png(figure), folder / name)
+    write_page(
+        folder / 'compare_runs.html',
+        'Trainings side by side',
+        report.sections(warnings),
+        command=shlex.join(['python', *sys.argv]),
+    )
+    for name in ('compare_runs.html', *pictures, 'compare_runs.json'):
+        console.print(f'Written: {folder / name}', soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the runs, group and compare them, show everything."""
+    args = parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    short_labels(args.work_dirs)  # raises if a folder is given twice
+    runs = [read_run(work_dir) for work_dir in args.work_dirs]
+    check_comparable(runs, args.at)
+    metric = choose_shown_metric(runs, args.metric)
+    arms = baseline_first(group_into_arms(runs), args.baseline)
+    console.print(
+        f'{len(runs)} runs in {len(arms)} arms; differences are taken to {arms[0].label}',
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    show(Report(arms, metric, args.at), find_warnings(arms, metric, args.at), args.out, console)
+
+
+if __name__ == '__main__':
+    main()

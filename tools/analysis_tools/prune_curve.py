@@ -1,0 +1,399 @@
+"""Measure how the metric falls as filters are removed, for checkpoints side by side.
+
+    python tools/analysis_tools/prune_curve.py CONFIG PLAIN_CHECKPOINT WAU_CHECKPOINT
+
+Filters are zeroed in order of least L1 norm, most overlap, highest average percentage of zeros, or
+at random, in all layers at once and with --per-layer also in one layer at a time. Nothing is
+trained. Run again, the same command goes on where it was stopped.
+"""
+
+import argparse
+import hashlib
+import io
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from numbers import Real
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from mmwau.analysis.labels import short_labels
+from mmwau.analysis.metrics import choose_metric
+from mmwau.analysis.page import Table, png, write_page
+from mmwau.analysis.prune_report import Curves, Point, Report, Results
+from mmwau.analysis.pruning import (
+    ORDERS,
+    Removable,
+    average_zeros,
+    find_removable,
+    num_removed,
+    removal_order,
+    removed,
+)
+from mmwau.files import write_whole
+from mmwau.input_files import check_checkpoint, check_work_dir
+from mmwau.launch import build_runner, load_config
+from mmwau.preflight import check_test_config
+from mmwau.targets import is_below
+
+# The parts of a config that a measurement depends on: a WAU config and its plain twin share them.
+MEASURED_PARTS = ('default_scope', 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
+DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add('config', help='config of the network and its test data')
+    add('checkpoints', nargs='+', metavar='checkpoint', help='trained weights')
+    listed = f'of {", ".join(ORDERS)} (default: all)'
+    add('--orders', nargs='+', default=ORDERS, choices=ORDERS, metavar='ORDER', help=listed)
+    seeds = 'of the random order (default: 0 1 2)'
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED', help=seeds)
+    tenths = [tenth / 10 for tenth in range(10)]
+    from_all = 'to remove from every layer, in [0, 1) (default: 0 0.1 ... 0.9)'
+    add('--fractions', nargs='+', type=float, default=tenths, metavar='FRACTION', help=from_all)
+    prefixes = 'module-name prefixes of layers (default: backbone neck)'
+    add('--targets', nargs='+', default=['backbone', 'neck'], metavar='PREFIX', help=prefixes)
+    add('--per-layer', action='store_true', help='also remove filters from one layer at a time')
+    quarters, from_one = [0.25, 0.5, 0.75], 'for --per-layer (default: 0.25 0.5 0.75)'
+    add('--layer-fractions', nargs='+', type=float, default=quarters, metavar='FRACTION',
+        help=from_one)  # fmt: skip
+    add('--layers', nargs='+', metavar='PREFIX', help='layers of --per-layer (default: all)')
+    add('--apoz-images', type=int, default=32, metavar='N',
+        help='first images of the test data, for apoz (default: 32)')  # fmt: skip
+    add('--metric', help='name of the metric, of which more is better '
+        '(default: coco/bbox_mAP, accuracy/top1, or the first)')  # fmt: skip
+    add('--work-dir', default='work_dirs/prune_curve',
+        help='folder for the results and the page (default: %(default)s)')  # fmt: skip
+    add('--overwrite', action='store_true', help='forget earlier results')
+    add('--cfg-options', nargs='+', action=DictAction,
+        help='override settings of the config, as key=value')  # fmt: skip
+    parser.set_defaults(launcher='none', local_rank=0)
+    args = parser.parse_args(arguments)
+    try:
+        args.fractions = _check_fractions(args.fractions, '--fractions')
+        args.layer_fractions = _check_fractions(args.layer_fractions, '--layer-fractions')
+    except ValueError as error:
+        parser.error(str(error))
+    if args.apoz_images < 1:
+        parser.error(f'--apoz-images must be at least 1, got {args.apoz_images}')
+    if args.layers and not args.per_layer:
+        parser.error('--layers chooses among the layers of --per-layer, which is not given')
+    # Twice the same would be twice in the tables.
+    args.orders, args.seeds = list(dict.fromkeys(args.orders)), list(dict.fromkeys(args.seeds))
+    return args
+
+
+def _check_fractions(fractions: Sequence[float], name: str) -> list[float]:
+    """Return the fractions above 0 in their order; raise unless there is one and all fit."""
+    for fraction in fractions:
+        if not 0 <= fraction < 1:
+            raise ValueError(f'{name} must be in [0, 1), got {fraction}')
+    above = sorted({fraction for fraction in fractions if fraction > 0})
+    if not above:
+        raise ValueError(f'{name} needs a fraction above 0: 0 is the whole network')
+    return above
+
+
+def prepare(cfg: Config, checkpoints: Sequence[str]) -> None:
+    """Check the config and the files it needs, and leave in it what testing needs.
+
+    Raises:
+        FileNotFoundError: If a checkpoint or something of the test data does not exist.
+        ValueError: If one of them is not what it should be, or the config has no test data.
+        NotADirectoryError: If the work_dir is a file.
+        PermissionError: If the work_dir can't be written to.
+    """
+    missing = [key for key in MEASURED_PARTS[1:] if cfg.get(key) is None]
+    if missing:
+        raise ValueError(f'The config has no {", ".join(missing)}, which evaluation needs')
+    for checkpoint in checkpoints:
+        if '://' in checkpoint:
+            raise ValueError(f'The checkpoint {checkpoint} is an address; fetch the file first')
+        check_checkpoint(checkpoint)
+    cfg.load_from = checkpoints[0]
+    check_work_dir(cfg.work_dir)
+    check_test_config(cfg)
+    # Hooks log, draw and train; what they would say of each evaluation is not wanted.
+    cfg.default_hooks = dict.fromkeys(DEFAULT_HOOKS)
+    cfg.custom_hooks = []
+    cfg.resume = False
+    # A detector that finds nothing is an error in MMDetection's log, and a result here.
+    cfg.log_level = 'CRITICAL'
+
+
+def identify(args: argparse.Namespace, cfg: Config) -> dict:
+    """What results depend on, beside what each of them says of itself."""
+    parts = cfg.to_dict()
+    return dict(
+        config={key: parts.get(key) for key in MEASURED_PARTS},
+        targets=args.targets,
+        apoz_images=args.apoz_images,
+        checkpoints={_sha256(path): str(path) for path in args.checkpoints},
+    )
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Tick(Hook):
+    """Tells after each batch what fraction of the evaluation that was."""
+
+    def __init__(self, tick: Callable[[float], None]):
+        self.tick = tick
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Tell it."""
+        self.tick(1 / len(runner.test_dataloader))
+
+
+def quiet() -> redirect_stdout:
+    """Within the context nothing is printed, as pycocotools does for each evaluation."""
+    return redirect_stdout(io.StringIO())
+
+
+def load_weights(runner: Runner, path: str) -> None:
+    """Load a checkpoint into the runner's model.
+
+    Raises:
+        ValueError: If it has other weights than the network.
+    """
+    try:
+        with quiet():
+            runner.load_checkpoint(path, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f'The checkpoint {path} does not fit the network of the config; name the config it was '
+            f'trained with. {error}'
+        ) from error
+
+
+def evaluate(runner: Runner) -> dict[str, float]:
+    """The metrics of the model as it is, those that are numbers."""
+    with quiet():
+        metrics = runner.test_loop.run()
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+
+
+@torch.no_grad()
+def run_first_images(runner: Runner, count: int) -> None:
+    """Run the model on the first images of the test data, through the config's pipeline."""
+    runner.model.eval()
+    loader = runner.test_dataloader
+    count, size = min(count, len(loader.dataset)), loader.batch_size or 1
+    for start in range(0, count, size):
+        images = [loader.dataset[index] for index in range(start, min(start + size, count))]
+        runner.model.test_step(loader.collate_fn(images))
+
+
+def choose_layers(layers: Mapping[str, Removable], args: argparse.Namespace) -> dict[str, int]:
+    """Number of filters, by name, of the layers to look at one by one.
+
+    Raises:
+        ValueError: If a prefix of --layers matches none; it lists some that exist.
+    """
+    if not args.per_layer:
+        return {}
+    for prefix in args.layers or ():
+        if not any(is_below(name, prefix) for name in layers):
+            raise ValueError(
+                f'--layers {prefix} matches no layer that can lose filters. Layers that exist are '
+                f'for example: {", ".join(list(layers)[:5])}'
+            )
+    return {
+        name: layer.num_filters
+        for name, layer in layers.items()
+        if any(is_below(name, prefix) for prefix in args.layers or [''])
+    }
+
+
+class Measurements:
+    """Evaluates the model with filters removed.
+
+    Args:
+        runner: Its model has the layers.
+        layers: Layers by name.
+        apoz_images: Number of images for the order ``'apoz'``.
+    """
+
+    def __init__(self, runner: Runner, layers: Mapping[str, Removable], apoz_images: int):
+        self.runner, self.layers, self.apoz_images = runner, layers, apoz_images
+
+    def load(self, path: str, orders: Sequence[str], seeds: Sequence[int]) -> None:
+        """Load a checkpoint and find out the orders of its filters."""
+        load_weights(self.runner, path)
+        zeros = {}
+        if 'apoz' in orders:
+            zeros = average_zeros(
+                self.layers, lambda: run_first_images(self.runner, self.apoz_images)
+            )
+        self.ranked = {
+            (order, seed, name): removal_order(layer, order, seed, zeros.get(name))
+            for order in orders
+            for seed in (seeds if order == 'random' else [None])
+            for name, layer in self.layers.items()
+        }
+
+    def measure(self, point: Point) -> dict[str, float]:
+        """The metrics of the checkpoint that is loaded."""
+        with removed(self.layers, dict(self._filters(point))):
+            return evaluate(self.runner)
+
+    def _filters(self, point: Point) -> Iterator[tuple[str, list[int]]]:
+        if point.order is None:
+            return
+        for name in self.layers if point.layer is None else [point.layer]:
+            ranked = self.ranked[point.order, point.seed, name]
+            yield name, ranked[: num_removed(len(ranked), point.fraction)]
+
+
+def describe(point: Point, label: str) -> str:
+    """What is being measured, for the progress bar."""
+    if point.order is None:
+        return f'{label}, whole'
+    seed = '' if point.seed is None else f' (seed {point.seed})'
+    where = 'all layers' if point.layer is None else point.layer
+    return f'{label}, {point.order}{seed}, {100 * point.fraction:.3g} % of {where}'
+
+
+def measure_all(
+    args: argparse.Namespace,
+    curves: Curves,
+    results: Results,
+    measurements: Measurements,
+    console: Console,
+) -> None:
+    """Measure what is not measured yet, with a progress bar and the time left.
+
+    Raises:
+        ValueError: If the metric that was asked for does not exist.
+    """
+    labels = list(curves.checkpoints)
+    planned = {label: list(curves.points(label)) for label in labels}
+    columns = (TextColumn('{task.description}'), BarColumn(bar_width=20), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    # One evaluation may take longer than the time from which rich estimates speeds by default.
+    progress = Progress(
+        *columns, console=console, speed_estimate_period=float('inf'),
+        redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
+    done = sum(point in results.metrics for points in planned.values() for point in points)
+    with progress:
+        task = progress.add_task('', total=sum(map(len, planned.values())), completed=done)
+        measurements.runner.register_hook(Tick(lambda share: progress.advance(task, share)))
+        progress.advance(task, 0)  # the time from which the speed is estimated
+        for label, path in zip(labels, args.checkpoints, strict=True):
+            whole = planned[label][0]
+            if whole in results.metrics:
+                choose_metric(results.metrics[whole], args.metric)
+            missing = [point for point in planned[label] if point not in results.metrics]
+            if missing:
+                progress.update(task, description=f'{label}, loading')
+                measurements.load(path, curves.orders, curves.seeds)
+            for point in missing:
+                progress.update(task, description=describe(point, label))
+                metrics = measurements.measure(point)
+                if point == whole:
+                    choose_metric(metrics, args.metric)
+                results.add(point, metrics)
+                done += 1
+                progress.update(task, completed=done)
+        progress.update(task, description='measured')
+
+
+def show(
+    args: argparse.Namespace, report: Report, left_out: Mapping[str, str], console: Console
+) -> None:
+    """Print the tables; write the pictures and the page."""
+    curves, folder = report.curves, Path(args.work_dir)
+    # The summary and short names take 44 columns, a fraction 8.
+    table = report.network_table(most=max(1, (console.width - 44) // 8)).to_terminal()
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    console.print(table)
+    pictures = {'prune_curve.png': report.draw_network()}
+    if curves.layers:
+        middle = curves.layer_fractions[len(curves.layer_fractions) // 2]
+        for order in curves.orders:
+            table = report.layer_table(middle, [order]).to_terminal()
+            table.columns[0].no_wrap = True
+            console.print(table)
+        pictures['prune_curve_layers.png'] = report.draw_layers(middle)
+    for name, figure in pictures.items():
+        write_whole(png(figure), folder / name)
+    rows = [
+        [label, path, digest[:12], f'{report.whole(label):.4g}']
+        for (label, digest), path in zip(curves.checkpoints.items(), args.checkpoints, strict=True)
+    ]
+    measured = Table(
+        f'Config {args.config}', ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole'], rows
+    )
+    write_page(
+        folder / 'prune_curve.html',
+        'How the metric falls as filters are removed',
+        report.sections(measured, left_out),
+        command=shlex.join(['python', *sys.argv]),
+    )
+    for name in ('prune_curve.html', *pictures, 'prune_curve.json'):
+        console.print(f'Written: {folder / name}', soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Check the input, measure what is missing, show everything."""
+    args = parse_args(arguments)
+    warnings.simplefilter('ignore')
+    # The stream itself: what is printed by evaluations goes elsewhere.
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=120)
+    with quiet():
+        cfg = load_config(args)
+        prepare(cfg, args.checkpoints)
+        labels = short_labels(args.checkpoints)
+        identity = identify(args, cfg)
+        results = Results(Path(args.work_dir) / 'prune_curve.json', identity, args.overwrite)
+        runner = build_runner(cfg)
+        load_weights(runner, args.checkpoints[0])
+        runner.test_loop  # noqa: B018  builds it, which reads the annotations
+        layers, left_out = find_removable(
+            runner.model, args.targets, lambda: run_first_images(runner, 1)
+        )
+    curves = Curves(
+        checkpoints=dict(zip(labels, map(_sha256, args.checkpoints), strict=True)),
+        orders=args.orders, seeds=args.seeds, fractions=args.fractions,
+        layers=choose_layers(layers, args), layer_fractions=args.layer_fractions,
+    )  # fmt: skip
+    filters = sum(layer.num_filters for layer in layers.values())
+    console.print(f'{len(layers)} convolutions with {filters} filters lose some of them')
+    for name, reason in left_out.items():
+        console.print(f'Left out: {name}, {reason}', soft_wrap=True)
+    try:
+        measure_all(args, curves, results, Measurements(runner, layers, args.apoz_images), console)
+    except KeyboardInterrupt:
+        sys.exit(f'Stopped. What is measured is in {results.path}; the same command goes on')
+    metric = choose_metric(results.metrics[next(curves.points(labels[0]))], args.metric)
+    show(args, Report(curves, results.metrics, metric), left_out, console)
+
+
+if __name__ == '__main__':
+    main()
