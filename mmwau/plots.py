@@ -96,32 +96,26 @@ def plot_overlap_curve(
     figure = Figure(figsize=(9, 4.5), layout='constrained')
     axes = figure.add_subplot()
     names = dict.fromkeys(name for point in points for name in point if name != 'step')
-    looks = cycle(zip(COLOURS[1:7], MARKERS, strict=False))
+    stages = [name for name in names if name != 'overlap']
     for name in names:
         measured = [point for point in points if name in point]
-        network = name == 'overlap'
-        colour, marker = ('black', None) if network else next(looks)
-        axes.plot(
-            [point['step'] for point in measured],
-            [point[name] for point in measured],
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=3 if network else 1.2,
-            label='network (mean of layers)' if network else name.partition('/')[2],
-            zorder=3 if network else 2,
-        )
-    axes.axhline(expected, color='#707070', linestyle='--', linewidth=1, zorder=1)
-    axes.annotate(
-        'network, if random',
-        (0.995, expected),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(0, -4),
-        textcoords='offset points',
-        fontsize=8,
-        color='#707070',
-        horizontalalignment='right',
-        verticalalignment='top',
+        if name == 'overlap':
+            look = dict(color='black', linewidth=3, zorder=3, label='network (mean of layers)')
+        else:
+            index = stages.index(name)
+            # Six colours, then the same ones dashed and with other markers.
+            look = dict(
+                color=COLOURS[1 + index % 6],
+                marker=MARKERS[index % len(MARKERS)],
+                linestyle='-' if index < 6 else '--',
+                markersize=4,
+                linewidth=1.2,
+                label=name.partition('/')[2],
+            )
+        steps = [point['step'] for point in measured]
+        axes.plot(steps, [point[name] for point in measured], **look)
+    axes.axhline(
+        expected, color='#707070', linestyle=':', zorder=1, label='network, if filters were random'
     )
     axes.set_ylim(bottom=0)
     axes.set_xlabel('iterations')

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmwau.plots import CLASS_COLOURS, plot_detections, plot_overlap
+from mmwau.plots import CLASS_COLOURS, COLOURS, plot_detections, plot_overlap
 
 
 def pixels(path):
@@ -39,3 +39,17 @@ def test_overlap_has_a_mark_for_each_measurement(tmp_path):
     picture = pixels(tmp_path / 'overlap.png')
     assert has_colour(picture, np.divide((0x9A, 0x9A, 0x9A), 255), at_least=100)
     assert has_colour(picture, np.divide((0x00, 0x72, 0xB2), 255), at_least=100)
+
+
+def test_curves_of_network_and_stages_can_be_told_apart(tmp_path):
+    stages = {f'overlap/backbone.layer{index}': 0.02 + 0.01 * index for index in range(1, 7)}
+    points = [{'step': step, 'overlap': 0.1, **stages} for step in (0, 50, 100)]
+    # A stage that was measured later on alone, as after a change of targets.
+    points[2]['overlap/neck'] = 0.01
+    plot_overlap_curve(points, 0.05, tmp_path / 'curve.png')
+    picture = pixels(tmp_path / 'curve.png')
+    for colour in COLOURS[1:7]:
+        rgb = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        assert has_colour(picture, rgb, at_least=300), colour
+    assert has_colour(picture, (0, 0, 0), at_least=3000)  # the network's thick line
+    assert has_colour(picture, np.divide((0x70, 0x70, 0x70), 255), at_least=100)
