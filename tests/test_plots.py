@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmwau.plots import CLASS_COLOURS, COLOURS, plot_detections, plot_overlap
+from mmwau.plots import (
+    CLASS_COLOURS,
+    COLOURS,
+    plot_detections,
+    plot_overlap,
+    plot_overlap_curve,
+)
 
 
 def pixels(path):

@@ -197,7 +197,7 @@ def main() -> None:
         if len(checkpoints) == 1:
             ((label, each),) = checkpoints.items()
             console.print(report.layer_table(label, each, args.twin_cosine).to_terminal())
-        else:
+        elif len(checkpoints) <= 4:  # the page has it with more columns
             console.print(report.comparison_table(checkpoints).to_terminal())
         if features is not None:
             console.print(report.feature_table(features).to_terminal())
