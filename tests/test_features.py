@@ -98,6 +98,12 @@ def test_networks_are_compared_on_the_same_images():
         channel_overlap(moments(flat[2], flat[2])).mean().item(), rel=1e-5
     )
     assert alike['other']['conv'] == pytest.approx(cka(flat[0], flat[2]), rel=1e-5)
+    # A layer that runs twice has the outputs of both.
+    once = models['other'].shared(outputs[2])
+    twice = torch.cat([once, models['other'].shared(once)]).detach().movedim(1, -1).flatten(0, -2)
+    assert overlaps['other']['shared'] == pytest.approx(
+        channel_overlap(moments(twice, twice)).mean().item(), rel=1e-5
+    )
     assert not any(module._forward_hooks for model in models.values() for module in model.modules())
 
 

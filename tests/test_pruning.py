@@ -280,7 +280,7 @@ class TestReport:
         (tmp_path / 'picture.png').write_bytes(png(draw(self.report())))
         with Image.open(tmp_path / 'picture.png') as picture:
             pixels = np.asarray(picture.convert('RGB')).astype(int)
-        for colour in COLOURS[1:3]:
+        for colour in COLOURS[:2]:
             wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
             near = np.abs(pixels - wanted).max(axis=2) < 8
             for half in np.array_split(near, 2, axis=1):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmwau.files import write_whole
-from mmwau.plots import COLOURS, MARKERS, legend_above, tidy
+from mmwau.plots import legend_above, styles, tidy
 
 from .page import Section, Table
 
@@ -337,12 +337,8 @@ class Report:
         return [(order, label) for order in orders for label in self.curves.checkpoints]
 
     def _styles(self) -> Iterator[tuple[str, dict]]:
-        for index, label in enumerate(self.curves.checkpoints):
-            colours = COLOURS[1:]
-            yield (
-                label,
-                dict(color=colours[index % len(colours)], marker=MARKERS[index % len(MARKERS)]),
-            )
+        for label, (colour, marker) in zip(self.curves.checkpoints, styles(), strict=False):
+            yield label, dict(color=colour, marker=marker)
 
     def _text(self, value: float) -> str:
         """A metric as text; those in percent have fewer decimals."""

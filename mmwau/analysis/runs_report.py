@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmwau.plots import COLOURS, MARKERS, legend_above, tidy
+from mmwau.plots import legend_above, styles, tidy
 
 from .arms import Arm, Summary, difference, differences_of_settings, summarise
 from .metrics import choose_metric
@@ -301,11 +301,8 @@ class Report:
     def _styles(self) -> dict[str, dict]:
         """Colour and marker of each arm: grey for the baseline."""
         return {
-            arm.label: dict(
-                color=COLOURS[0] if index == 0 else COLOURS[1:][(index - 1) % len(COLOURS[1:])],
-                marker=MARKERS[index % len(MARKERS)],
-            )
-            for index, arm in enumerate(self.arms)
+            arm.label: dict(color=colour, marker=marker)
+            for arm, (colour, marker) in zip(self.arms, styles(), strict=False)
         }
 
 
