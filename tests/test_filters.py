@@ -55,7 +55,8 @@ def test_a_first_convolution_on_grey_images_is_measured():
 @pytest.mark.parametrize(
     ('upsampling', 'name'),
     [
-        (nn.ConvTranspose2d(8, 4, 2), 'up'),  # the bias tells
+        (nn.ConvTranspose2d(8, 4, 2), 'up'),
+        (nn.ConvTranspose2d(8, 5, 3), 'up'),  # the bias tells
         (nn.ConvTranspose2d(8, 4, 2, bias=False), 'up'),
         (nn.ConvTranspose2d(8, 8, 2), 'up'),
         (nn.ConvTranspose2d(8, 8, 3, bias=False), 'deconv_layers'),  # its name tells

@@ -95,15 +95,26 @@ def measure(
 
 
 def build_model(config: str) -> tuple[nn.Module, object]:
-    """Build the network of a config, without weights; return the config too."""
+    """Build the network of a config, without weights; return the config too.
+
+    Raises:
+        FileNotFoundError: If the config does not exist.
+        ValueError: If it has no model.
+    """
+    # Weights can be measured where MMEngine is not installed.
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
     if not Path(config).is_file():
         raise FileNotFoundError(f'The config {config} does not exist (from {Path.cwd()})')
     cfg = Config.fromfile(config)
+    if 'model' not in cfg:
+        raise ValueError(f'The config {config} has no model')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return MODELS.build(cfg.model), cfg
+    model = dict(cfg.model)
+    if cfg.get('data_preprocessor') is not None:  # of MMPreTrain
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model), cfg
 
 
 def compare_outputs(
@@ -114,7 +125,12 @@ def compare_outputs(
     images: int,
     progress: Progress,
 ) -> report.Features:
-    """Compare the outputs of the layers on the first images of the config's test data."""
+    """Compare the outputs of the layers on the first images of the config's test data.
+
+    Raises:
+        FileNotFoundError: If the test data do not exist.
+        ValueError: If the weights are of another network.
+    """
     from copy import deepcopy
 
     from mmengine.runner import Runner
@@ -147,7 +163,7 @@ def compare_outputs(
 
     def forward(network: nn.Module, batch: object) -> None:
         inputs = network.data_preprocessor(batch, False)['inputs']
-        network.extract_feat(inputs)
+        getattr(network, 'extract_feat', network)(inputs)
 
     overlaps, alike = compare_features(models, layers, batches(), forward)
     return report.Features(seen, overlaps, alike)
