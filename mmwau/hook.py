@@ -93,15 +93,13 @@ class WAUHook(OverlapHook):
             TypeError: If the optimizer wrapper in use is not WAU's, the runner does not tell it
                 the model, or ``send_active_only`` meets another wrapper than
                 ``DistributedDataParallel``.
-            ValueError: If there are two of these hooks, a schedule counts epochs in a training
+            ValueError: If two hooks measure the overlap, a schedule counts epochs in a training
                 that has none, or ``send_active_only`` can't be done.
         """
         if not isinstance(runner.optim_wrapper, WAUMixin):
             raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
         if not runner.optim_wrapper.layers:
             raise TypeError(wrong_runner(type(runner).__name__))
-        if sum(isinstance(hook, WAUHook) for hook in runner.hooks) > 1:
-            raise ValueError('WAUHook is in custom_hooks more than once; keep one of them')
         self._ratio_of_wrapper = runner.optim_wrapper.update_ratio
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             self.check_iterations()

@@ -66,12 +66,7 @@ class OverlapHook(Hook):
         Raises:
             ValueError: If two hooks measure the overlap, or no layer matches ``targets``.
         """
-        hooks = [type(hook).__name__ for hook in runner.hooks if isinstance(hook, OverlapHook)]
-        if len(hooks) > 1:
-            raise ValueError(
-                f'custom_hooks has {" and ".join(hooks)}, of which each measures the overlap; '
-                'keep one of them, with WAU the WAUHook'
-            )
+        check_alone([type(hook) for hook in runner.hooks if isinstance(hook, OverlapHook)])
         # The layers found at the start are measured throughout, whatever is frozen later.
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         convolutions = {name: model.get_submodule(name) for name in self._layers(runner, model)}
@@ -138,6 +133,19 @@ class OverlapHook(Hook):
             network, *stages = (f'{name}: {value:.4f}' for name, value in means.items())
             runner.logger.info(f'Filters after {step} iterations: {network}  {"  ".join(stages)}')
         return layers
+
+
+def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:
+    """Raise if more than one hook measures the overlap.
+
+    Raises:
+        ValueError: If there are two.
+    """
+    if len(hooks) > 1:
+        raise ValueError(
+            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, of which each '
+            'measures the overlap; keep one of them, with WAU the WAUHook'
+        )
 
 
 def _shape(convolution: nn.Module) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from torch.optim import SGD
 from .hook import WAUHook, wrong_runner, wrong_wrapper
 from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
 from .optim_wrapper import WAUMixin, sharded
+from .overlap_hook import OverlapHook, check_alone
 
 SHARDED_TYPES = (
     'FSDPStrategy',
@@ -91,17 +92,20 @@ def check_wau(cfg: Config) -> None:
         if 'runner_type' in cfg and cfg.runner_type != 'Runner':
             raise TypeError(wrong_runner(_name(cfg.runner_type)))
     hooks = [
-        hook
+        (kind, hook)
         for hook in cfg.get('custom_hooks') or []
-        if isinstance(hook, dict) and _class_of(hook.get('type'), HOOKS) is WAUHook
+        if isinstance(hook, dict)
+        and (kind := _class_of(hook.get('type'), HOOKS)) in (WAUHook, OverlapHook)
     ]
-    if hooks and not is_wau:
+    kinds = [kind for kind, _ in hooks]
+    if WAUHook in kinds and not is_wau:
         raise TypeError(wrong_wrapper(str(wrapper.get('type', 'OptimWrapper'))))
-    if len(hooks) > 1:
-        raise ValueError('WAUHook is in custom_hooks more than once; keep one of them')
-    for hook in hooks:
+    check_alone(kinds)
+    for kind, hook in hooks:
         elsewhere = ('type', '_scope_', 'priority')
-        built = WAUHook(**{name: value for name, value in hook.items() if name not in elsewhere})
+        built = kind(**{name: value for name, value in hook.items() if name not in elsewhere})
+        if kind is OverlapHook:
+            continue
         built.check_hold(wrapper.get('hold', 'weight'))
         loop = cfg.get('train_cfg') or {}
         if _name(loop) == 'IterBasedTrainLoop' or loop.get('by_epoch') is False:

@@ -90,7 +90,7 @@ def test_changed_schedule_is_told_at_a_resume(tmp_path):
 
 def test_two_hooks_are_refused(tmp_path):
     hooks = [dict(type='WAUHook'), dict(type='WAUHook')]
-    with pytest.raises(ValueError, match='WAUHook is in custom_hooks more than once'):
+    with pytest.raises(ValueError, match='custom_hooks has WAUHook and WAUHook'):
         small_runner(tmp_path, dict(type='WAUOptimWrapper'), hooks).train()
 
 
