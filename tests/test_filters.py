@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from torchvision import models
@@ -112,3 +113,20 @@ def test_a_model_that_does_not_fit_is_told():
 def test_linear_layers_and_norms_are_no_convolutions():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm2d(4), nn.Embedding(3, 2), nn.LSTM(3, 2))
     assert find_filters(model.state_dict()) == ({}, {})
+
+
+def test_a_diverged_layer_is_left_out_by_name():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    nn.init.constant_(model[1].weight[2, 3], float('nan'))
+    found, left_out = find_filters(model.state_dict())
+    assert list(found) == ['0']
+    assert left_out == {'1': 'it has values that are not finite: training diverged'}
+
+
+def test_half_precision_is_measured_as_single():
+    conv = nn.Conv2d(16, 8, 3)
+    for dtype in (torch.float16, torch.bfloat16):
+        found, _ = find_filters({'conv.weight': conv.weight.detach().to(dtype)})
+        half = filter_overlap(found['conv'].weight)
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, filter_overlap(conv.weight), atol=1e-3, rtol=0.05)

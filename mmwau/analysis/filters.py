@@ -76,6 +76,8 @@ def find_filters(
             fits = module is not None and module.weight.shape == weight.shape
             reason = None if fits else 'the model of the config has no such convolution'
             filters = Filters(weight, filter_dim(module), module.groups) if fits else None
+        if reason is None and not weight.isfinite().all():
+            reason = 'it has values that are not finite: training diverged'
         if reason is None and filters.shape[0] == 1:
             reason = 'each of its filters has an input of its own (depthwise)'
         if reason is None:
