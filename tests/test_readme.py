@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from mmengine.config import Config
 
 from mmwau import WAUHook
@@ -8,6 +9,7 @@ from mmwau import WAUHook
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 USAGE = (ROOT / 'docs' / 'usage.md').read_text()
+ANALYSIS = (ROOT / 'docs' / 'analysis.md').read_text()
 SNIPPETS = re.findall(r'```python\n(.*?)```', README + USAGE, re.DOTALL)
 
 
@@ -56,6 +58,24 @@ def test_settings_that_send_less_are_taken():
     (hook,) = scope['custom_hooks']
     assert hook.pop('type') == 'WAUHook'
     WAUHook(**hook).check_hold(scope['optim_wrapper']['hold'])
+
+
+def test_hook_of_plain_runs_is_that_of_the_plain_twins():
+    scope = {}
+    exec(re.search(r'```python\n(.*?)```', ANALYSIS, re.DOTALL)[1], scope)
+    config = Config.fromfile(ROOT / 'configs' / 'faster_rcnn_r50_coco.py')
+    assert scope['custom_hooks'] == config.custom_hooks
+    assert scope['custom_imports'] == config.custom_imports
+
+
+@pytest.mark.parametrize('page', ['analysis', 'speed', 'usage'])
+def test_files_that_the_docs_name_exist(page):
+    text = (ROOT / 'docs' / f'{page}.md').read_text()
+    links = re.findall(r'\]\((?!https?:)([\w/.]+)(?:#[\w-]+)?\)|src="([^"]+)"', text)
+    names = [first or second for first, second in links]
+    assert [name for name in names if not (ROOT / 'docs' / name).exists()] == []
+    scripts = set(re.findall(r'\b(?:configs|tools|mmwau)/[a-z0-9_/]+\.(?:py|sh)\b', text))
+    assert [name for name in scripts if not (ROOT / name).exists()] == []
 
 
 def test_files_it_names_exist():
