@@ -33,5 +33,6 @@ def write_whole(content: bytes, path: str | Path) -> None:
             error.errno,
             f'{error.strerror}: could not write {len(content) / 2**20:.1f} MiB to {path} '
             f'({shutil.disk_usage(folder).free / 2**20:.1f} MiB are free there). Files '
-            'written before are whole. Make room or mend the folder, then go on with --resume',
+            'written before are whole. Make room or mend the folder, then go on (trainings with '
+            '--resume)',
         ) from error
