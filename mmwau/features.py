@@ -107,7 +107,9 @@ def compare_features(
     moments: dict[tuple, Moments] = {}
 
     def add(key: tuple, one: Tensor, other: Tensor) -> None:
-        moments.setdefault(key, Moments(one.shape[1], other.shape[1])).add(one, other)
+        if key not in moments:
+            moments[key] = Moments(one.shape[1], other.shape[1])
+        moments[key].add(one, other)
 
     for batch in batches:
         outputs = {}

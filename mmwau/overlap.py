@@ -162,8 +162,8 @@ def measure_random(filters: int, values: int, twin_cosine: float = 0.9) -> Measu
     """What the measures are for filters drawn at random: the baseline for a layer of that shape.
 
     The overlap is :func:`expected_overlap`; the others, for which there is no short formula, are
-    means over draws of normally distributed filters with a seed of their own (up to 20 draws for
-    small layers; in large ones a single draw has thousands of filters).
+    means over draws of normally distributed filters with a seed of their own: up to 20 draws for
+    small layers, and one for large ones, whose many filters make a mean by themselves.
 
     Args:
         filters: Number of filters in a group.

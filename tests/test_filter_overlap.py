@@ -68,6 +68,10 @@ def folder(tmp_path):
     for name in ('plain', 'wau'):
         (tmp_path / name).mkdir()
         torch.save({'state_dict': network().state_dict()}, tmp_path / name / 'epoch_1.pth')
+    weights = network().state_dict()
+    torch.save({**weights, 'head.weight': torch.zeros(3, 32, 1, 1)}, tmp_path / 'wide.pth')
+    backbone = {name: value for name, value in weights.items() if 'head' not in name}
+    torch.save(backbone, tmp_path / 'headless.pth')
     return tmp_path
 
 
@@ -140,10 +144,13 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
         (['--images', '-1'], ValueError, '--images must be 0 or more, got -1'),
         (['--config', 'no.py'], FileNotFoundError, 'The config no.py does not exist'),
         (['plain/epoch_1.pth'], ValueError, 'A path is given more than once'),
+        (['wide.pth', '--config', 'tiny.py'], ValueError, 'to the network of --config. Error(s)'),
+        (['headless.pth', '--config', 'tiny.py'], ValueError, 'it lacks head.weight, head.bias'),
     ],
 )
 def test_wrong_input_is_told_and_leaves_nothing(folder, monkeypatch, arguments, error, message):
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
     command = [str(SCRIPT), 'plain/epoch_1.pth', *arguments, '--out', 'out']
     monkeypatch.setattr(sys, 'argv', command)
     with pytest.raises(error, match=re.escape(message)):

@@ -204,7 +204,7 @@ def draw_features(features: Features) -> Figure:
     draw_layers(panels[0], layers, features.overlap)
     panels[0].set_xlabel('feature overlap: mean |correlation| between channels')
     if others:
-        # An empty first keeps each checkpoint in its colour.
+        # The first takes its colour too, so that each checkpoint has that of the other panel.
         for (label, values), (colour, marker) in zip(
             features.alike.items(), styles(), strict=False
         ):

@@ -79,9 +79,7 @@ def read_weights(path: str | Path, unsafe: bool = False) -> dict[str, Tensor]:
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read(path, unsafe)
     weights = _find_weights(content)
     if not weights:
-        keys = (
-            list(map(str, content))[:8] if isinstance(content, dict) else [type(content).__name__]
-        )
+        keys = map(str, content) if isinstance(content, dict) else [type(content).__name__]
         raise ValueError(
             f'{path} holds no weights by name: neither at its top nor at {", ".join(PLACES)}. It '
             f'has: {", ".join(islice(keys, 8)) or "nothing"}. Save model.state_dict() instead'

@@ -142,12 +142,13 @@ def compare_outputs(
     models = {}
     for label, state in weights.items():
         models[label] = deepcopy(model).eval()
-        missing = models[label].load_state_dict(state, strict=False).missing_keys
+        wrong = f'{label} does not belong to the network of --config'
+        try:
+            missing = models[label].load_state_dict(state, strict=False).missing_keys
+        except RuntimeError as error:  # other shapes
+            raise ValueError(f'{wrong}. {error}') from error
         if missing:
-            raise ValueError(
-                f'{label} does not belong to the network of --config: it lacks '
-                f'{", ".join(missing[:5])}'
-            )
+            raise ValueError(f'{wrong}: it lacks {", ".join(missing[:5])}')
     loader = Runner.build_dataloader(cfg.test_dataloader)
     task = progress.add_task('images', total=images)
     seen = 0

@@ -32,11 +32,7 @@ from mmwau.analysis.labels import short_labels
 from mmwau.analysis.metrics import choose_metric
 from mmwau.analysis.page import Table, png, write_page
 from mmwau.analysis.prune_report import Curves, Point, Report, Results
-from mmwau.analysis.pruning import (
-    ORDERS,
-    Removable,
-    find_removable,
-)
+from mmwau.analysis.pruning import ORDERS, Removable, find_removable
 from mmwau.files import write_whole
 from mmwau.launch import build_runner, load_config
 from mmwau.targets import is_below
@@ -98,14 +94,14 @@ def _check_fractions(fractions: Sequence[float], name: str) -> list[float]:
     return above
 
 
-def identify(args: argparse.Namespace, cfg: Config) -> dict:
+def identify(args: argparse.Namespace, cfg: Config, digests: Sequence[str]) -> dict:
     """What results depend on, beside what each of them says of itself."""
     parts = cfg.to_dict()
     return dict(
         config={key: parts.get(key) for key in MEASURED_PARTS},
         targets=args.targets,
         apoz_images=args.apoz_images,
-        checkpoints={_sha256(path): str(path) for path in args.checkpoints},
+        checkpoints=dict(zip(digests, args.checkpoints, strict=True)),
     )
 
 
@@ -241,7 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cfg = load_config(args)
         prepare(cfg, args.checkpoints)
         labels = short_labels(args.checkpoints)
-        identity = identify(args, cfg)
+        digests = [_sha256(path) for path in args.checkpoints]
+        identity = identify(args, cfg, digests)
         results = Results(Path(args.work_dir) / 'prune_curve.json', identity, args.overwrite)
         runner = build_runner(cfg)
         load_weights(runner, args.checkpoints[0])
@@ -250,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             runner.model, args.targets, lambda: run_first_images(runner, 1)
         )
     curves = Curves(
-        checkpoints=dict(zip(labels, map(_sha256, args.checkpoints), strict=True)),
+        checkpoints=dict(zip(labels, digests, strict=True)),
         orders=args.orders, seeds=args.seeds, fractions=args.fractions,
         layers=choose_layers(layers, args), layer_fractions=args.layer_fractions,
     )  # fmt: skip
