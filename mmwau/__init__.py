@@ -10,6 +10,8 @@ from .wau import WAU
 __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
 
 if find_spec('mmengine'):  # the method itself needs torch alone
+    from . import models  # noqa: F401
+    from .datasets import cifar  # noqa: F401
     from .hook import WAUHook
     from .optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
     from .overlap_hook import OverlapHook
