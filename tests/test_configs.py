@@ -1,43 +1,263 @@
+"""The detection configs; those of CIFAR are tested in test_cifar_configs.py."""
+
+import gc
+import json
+import math
+import re
 from pathlib import Path
 
+import mmdet
+import mmpretrain
 import pytest
+import torch
+import yaml
+from detection import make_coco
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmwau import WAU, find_layers
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-PAIRS = [
-    ('faster_rcnn_r50_wau_coco', 'faster_rcnn_r50_coco'),
-    ('faster_rcnn_r18_wau_demo', 'faster_rcnn_r18_demo'),
-    ('faster_rcnn_r18_wau_bccd', 'faster_rcnn_r18_bccd'),
-]
+ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
+# Plain twins that have both arms, and how many convolutions these hold: 42 in a ResNet-50, 93 in a
+# network of 101 layers, without the stem and the first stage, which are frozen; 8 in each neck.
+HELD = {
+    'faster_rcnn_r50_coco': 50,
+    'detection/faster_rcnn_r50_2x_coco': 50,
+    'detection/faster_rcnn_r101_1x_coco': 101,
+    'detection/faster_rcnn_r101_2x_coco': 101,
+    'detection/faster_rcnn_x101_32x4d_1x_coco': 101,
+    'detection/faster_rcnn_x101_32x4d_2x_coco': 101,
+    'detection/faster_rcnn_x101_64x4d_1x_coco': 101,
+    'detection/faster_rcnn_x101_64x4d_2x_coco': 101,
+    'detection/faster_rcnn_r50_c4_1x_coco': 42,
+    'detection/faster_rcnn_vgg16_1x_coco': 9,
+    'detection/retinanet_r50_1x_coco': 50,
+    'detection/mask_rcnn_r50_1x_coco': 50,
+    'detection/cascade_rcnn_r50_1x_coco': 50,
+    'faster_rcnn_r18_bccd': 28,  # from scratch, so that nothing is frozen
+}
+DEMO = 'faster_rcnn_r18_demo'
+VGG = 'detection/faster_rcnn_vgg16_1x_coco'
+BOOKS = ('sports ball', 'book', 'pizza')  # as many of the drawn classes as BCCD has
+COCO = [plain for plain in HELD if plain.endswith('coco')]
+ARMS = {
+    'wau': dict(update_ratio=0.5),
+    'wau_authors': dict(update_ratio=0.5, axis='in', sampler='with_replacement', min_active=0),
+}
+# The recipes at 64 pixels, with the learning rate of after the warm-up: there weight decay alone
+# moves every weight by more than float32 rounds off, whatever the gradients are.
+SMALL = {
+    'train_dataloader.batch_size': 1,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'train_dataloader.dataset.indices': 2,
+    'train_dataloader.dataset.ann_file': 'annotations/instances_train2017.json',
+    'train_dataloader.dataset.data_prefix.img': 'train2017/',
+    'train_dataloader.dataset.pipeline.2.scale': (64, 64),
+    'train_cfg.max_epochs': 1,
+    'param_scheduler.0.start_factor': 1.0,
+    'default_hooks.checkpoint': None,
+    'randomness.seed': 3,
+    **{
+        f'{split}_{part}': None for split in ('val', 'test') for part in ('dataloader', 'evaluator')
+    },
+    **{f'{split}_cfg': None for split in ('val', 'test')},
+}
 
 
 def load(name):
     return Config.fromfile(CONFIGS / f'{name}.py')
 
 
+def arm_of(plain, arm):
+    """Name of a config's arm: NETWORK_[SCHEDULE_]DATA becomes NETWORK_ARM_[SCHEDULE_]DATA."""
+    return re.sub(r'(_[12]x)?_(coco|bccd|demo)$', rf'_{arm}\g<0>', plain)
+
+
+def recipe_of(plain):
+    """The path of MMDetection's recipe that a config is a delta on."""
+    return re.search(r"^_base_ = 'mmdet::(.*)'$", (CONFIGS / f'{plain}.py').read_text(), re.M)[1]
+
+
+def without_scope(part):
+    """A config without the marks that MMEngine leaves where `mmdet::` was followed."""
+    if isinstance(part, dict):
+        return {key: without_scope(value) for key, value in part.items() if key != '_scope_'}
+    return [without_scope(item) for item in part] if isinstance(part, list) else part
+
+
 def test_every_config_is_in_a_pair():
-    assert sorted(path.stem for path in CONFIGS.glob('*.py')) == sorted(sum(PAIRS, ()))
+    paths = [*CONFIGS.glob('*.py'), *CONFIGS.glob('detection/*.py')]
+    found = [str(path.relative_to(CONFIGS).with_suffix('')) for path in paths]
+    twins = [plain for plain in HELD] + [arm_of(plain, arm) for plain in HELD for arm in ARMS]
+    assert sorted(found) == sorted([*twins, DEMO, arm_of(DEMO, 'wau')])
 
 
-@pytest.mark.parametrize(('wau', 'plain'), PAIRS)
-def test_twins_differ_in_the_three_lines_alone(wau, plain):
-    wau, plain = load(wau).to_dict(), load(plain).to_dict()
-    assert wau['custom_imports'] == dict(imports=['mmwau'], allow_failed_imports=False)
+@pytest.mark.parametrize(
+    ('plain', 'arm'), [*((plain, arm) for plain in HELD for arm in ARMS), (DEMO, 'wau')]
+)
+def test_twins_differ_in_the_lines_of_wau_alone(plain, arm):
+    wau, plain = load(arm_of(plain, arm)).to_dict(), load(plain).to_dict()
+    assert 'mmwau' in wau['custom_imports']['imports']
     (hook,), (plain_hook,) = wau.pop('custom_hooks'), plain.pop('custom_hooks')
     assert hook.pop('type') == 'WAUHook'
     assert plain_hook.pop('type') == 'OverlapHook'
+    # WAUHook measures what is held.
+    targets = {'targets': plain_hook.pop('targets')} if 'targets' in plain_hook else {}
     assert hook == plain_hook
     assert wau['optim_wrapper'].pop('type') == 'WAUOptimWrapper'
-    assert wau['optim_wrapper'].pop('update_ratio') == 0.5
     assert plain['optim_wrapper'].pop('type') == 'OptimWrapper'
+    options = {key: wau['optim_wrapper'].pop(key) for key in (*ARMS[arm], *targets)}
+    assert options == {**ARMS[arm], **targets}
     assert wau == plain
 
 
-def test_coco_config_is_the_recipe_of_mmdetection():
-    recipe = Config.fromfile(CONFIGS / 'faster_rcnn_r50_coco.py')
-    assert recipe.train_cfg.max_epochs == 12
-    assert recipe.optim_wrapper.optimizer == dict(
-        type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001
-    )
-    assert recipe.model.backbone.depth == 50
-    assert recipe.train_dataloader.dataset.ann_file == 'annotations/instances_train2017.json'
+@pytest.mark.parametrize('plain', [plain for plain in COCO if plain != VGG])
+def test_plain_twin_is_the_recipe_of_mmdetection(plain):
+    config = without_scope(load(plain).to_dict())
+    del config['custom_imports'], config['custom_hooks']
+    assert config == Config.fromfile(ZOO / recipe_of(plain)).to_dict()
+
+
+def test_readme_has_the_numbers_of_mmdetection():
+    text = (CONFIGS / 'detection' / 'README.md').read_text()
+    rows = [re.split(r' *\| *', line)[1:-1] for line in text.splitlines() if line.startswith('| [')]
+    told = {}
+    for row in rows:
+        arms, (plain,) = (re.findall(r'\[`(\w+)\.py`\]\((\S+)\.py\)', cell) for cell in row[:2])
+        assert all(link.removeprefix('../') == name for name, link in [*arms, plain])
+        place = CONFIGS / 'detection' / f'{plain[1]}.py'
+        plain = str(place.resolve().relative_to(CONFIGS).with_suffix(''))
+        assert [Path(arm_of(plain, arm)).name for arm in ARMS] == [name for name, _ in arms]
+        told[plain] = tuple(row[2:])
+    measured = {}
+    for plain in COCO:
+        recipe = Path(recipe_of(plain))
+        metafile = recipe.with_name('metafile.yml')
+        models = yaml.safe_load((ZOO / metafile).read_text())['Models']
+        (model,) = (model for model in models if model['Config'] == f'configs/{recipe}')
+        results = {result['Task']: result['Metrics'] for result in model['Results']}
+        measured[plain] = (str(results['Object Detection']['box AP']), f'`{metafile}`')
+    assert told == {**measured, VGG: ('none', '–')}
+
+
+def test_vgg_gives_conv5_3_to_heads_of_its_stride_and_width():
+    config = load(VGG)
+    model = config.model
+    names = Path(mmpretrain.__file__).parent.joinpath('.mim/configs/vgg/metafile.yml').read_text()
+    assert f'Weights: {model.backbone.init_cfg.checkpoint}\n' in names
+    model.backbone.init_cfg = None
+    backbone = MODELS.build(model.backbone)
+    backbone.train()
+    (features,) = backbone(torch.zeros(1, 3, 64, 96))
+    assert features.shape == (1, model.rpn_head.in_channels, 4, 6)
+    assert model.rpn_head.anchor_generator.strides == [16]
+    assert model.roi_head.bbox_roi_extractor.featmap_strides == [16]
+    trains = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    assert len(trains) == 18  # weights and biases of conv3_1 to conv5_3
+    assert min(int(name.split('.')[1]) for name in trains) == 6
+
+
+class Watch(Hook):
+    """Keeps the losses, and checks in each update that active slices moved and no others."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, rule, held):
+        self.rule = rule
+        self.held = held
+        self.losses = []
+
+    def find_layers(self, runner):
+        if self.rule.update_ratio < 1:
+            return runner.optim_wrapper.layers
+        (hook,) = runner.cfg.custom_hooks
+        return find_layers(runner.model, hook.get('targets', ('backbone', 'neck')))
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        self.before = {
+            name: [tensor.detach().clone() for tensor, _ in layer.tensors]
+            for name, layer in self.find_layers(runner).items()
+        }
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append({name: torch.as_tensor(value).item() for name, value in outputs.items()})
+        layers = self.find_layers(runner)
+        assert len(layers) == self.held
+        selected = self.rule.select(layers.values(), runner.iter)
+        for (name, layer), active in zip(layers.items(), selected, strict=True):
+            moved = [
+                before.ne(tensor).movedim(dim, 0).reshape(layer.num_slices, -1).any(dim=1)
+                for before, (tensor, dim) in zip(self.before[name], layer.tensors, strict=True)
+            ]
+            assert torch.equal(moved[0], active), name
+            # A bias that is 0 may stay there.
+            assert not any((of_bias & ~active).any() for of_bias in moved[1:]), name
+
+
+@pytest.fixture(scope='module')
+def coco(tmp_path_factory):
+    """Drawn shapes laid out like COCO 2017, with each box as the outline of a mask."""
+    root = tmp_path_factory.mktemp('place') / 'coco'
+    make_coco(root)
+    path = root / 'annotations' / 'instances_train2017.json'
+    content = json.loads(path.read_text())
+    for annotation in content['annotations']:
+        left, top, width, height = annotation['bbox']
+        right, bottom = left + width, top + height
+        annotation['segmentation'] = [[left, top, right, top, right, bottom, left, bottom]]
+    path.write_text(json.dumps(content))
+    return root
+
+
+def shrink(model):
+    """No weights from the internet, and few regions."""
+    for key, value in model.items():
+        if key == 'init_cfg':
+            model[key] = None
+        elif key in ('nms_pre', 'max_per_img'):
+            model[key] = 32
+        elif key == 'sampler' and 'num' in value:
+            value.num = 16
+        elif isinstance(value, dict):
+            shrink(value)
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, dict):
+                    shrink(item)
+
+
+def losses_of(name, rule, held, coco, work_dir):
+    """Train two iterations; the losses of each."""
+    config = load(name)
+    config.merge_from_dict({**SMALL, 'train_dataloader.dataset.data_root': str(coco)})
+    if name.endswith('bccd'):
+        config.merge_from_dict({'train_dataloader.dataset.metainfo.classes': BOOKS})
+    shrink(config.model)
+    config.work_dir = str(work_dir)
+    config.experiment_name = config.visualizer.name = f'test_configs/{name}'
+    runner = Runner.from_cfg(config)
+    watch = Watch(rule, held)
+    runner.register_hook(watch)
+    runner.train()
+    gc.collect()  # a runner is part of cycles, and holds up to a gigabyte
+    assert len(watch.losses) == 2
+    assert all(math.isfinite(value) for losses in watch.losses for value in losses.values())
+    return watch.losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('plain', 'held'), HELD.items())
+def test_trains(plain, held, coco, tmp_path):
+    """Active slices move and held ones keep every bit, with momentum and weight decay."""
+    first, second = losses_of(plain, WAU(1.0), held, coco, tmp_path / 'plain')
+    for arm, options in ARMS.items():
+        options = {key: value for key, value in options.items() if key != 'axis'}
+        rule = WAU(**options, seed=SMALL['randomness.seed'])
+        losses = losses_of(arm_of(plain, arm), rule, held, coco, tmp_path / arm)
+        # All arms see the same images, and start from the same weights.
+        assert losses[0] == first
+        assert losses[1] != second

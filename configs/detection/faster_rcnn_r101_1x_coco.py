@@ -1,0 +1,7 @@
+# Faster R-CNN R-101 FPN, 1x: MMDetection's own recipe, with the overlap logged.
+# The plain twin of faster_rcnn_r101_wau_1x_coco.py
+# and faster_rcnn_r101_wau_authors_1x_coco.py.
+_base_ = 'mmdet::faster_rcnn/faster-rcnn_r101_fpn_1x_coco.py'
+
+custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
+custom_hooks = [dict(type='OverlapHook')]
