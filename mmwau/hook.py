@@ -35,6 +35,7 @@ class WAUHook(OverlapHook):
         send_active_only: Whether the processes of a distributed training send each other the
             gradients of active slices alone (:mod:`mmwau.traffic`). Not for ``hold='weight'``,
             which needs all of them. Defaults to False.
+        movement: See :class:`mmwau.OverlapHook`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -47,8 +48,9 @@ class WAUHook(OverlapHook):
         ratio_schedule: Mapping | Sequence[Mapping] | None = None,
         by_epoch: bool = True,
         send_active_only: bool = False,
+        movement: bool = False,
     ):
-        super().__init__(overlap_interval)
+        super().__init__(overlap_interval, movement=movement)
         if not isinstance(by_epoch, bool):
             raise TypeError(f'by_epoch must be True or False, got {by_epoch!r}')
         if not isinstance(send_active_only, bool):

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from .movement import Movement
 from .overlap import expected_overlap, layer_overlap, mean_overlap, shape_of_filters
 from .plots import plot_overlap, plot_overlap_curve
 from .targets import check_targets, filter_dim, find_layers
@@ -17,6 +18,10 @@ from .targets import check_targets, filter_dim, find_layers
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
 OVERLAP_CURVE = 'overlap_curve'
+# The key of a checkpoint that holds where filters started.
+MOVEMENT = 'movement'
+# Log keys.
+MOVEMENTS = ('movement', 'displacement')
 
 
 @HOOKS.register_module()
@@ -31,6 +36,8 @@ class OverlapHook(Hook):
       scalars of all visualizer backends, with the iteration as step.
     - ``overlap.png`` in the work_dir: the overlap of each layer at the start and at the end.
     - ``overlap_curve.png``: network and stages over the iterations.
+    - With ``movement=True``, ``train/movement`` and ``train/displacement`` with the losses: how far
+      filters have moved, in radians (:class:`mmwau.movement.Movement`).
 
     A layer whose filters have no other one to overlap with (depthwise) is left out, and named in
     the log.
@@ -39,9 +46,12 @@ class OverlapHook(Hook):
         overlap_interval: Iterations between two measurements, at least 1.
         targets: Prefixes of module names; the convolutions below them that train are measured,
             see :func:`mmwau.find_layers`.
+        movement: Whether to measure how far filters move, after each iteration. It costs a pass
+            over their weights each time, and memory for two copies of them.
 
     Raises:
-        TypeError: If ``targets`` is not a string or a sequence of strings.
+        TypeError: If ``targets`` is not a string or a sequence of strings, or ``movement`` not
+            True or False.
         ValueError: If ``overlap_interval`` is below 1.
     """
 
@@ -51,6 +61,7 @@ class OverlapHook(Hook):
         self,
         overlap_interval: int = 500,
         targets: str | Sequence[str] = ('backbone', 'neck'),
+        movement: bool = False,
     ):
         if not isinstance(overlap_interval, int) or overlap_interval < 1:
             raise ValueError(
@@ -59,6 +70,11 @@ class OverlapHook(Hook):
             )
         self.overlap_interval = overlap_interval
         self.targets = check_targets(targets)
+        if not isinstance(movement, bool):
+            raise TypeError(f'movement must be True or False, got {movement!r}')
+        self.movement = movement
+        self._movement: Movement | None = None
+        self._movement_before: dict | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start.
@@ -85,11 +101,28 @@ class OverlapHook(Hook):
         overlap = self._measure(runner)
         if hub.get_info(OVERLAP_AT_START) is None:
             hub.update_info(OVERLAP_AT_START, overlap)
+        if self.movement and is_main_process():
+            self._movement = Movement(convolutions)
+            if self._movement_before is not None:
+                self._movement.load_state_dict(self._movement_before)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """Measure the overlap at its interval."""
+        """Measure the movement, and the overlap at its interval."""
+        if self._movement is not None:
+            for name, value in zip(MOVEMENTS, self._movement.measure(), strict=True):
+                runner.message_hub.update_scalar(f'train/{name}', value)
         if self.every_n_train_iters(runner, self.overlap_interval):
             self._measure(runner, iterations=runner.iter + 1)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what the movement of a resumed run starts from."""
+        if self._movement is not None:
+            checkpoint[MOVEMENT] = self._movement.state_dict()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on with the movement of a run that is resumed; weights alone are a new start."""
+        if runner._resume:
+            self._movement_before = checkpoint.get(MOVEMENT)
 
     def after_train(self, runner: Runner) -> None:
         """Measure the overlap at the end, and draw layers and curves."""

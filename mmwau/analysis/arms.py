@@ -1,8 +1,11 @@
 """Arms: runs that differ in their seed alone, and statistics of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+
+from scipy.stats import t
 
 from .runs import Run
 
@@ -117,6 +120,13 @@ class Summary:
 def summarise(values: Sequence[float]) -> Summary:
     """Mean and spread of at least one value."""
     return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def half_width(found: Summary) -> float | None:
+    """Half the width of the 95 % interval of a mean, by Student's t; None for one value."""
+    if found.std is None:
+        return None
+    return float(t.ppf(0.975, found.count - 1)) * found.std / math.sqrt(found.count)
 
 
 def difference(

@@ -90,6 +90,14 @@ class Table:
             table.add_row(*map(escape, row))
         return table
 
+    def to_markdown(self) -> str:
+        """The same table for a Markdown file, its title above it."""
+        lines = [self.columns, ['---'] + ['---:'] * (len(self.columns) - 1), *self.rows]
+        text = '\n'.join(
+            f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |' for line in lines
+        )
+        return f'**{self.title}**\n\n{text}\n' if self.title else f'{text}\n'
+
 
 @dataclass(frozen=True)
 class Section:

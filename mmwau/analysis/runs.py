@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmwau.hook import WAUHook
 from mmwau.optim_wrapper import WAUMixin
+from mmwau.overlap_hook import MOVEMENTS
 
 SCALARS = 'vis_data/scalars.json'
 # Arguments of the Runner that tell nothing about how a network was trained.
@@ -24,6 +25,7 @@ NOT_TRAINING = {
 # Other variables of a config are there for these to be made from.
 TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
 TWINS = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
+MEASURING = ('overlap_interval', 'movement')
 # Means of the validation loop that are no metrics.
 TIMES = {'time', 'data_time', 'step'}
 
@@ -46,6 +48,9 @@ class Run:
         validations: Epochs or iterations after which there was a validation.
         overlaps: Filter overlap, each by iteration: ``'overlap'`` that of the network,
             ``'overlap/STAGE'`` that of a stage.
+        movements: How far filters moved, each by iteration, in radians: ``'movement'`` and
+            ``'displacement'``; empty where a hook did not measure it.
+        times: Seconds of an iteration by iteration, as logged.
         notes: Sentences on what was odd.
     """
 
@@ -61,6 +66,8 @@ class Run:
     metrics: Mapping[str, Mapping[int, float]]
     validations: Sequence[int]
     overlaps: Mapping[str, Mapping[int, float]]
+    movements: Mapping[str, Mapping[int, float]]
+    times: Mapping[int, float]
     notes: Sequence[str]
 
     @property
@@ -94,7 +101,8 @@ class Run:
         """A value at the end of training, or at an earlier point.
 
         Args:
-            name: ``'loss'``, ``'overlap'``, ``'overlap/STAGE'``, or a metric.
+            name: ``'loss'``, ``'overlap'``, ``'overlap/STAGE'``, ``'movement'``,
+                ``'displacement'``, or a metric.
             at: Epoch or iteration; None for the end.
 
         Returns:
@@ -104,9 +112,10 @@ class Run:
         """
         if name == 'loss':
             return self._mean_loss(at)
-        if name in self.overlaps:
+        curve = self.overlaps.get(name) or self.movements.get(name)
+        if curve:
             end = math.inf if at is None else self._iterations(at)
-            measured = [value for step, value in self.overlaps[name].items() if step <= end]
+            measured = [value for step, value in curve.items() if step <= end]
             return measured[-1] if measured else None
         if at is None:
             at = max(self.validations, default=None)
@@ -170,7 +179,7 @@ def read_run(work_dir: str | PathLike) -> Run:
     by_epoch = 'max_epochs' in loop
     if not by_epoch and 'max_iters' not in loop:
         raise ValueError(f'train_cfg of {list(starts)[-1]} has neither max_epochs nor max_iters')
-    settings, wau = _split_settings(cfg)
+    settings, wau = split_settings(cfg)
     return Run(
         work_dir=work_dir,
         config=list(starts)[-1],
@@ -286,6 +295,8 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
         metrics=_columns(validations, lambda name: name not in TIMES),
         validations=sorted(validations),
         overlaps=_columns(overlaps, lambda name: name.split('/')[0] == 'overlap'),
+        movements=_columns(training, lambda name: name in MOVEMENTS),
+        times=_columns(training, lambda name: name == 'time').get('time', {}),
     )
 
 
@@ -298,8 +309,16 @@ def _columns(lines: Mapping[int, Mapping], is_wanted) -> dict[str, dict[int, flo
     return columns
 
 
-def _split_settings(cfg: Mapping) -> tuple[dict, dict | None]:
-    """What was trained and how, and WAU's arguments that are not defaults, from a config."""
+def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] | None]:
+    """What is trained and how, and with which WAU, from a config.
+
+    Args:
+        cfg: The config as a dict; left as it is.
+
+    Returns:
+        The settings of the training by dotted name, without WAU and the seed; and WAU's arguments
+        that are not the defaults, None without WAU.
+    """
     parts = {name: value for name, value in cfg.items() if name in TRAINING and value is not None}
     parts['randomness'] = {
         name: value for name, value in (parts.get('randomness') or {}).items() if name != 'seed'
@@ -308,7 +327,7 @@ def _split_settings(cfg: Mapping) -> tuple[dict, dict | None]:
         name: hook for name, hook in parts.get('default_hooks', {}).items()
         if name != 'visualization'
     }  # fmt: skip
-    hooks = parts.pop('custom_hooks', [])
+    hooks = parts.pop('custom_hooks', None) or []
     # Of these the one only measures, and what the other one does is WAU.
     others = [hook for hook in hooks if _type(hook) not in ('WAUHook', 'OverlapHook')]
     if others:
@@ -338,11 +357,11 @@ def _type(part: Mapping) -> str:
 
 
 def _defaults(owner: type) -> dict[str, object]:
-    """Arguments that have a default, without how often is measured."""
+    """Arguments that have a default, without those that only say what is measured."""
     parameters = signature(owner.__init__).parameters
     return {
         name: parameter.default for name, parameter in parameters.items()
-        if parameter.default is not Parameter.empty and name != 'overlap_interval'
+        if parameter.default is not Parameter.empty and name not in MEASURING
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mmwau.overlap_hook import MOVEMENTS
 from mmwau.plots import legend_above, styles, tidy
 
 from .arms import Arm, Summary, difference, differences_of_settings, summarise
@@ -32,6 +33,9 @@ HOW_TO_READ = (
     'log_processor.window_size iterations. Overlap: mean |cosine| between the filters of a layer '
     '(the measure of RePr, 1811.07275), mean over the measured layers, as measured last; a stage '
     'is the mean over its layers. Less overlap is not better by itself: look at the metric.',
+    'Movement: the way that filters went, the sum over updates of the angle in radians between a '
+    'filter before and after, mean over filters and layers; displacement: the angle to its '
+    'direction at the start. Both where OverlapHook or WAUHook had movement=True.',
     'In pictures a thick line is the mean over the runs of an arm, at the points that all of them '
     'have; thin lines are the runs.',
 )
@@ -63,9 +67,11 @@ class Report:
         return [name for name in names if name != 'overlap']
 
     def names(self) -> list[str]:
-        """What the table of final values has, a row each: metrics, loss, overlap."""
-        names = [*metric_names(self.runs, self.at), 'loss']
-        return names + ['overlap'] * any('overlap' in run.overlaps for run in self.runs)
+        """What the table of final values has, a row each: metrics, loss, overlap, movement."""
+        measured = [('overlap', run.overlaps) for run in self.runs]
+        measured += [(name, run.movements) for name in MOVEMENTS for run in self.runs]
+        found = dict.fromkeys(name for name, curves in measured if name in curves)
+        return [*metric_names(self.runs, self.at), 'loss', *found]
 
     def summary(self, arm: Arm, name: str) -> Summary | None:
         """Mean and spread of a final value; None if no run of the arm has one."""

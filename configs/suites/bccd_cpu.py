@@ -1,0 +1,22 @@
+# BCCD blood cells on two CPU cores: Faster R-CNN R18-FPN from scratch.
+title = 'BCCD blood cells on two CPU cores'
+metric = 'coco/bbox_mAP'
+seeds = [0, 1, 2]
+options = {
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+    'custom_hooks.0.movement': True,
+}
+settings = {
+    'Faster R-CNN R18-FPN from scratch, 12 epochs': dict(
+        config='configs/faster_rcnn_r18{arm}_bccd.py'
+    ),
+}
+arms = {
+    'plain': dict(),
+    'WAU': dict(config='_wau'),
+    "WAU, authors' code": dict(config='_wau_authors'),
+    "WAU, hold='state'": dict(config='_wau', options={'optim_wrapper.hold': 'state'}),
+}

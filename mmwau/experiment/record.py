@@ -1,0 +1,156 @@
+"""What is kept of a training: final values and curves, small enough to publish."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+
+from mmwau.analysis.runs import Run
+from mmwau.files import write_whole
+
+from .suite import Training
+
+RECORD = 'record.json'
+# Points of a curve where training counts iterations.
+BINS = 50
+Curve = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The outcome of a training.
+
+    Args:
+        setting: See :class:`mmwau.experiment.suite.Training`.
+        arm: See there.
+        seed: See there.
+        command: The command that repeats it.
+        digest: See there.
+        status: ``'finished'``, ``'diverged'`` (trained to the end, but the loss is no number) or
+            ``'failed'``.
+        error: Why it failed; ``''`` otherwise.
+        starts: How often it was started: after a kill a training goes on from its last checkpoint,
+            with other random augmentations than one without a break.
+        iterations: Iterations that were trained.
+        seconds: Training time in seconds, without validation: the median time of an iteration
+            times their number.
+        values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'movement'``, ...
+        curves: Points (iteration, value) by name: the metric, ``'loss'`` as the mean of each
+            epoch, ``'overlap'``, ``'movement'``.
+    """
+
+    setting: str
+    arm: str
+    seed: int
+    command: str
+    digest: str
+    status: str
+    error: str = ''
+    starts: int = 1
+    iterations: int = 0
+    seconds: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has final values to compare."""
+        return self.status == 'finished'
+
+
+def summarise_run(training: Training, run: Run, metric: str, command: str, starts: int) -> Record:
+    """What is kept of a training that came to its end.
+
+    Args:
+        training: What was trained.
+        run: What MMEngine logged.
+        metric: Name of the metric whose curve is kept.
+        command: The command that repeats it.
+        starts: How often it was started.
+    """
+    last = max(run.loss)
+    names = [*run.metrics, 'loss', 'overlap', *run.movements]
+    values = {name: run.final(name) for name in names}
+    curves = {'loss': _binned(run), 'overlap': _points(run.overlaps.get('overlap', {}))}
+    # Metrics count epochs; all curves of a record count iterations.
+    per_unit = last / run.length if run.by_epoch else 1
+    curves['metric'] = [(at * per_unit, value) for at, value in run.metrics.get(metric, {}).items()]
+    for name, points in run.movements.items():
+        # As many points as epochs, where each logged one would fill a file.
+        every = max(1, len(points) // BINS)
+        curves[name] = _points(points)[every - 1 :: every]
+    trained = math.isfinite(run.loss[last])
+    return Record(
+        training.setting, training.arm, training.seed, command, training.digest,
+        status='finished' if trained else 'diverged', starts=starts, iterations=last,
+        seconds=_short(median(run.times.values()) * last) if run.times else 0.0,
+        values={name: _short(value) for name, value in values.items() if _is_number(value)},
+        curves={
+            name: [(_short(at), _short(value)) for at, value in points if _is_number(value)]
+            for name, points in curves.items()
+        },
+    )  # fmt: skip
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Keep a record in the work_dir of its training."""
+    write_records([record], folder / RECORD)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a work_dir, None if there is none.
+
+    Raises:
+        ValueError: If it can't be read.
+    """
+    found = read_records(folder / RECORD)
+    return found[0] if found else None
+
+
+def write_records(records: Sequence[Record], path: Path) -> None:
+    """Write records to a JSON file, a line for each.
+
+    Raises:
+        OSError: If it can't be written.
+    """
+    lines = ',\n'.join(json.dumps(asdict(record)) for record in records)
+    write_whole(f'[\n{lines}\n]\n'.encode(), path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Records from the file that :func:`write_records` wrote; none if it does not exist.
+
+    Raises:
+        ValueError: If it can't be read.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [Record(**record) for record in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path} is not what this tool writes ({error}); remove it') from error
+
+
+def _binned(run: Run) -> Curve:
+    """The training loss as means over epochs, or over some fiftieth part of the iterations."""
+    bins: dict[int, list[tuple[int, float]]] = {}
+    last = max(run.loss)
+    for step, loss in run.loss.items():
+        place = run.epochs[step] if run.by_epoch else math.ceil(step * BINS / last)
+        bins.setdefault(place, []).append((step, loss))
+    return [(points[-1][0], fmean(loss for _, loss in points)) for points in bins.values()]
+
+
+def _points(curve: Mapping[int, float]) -> Curve:
+    return list(curve.items())
+
+
+def _short(value: float) -> float:
+    """Enough digits for any table, so that files stay small."""
+    return float(f'{value:.6g}')
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

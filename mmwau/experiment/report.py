@@ -1,0 +1,353 @@
+"""What came out of a suite: tables, warnings, pictures."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mmwau.analysis.arms import Summary, difference, half_width, summarise
+from mmwau.analysis.page import Table
+from mmwau.analysis.runs_report import MINUS, NO_BREAK, NO_VALUE
+from mmwau.plots import COLOURS, MARKERS, legend_above, tidy
+
+from .equal_terms import at_equal_loss, at_equal_movement, interpolate
+from .record import Record
+from .suite import Suite, Training
+
+# From so many pairs on an interval is narrow enough to be of use.
+FEW_SEEDS = 3
+HOW_TO_READ = (
+    'Mean ± sample standard deviation over the seeds. A gap or difference is the arm minus the '
+    'baseline (the first row), paired by seed; behind it in brackets its 95 % interval '
+    "(Student's t over the pairs). An interval that holds 0 "
+    'means that these runs do not tell the two apart; of twenty intervals one misses by chance.',
+    'Training loss: mean of the last epoch. Overlap: mean |cosine| between the filters of a layer, '
+    'mean over layers. Movement: the way that filters went, the sum over updates of the angle in '
+    'radians between a filter before and after. Time: median time of an iteration times the '
+    'iterations, in relation to the baseline with the same seed; trainings that run side by side '
+    'disturb one another, so this is no measurement of speed.',
+    'At equal training loss or movement: the difference of the overlap at the point where each of '
+    'the two first had the training loss (the movement) that both reached. Overlap grows as '
+    'training goes on; what is left here is not explained by being behind.',
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The arms of one setting, with what came out.
+
+    Args:
+        name: Its name.
+        metric: Name of the metric.
+        arms: For each arm its finished records; the first arm is the baseline.
+        planned: For each arm how many trainings the suite has.
+    """
+
+    name: str
+    metric: str
+    arms: Mapping[str, Sequence[Record]]
+    planned: Mapping[str, int]
+
+    @property
+    def baseline(self) -> str:
+        """Name of the arm that differences are taken to."""
+        return next(iter(self.arms))
+
+    def values(self, arm: str, name: str) -> list[tuple[int, float]]:
+        """Seed and final value of each finished training of an arm that has one."""
+        name = self.metric if name == 'metric' else name
+        found = [(record.seed, record.values.get(name)) for record in self.arms[arm]]
+        return [(seed, value) for seed, value in found if value is not None]
+
+    def mean(self, arm: str, name: str) -> Summary | None:
+        """Mean and spread of a final value; None if there is none."""
+        values = [value for _, value in self.values(arm, name)]
+        return summarise(values) if values else None
+
+    def gap(self, arm: str, name: str) -> Summary | None:
+        """Difference of a final value to the baseline, paired by seed; None if there is no pair."""
+        return _paired(self.values(arm, name), self.values(self.baseline, name))
+
+    def pairs(self, arm: str) -> list[tuple[Record, Record]]:
+        """Records of an arm, each with that of the baseline with the same seed."""
+        theirs = {record.seed: record for record in self.arms[self.baseline]}
+        return [(record, theirs[record.seed]) for record in self.arms[arm] if record.seed in theirs]
+
+    def gap_at(
+        self, arm: str, compare: Callable[[Record, Record], tuple[float, float] | None]
+    ) -> Summary | None:
+        """Difference of the overlap to the baseline at a point of equal terms."""
+        found = [compare(*pair) for pair in self.pairs(arm)]
+        gaps = [both[0] - both[1] for both in found if both is not None]
+        return summarise(gaps) if gaps else None
+
+    def time(self, arm: str) -> float | None:
+        """Training time in relation to the baseline, median over pairs; None if not known."""
+        ratios = [
+            ours.seconds / theirs.seconds
+            for ours, theirs in self.pairs(arm) if ours.seconds and theirs.seconds
+        ]  # fmt: skip
+        return median(ratios) if ratios else None
+
+    @property
+    def decimals(self) -> int:
+        """Decimals that the metric is told with: of a percentage 2, of a fraction 3."""
+        values = [value for arm in self.arms for _, value in self.values(arm, 'metric')]
+        return 2 if values and max(map(abs, values)) > 1 else 3
+
+    def table(self) -> Table:
+        """What came out."""
+        rows = []
+        for arm, records in self.arms.items():
+            time = self.time(arm)
+            rows.append([
+                arm,
+                f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK),
+                _mean(self.mean(arm, 'metric'), self.decimals),
+                self._gap(self.gap(arm, 'metric'), arm, self.decimals),
+                _mean(self.mean(arm, 'loss'), 3),
+                _mean(self.mean(arm, 'overlap'), 4),
+                _mean(self.mean(arm, 'movement'), 2),
+                NO_VALUE if time is None else f'{time:.2f}',
+            ])  # fmt: skip
+        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', 'training loss', 'overlap',
+                   'movement', 'time']  # fmt: skip
+        return Table(self.name, columns, rows)
+
+    def overlap_table(self) -> Table:
+        """The overlap beside the baseline's, on three sorts of equal terms."""
+        rows = [
+            [
+                arm,
+                self._gap(self.gap(arm, 'overlap'), arm, 4),
+                self._gap(self.gap_at(arm, at_equal_loss), arm, 4),
+                self._gap(self.gap_at(arm, at_equal_movement), arm, 4),
+            ]
+            for arm in self.arms if arm != self.baseline
+        ]  # fmt: skip
+        columns = ['arm', 'at the end', 'at equal training loss', 'at equal movement']
+        title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
+        return Table(title, columns, rows)
+
+    def _gap(self, found: Summary | None, arm: str, decimals: int) -> str:
+        if found is None or arm == self.baseline:
+            return NO_VALUE
+        half = half_width(found)
+        text = _number(found.mean, decimals, '+')
+        if half is None:
+            return text
+        low, high = (_number(found.mean + sign * half, decimals, '+') for sign in (-1, 1))
+        return f'{text} ({low}, {high})'.replace(' ', NO_BREAK)
+
+    def draw_curves(self) -> Figure:
+        """Metric and overlap as training goes on, and the overlap by movement and by loss."""
+        figure = Figure(figsize=(13, 8.4), layout='constrained')
+        panels = figure.subplots(2, 2).ravel()
+        for index, arm in enumerate(self.arms):
+            look = dict(
+                label=arm, color=COLOURS[index % len(COLOURS)],
+                linestyle='-' if index < len(COLOURS) else '--', marker=MARKERS[index % 8],
+                markersize=5, markerfacecolor='white', linewidth=1.6,
+            )  # fmt: skip
+            self._draw(panels[0], arm, 'metric', None, look)
+            self._draw(panels[1], arm, 'overlap', None, look)
+            self._draw(panels[2], arm, 'overlap', 'movement', look)
+            self._draw(panels[3], arm, 'overlap', 'loss', look)
+        labels = [
+            ('iterations', self.metric), ('iterations', 'filter overlap'),
+            ('movement of filters (radians)', 'filter overlap'),
+            ('training loss (falls to the right)', 'filter overlap'),
+        ]  # fmt: skip
+        for axes, (below, beside) in zip(panels, labels, strict=True):
+            axes.set_xlabel(below)
+            axes.set_ylabel(beside)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+            tidy(axes)
+        panels[3].invert_xaxis()
+        panels[0].set_title(self.name, fontsize=10, loc='left')
+        legend_above(figure, panels[0])
+        return figure
+
+    def _draw(self, axes: Axes, arm: str, name: str, along: str | None, look: dict) -> None:
+        """Draw a curve, mean over seeds, over the iterations or along another curve."""
+        records = [
+            record for record in self.arms[arm]
+            if record.curves.get(name) and (along is None or record.curves.get(along))
+        ]  # fmt: skip
+        if not records:
+            return
+        steps = sorted(set.intersection(*({step for step, _ in r.curves[name]} for r in records)))
+        if along == 'loss':  # before the first epoch ended there is none
+            steps = [step for step in steps if step >= records[0].curves['loss'][0][0]]
+        means = [fmean(dict(map(tuple, r.curves[name]))[step] for r in records) for step in steps]
+        where = steps
+        if along is not None:
+            curves = [self._from_start(record, along) for record in records]
+            where = [fmean(interpolate(curve, step) for curve in curves) for step in steps]
+        every = max(1, len(steps) // 8)
+        axes.plot(where, means, markevery=every, **look)
+
+    @staticmethod
+    def _from_start(record: Record, name: str) -> Sequence[tuple[float, float]]:
+        """A curve with the start of training, where nothing has moved yet."""
+        start = [(0.0, 0.0)] if name == 'movement' else []
+        return [*start, *record.curves[name]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A suite with what came out of it so far.
+
+    Args:
+        suite: The suite.
+        records: The outcome of each training that ended.
+    """
+
+    suite: Suite
+    records: Mapping[Training, Record]
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The settings that have a finished training, in the suite's order."""
+        found = []
+        for name, arms in self.suite.settings.items():
+            trainings = [one for one in self.suite.trainings if one.setting == name]
+            ended = {arm: self._finished(trainings, arm) for arm in arms}
+            planned = {arm: sum(one.arm == arm for one in trainings) for arm in arms}
+            if any(ended.values()):
+                found.append(Setting(name, self.suite.metric, ended, planned))
+        return found
+
+    def _finished(self, trainings: Sequence[Training], arm: str) -> list[Record]:
+        records = [self.records.get(one) for one in trainings if one.arm == arm]
+        return [record for record in records if record is not None and record.finished]
+
+    def warnings(self) -> list[str]:
+        """Sentences on what is missing, went wrong, or can't be concluded."""
+        found = []
+        for training in self.suite.trainings:
+            record = self.records.get(training)
+            if record is not None and record.status == 'diverged':
+                found.append(f'{training.name} diverged and is left out of the means')
+            elif record is not None and record.status == 'failed':
+                found.append(f'{training.name} failed and is left out: {record.error}')
+            elif record is not None and record.starts > 1:
+                found.append(
+                    f'{training.name} was resumed {record.starts - 1} times, after which its '
+                    'random augmentations were others than without a break'
+                )
+        missing = [one.name for one in self.suite.trainings if one not in self.records]
+        if missing:
+            more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
+            found.append(
+                f'{len(missing)} of {len(self.suite.trainings)} trainings are not done: '
+                f'{", ".join(missing[:3])}{more}'
+            )
+        for setting in self.settings:
+            found += _seed_warnings(setting)
+        return found
+
+    def to_markdown(self, command: str, pictures: Sequence[str]) -> str:
+        """Everything as a Markdown page.
+
+        Args:
+            command: The command that made it.
+            pictures: File names of its pictures, beside the page.
+        """
+        parts = [f'# {self.suite.title}\n', f'```\n{command}\n```\n']
+        for setting in self.settings:
+            parts += [setting.table().to_markdown(), setting.overlap_table().to_markdown()]
+        warnings = self.warnings()
+        if warnings:
+            parts += ['## Warnings\n', ''.join(f'- {warning}\n' for warning in warnings)]
+        parts += [f'![{name}]({name})\n' for name in pictures]
+        parts += ['## How to read this\n', *(f'{text}\n' for text in HOW_TO_READ)]
+        return '\n'.join(parts)
+
+    def draw_gaps(self) -> Figure:
+        """The gap of the metric to the baseline of each arm, with interval and single pairs."""
+        settings = self.settings
+        heights = [max(1, len(setting.arms) - 1) for setting in settings]
+        figure = Figure(figsize=(9, 0.42 * sum(heights) + 1.1 * len(heights)), layout='constrained')
+        grid = figure.subplots(len(settings), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, setting in zip(grid, settings, strict=True):
+            arms = [arm for arm in setting.arms if arm != setting.baseline]
+            for row, arm in enumerate(arms):
+                self._draw_gap(axes, setting, arm, row)
+            axes.axvline(0, color='#707070', linewidth=1, zorder=1)
+            axes.set_yticks(range(len(arms)), arms, fontsize=8)
+            axes.set_ylim(len(arms) - 0.5, -0.5)
+            axes.set_title(setting.name, fontsize=10, loc='left')
+            tidy(axes)
+            axes.grid(visible=False, axis='y')
+        baseline = settings[-1].baseline
+        grid[-1].set_xlabel(
+            f'{self.suite.metric}: arm {MINUS} {baseline} (points: pairs of one seed; line: mean '
+            'with its 95 % interval)',
+            fontsize=9,
+        )
+        return figure
+
+    @staticmethod
+    def _draw_gap(axes: Axes, setting: Setting, arm: str, row: int) -> None:
+        found = setting.gap(arm, 'metric')
+        if found is None:
+            return
+        theirs = dict(setting.values(setting.baseline, 'metric'))
+        pairs = [
+            value - theirs[seed] for seed, value in setting.values(arm, 'metric') if seed in theirs
+        ]
+        half = half_width(found)
+        if half is not None:
+            axes.hlines(
+                row, found.mean - half, found.mean + half, color=COLOURS[1], linewidth=2, zorder=2
+            )
+        axes.plot(found.mean, row, marker='|', markersize=14, color=COLOURS[1], zorder=3)
+        axes.scatter(pairs, [row] * len(pairs), s=16, color=COLOURS[2], zorder=4)
+
+
+def _seed_warnings(setting: Setting) -> list[str]:
+    """What so few seeds can't tell."""
+    gaps = [setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline]
+    gaps = [gap for gap in gaps if gap is not None]
+    if not gaps:
+        return []
+    fewest = min(gap.count for gap in gaps)
+    if fewest == 1:
+        return [f'{setting.name}: one pair of runs tells nothing about chance; train more seeds']
+    halves = [half_width(gap) for gap in gaps]
+    unclear = sum(abs(gap.mean) <= half for gap, half in zip(gaps, halves, strict=True))
+    told = [
+        f'{setting.name}: {unclear} of {len(gaps)} gaps can not be told from 0 with '
+        f'{fewest} seeds; a gap has to be about {_number(median(halves), setting.decimals)} to be '
+        'told'
+    ] if unclear else []  # fmt: skip
+    if fewest < FEW_SEEDS:
+        told.append(f'{setting.name}: {fewest} seeds are too few to tell but huge gaps')
+    return told
+
+
+def _paired(
+    values: Sequence[tuple[int, float]], baseline: Sequence[tuple[int, float]]
+) -> Summary | None:
+    if not values or not baseline:
+        return None
+    found = difference(values, baseline)
+    return found if found.paired else None
+
+
+def _mean(found: Summary | None, decimals: int) -> str:
+    if found is None:
+        return NO_VALUE
+    spread = '' if found.std is None else f'{NO_BREAK}±{NO_BREAK}{_number(found.std, decimals)}'
+    return f'{_number(found.mean, decimals)}{spread}'
+
+
+def _number(value: float, decimals: int, sign: str = '') -> str:
+    if not math.isfinite(value):
+        return NO_VALUE
+    return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)

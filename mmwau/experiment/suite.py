@@ -1,0 +1,211 @@
+"""A suite: which trainings make an experiment, read from a small file."""
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from os import PathLike
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmwau.analysis.runs import split_settings
+
+PARTS = {
+    'suite': ('title', 'metric', 'seeds', 'options', 'processes', 'settings', 'arms'),
+    'setting': ('config', 'options', 'processes', 'arms', 'seeds'),
+    'arm': ('config', 'options'),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One training of a suite: an arm in a setting with a seed.
+
+    Args:
+        setting: Name of the setting: network, data, length of training.
+        arm: Name of the arm.
+        seed: Seed of the run.
+        config: The config file.
+        options: What is changed in it, by dotted name, as by ``--cfg-options``, without the seed.
+        processes: Number of processes that train it together.
+    """
+
+    setting: str
+    arm: str
+    seed: int
+    config: Path
+    options: Mapping[str, object]
+    processes: int = 1
+
+    @property
+    def name(self) -> str:
+        """Its name, for messages."""
+        return f'{self.setting} / {self.arm} / seed {self.seed}'
+
+    @property
+    def folder(self) -> Path:
+        """Its work_dir below that of the suite."""
+        return Path(_file_name(self.setting), _file_name(self.arm), f'seed{self.seed}')
+
+    @property
+    def command(self) -> list[str]:
+        """The command that trains it, for a shell in the project's folder."""
+        options = {**self.options, 'randomness.seed': self.seed}
+        script = ['python', 'tools/train.py', str(self.config)]
+        if self.processes > 1:
+            script = ['bash', 'tools/dist_train.sh', str(self.config), str(self.processes)]
+        changes = [f'{name}={_option(value)}' for name, value in options.items()]
+        return [*script, '--cfg-options', *changes]
+
+    @cached_property
+    def cfg(self) -> Config:
+        """Its whole config."""
+        cfg = copy.deepcopy(_read_config(self.config))
+        cfg.merge_from_dict({**copy.deepcopy(dict(self.options)), 'randomness.seed': self.seed})
+        return cfg
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells two trainings apart: a hash of the settings that make a difference."""
+        settings, wau = split_settings(self.cfg.to_dict())
+        kept = {
+            name: value for name, value in settings.items()
+            if not name.startswith(('default_hooks.', 'test_', 'env_cfg.'))
+        }  # fmt: skip
+        settings = json.dumps([kept, wau, self.seed], sort_keys=True, default=str)
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A matrix of trainings: settings × arms × seeds.
+
+    Args:
+        name: Name of its file.
+        title: What it shows.
+        metric: Name of the validation metric that is compared.
+        trainings: All trainings, seed by seed, so that what is done early has all arms.
+    """
+
+    name: str
+    title: str
+    metric: str
+    trainings: Sequence[Training]
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """For each setting its arms; the first one is the baseline."""
+        arms: dict[str, dict[str, None]] = {}
+        for training in self.trainings:
+            arms.setdefault(training.setting, {})[training.arm] = None
+        return {setting: list(names) for setting, names in arms.items()}
+
+
+def read_suite(path: str | PathLike) -> Suite:
+    """Read a suite from its file, which is a config file of MMEngine with these variables.
+
+    - ``title``: what the suite shows.
+    - ``metric``: name of the validation metric, for example ``'accuracy/top1'``.
+    - ``seeds``: list of integers.
+    - ``options``: settings for all trainings, as ``--cfg-options`` takes them (optional).
+    - ``processes``: number of processes of each training (optional; 1 by default).
+    - ``settings``: for each name a dict with the ``config``, in which ``{arm}`` stands for what the
+      arm puts there, and optionally ``options``, ``processes``, ``seeds`` and ``arms`` (names of
+      some).
+    - ``arms``: for each name a dict with ``config``, what it puts in the place of ``{arm}``
+      (nothing by default), and ``options``, which count more than those of the setting. The first
+      arm is the baseline.
+
+    Args:
+        path: The file. Configs are named from the folder that the tool runs in.
+
+    Raises:
+        FileNotFoundError: If it or a config does not exist.
+        ValueError: If it lacks a variable, or has one that is unknown or wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'The suite {path} does not exist (from {Path.cwd()})')
+    read = Config.fromfile(path, import_custom_modules=False).to_dict()
+    _check_keys(path, 'suite', read, required=('title', 'metric', 'seeds', 'settings', 'arms'))
+    arms, found = read['arms'], []
+    for setting, parts in read['settings'].items():
+        where = f'settings[{setting!r}]'
+        _check_keys(path, 'setting', parts, required=('config',), where=where)
+        chosen = parts.get('arms', list(arms))
+        unknown = [arm for arm in chosen if arm not in arms]
+        if unknown or not chosen:
+            raise ValueError(f'{path}: {where} has arms={chosen!r}; the arms are {", ".join(arms)}')
+        processes = parts.get('processes', read.get('processes', 1))
+        if not isinstance(processes, int) or processes < 1:
+            raise ValueError(f'{path}: processes must be at least 1, got {processes!r}')
+        seeds = _check_seeds(path, parts.get('seeds', read['seeds']))
+        for seed in seeds:
+            for arm in chosen:
+                _check_keys(path, 'arm', arms[arm], where=f'arms[{arm!r}]')
+                config = Path(parts['config'].format(arm=arms[arm].get('config', '')))
+                if not config.is_file():
+                    raise FileNotFoundError(
+                        f'{path}: {where} with the arm {arm!r} needs the config {config}, which '
+                        f'does not exist (from {Path.cwd()})'
+                    )
+                options = {
+                    **read.get('options', {}), **parts.get('options', {}),
+                    **arms[arm].get('options', {}),
+                }  # fmt: skip
+                found.append(Training(setting, arm, seed, config, options, processes))
+    folders = [training.folder for training in found]
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            f'{path}: two trainings would share a work_dir, since names of settings or arms differ '
+            'in signs alone that no file name has. Give them other names'
+        )
+    return Suite(path.stem, read['title'], read['metric'], found)
+
+
+def _check_keys(
+    path: Path, kind: str, part: Mapping, required: Sequence[str] = (), where: str = ''
+) -> None:
+    place = f'{path}{": " * bool(where)}{where}'
+    if not isinstance(part, Mapping):
+        raise ValueError(f'{place} must be a dict, got {part!r}')
+    missing = [key for key in required if not part.get(key)]
+    if missing:
+        raise ValueError(f'{place} lacks {" and ".join(missing)}, which a {kind} has')
+    unknown = [key for key in part if key not in PARTS[kind]]
+    if unknown:
+        raise ValueError(
+            f'{place} has {", ".join(unknown)}, which a {kind} does not have; it can have '
+            f'{", ".join(PARTS[kind])}'
+        )
+
+
+def _check_seeds(path: Path, seeds: object) -> Sequence[int]:
+    if (
+        not isinstance(seeds, (list, tuple))
+        or not all(isinstance(seed, int) for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise ValueError(f'{path}: seeds must be different integers in a list, got {seeds!r}')
+    return seeds
+
+
+@lru_cache(maxsize=64)
+def _read_config(path: Path) -> Config:
+    return Config.fromfile(path, import_custom_modules=False)
+
+
+def _option(value: object) -> str:
+    """A value as ``--cfg-options`` reads it."""
+    if isinstance(value, (list, tuple)):
+        inner = ','.join(map(_option, value))
+        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
+    return str(value)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r'[^a-z0-9.]+', '_', name.lower().replace('×', 'x')).strip('_')

@@ -1,0 +1,97 @@
+"""How far the filters of a layer move: angles between their directions at two times.
+
+Overlap depends on the directions of filters alone, and behind a normalisation so does what a filter
+computes. Random directions overlap least; the overlap grows as training leads them away. So filters
+that moved less overlap less, and what a method does to the overlap is seen beside a run that moved
+as far.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .overlap import filter_rows
+from .targets import filter_dim
+
+
+@torch.no_grad()
+def filter_directions(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Directions of the filters of a convolution.
+
+    Takes the arguments of :func:`mmwau.overlap.filter_overlap`.
+
+    Returns:
+        Float32 tensor of shape (filters, values of a filter) with rows of norm 1; a filter that is
+        all zero stays so.
+    """
+    rows = filter_rows(weight, dim, groups).flatten(0, 1)
+    return functional.normalize(rows.float(), dim=1)
+
+
+@torch.no_grad()
+def angles(directions: Tensor, others: Tensor) -> Tensor:
+    """Angle between each filter and itself at another time.
+
+    Args:
+        directions: What :func:`filter_directions` returned at one time.
+        others: The same of another time.
+
+    Returns:
+        Float32 tensor of shape (filters,), in radians in [0, pi]. It is exactly 0 for a filter that
+        kept its weights, and tells small angles, for which a cosine has too few digits.
+    """
+    return 2 * torch.asin(((directions - others).norm(dim=1) / 2).clamp(max=1))
+
+
+class Movement:
+    """How far the filters of a network have moved since the start of training.
+
+    It keeps two copies of the weights: their directions at the start, and at the last measurement.
+
+    Args:
+        convolutions: The convolutions to measure, by name, as they are at the start.
+    """
+
+    def __init__(self, convolutions: Mapping[str, nn.Module]):
+        self._convolutions = convolutions
+        self._start = self._last = self._directions()
+        self._way: dict[str, Tensor | float] = dict.fromkeys(convolutions, 0.0)
+
+    def measure(self) -> tuple[float, float]:
+        """Measure the filters as they are now.
+
+        Returns:
+            Both in radians, as means over the filters of a layer, then over layers: the movement,
+            which is the way that filters went so far (the sum of the angles between each two
+            measurements); and the displacement, the angle between a filter and itself at the start.
+        """
+        now, displacement = self._directions(), []
+        for name, rows in now.items():
+            self._way[name] = self._way[name] + angles(rows, self._last[name]).mean()
+            displacement.append(angles(rows, self._start[name]).mean())
+        self._last = now
+        way = torch.stack(list(self._way.values())).mean()
+        return way.item(), torch.stack(displacement).mean().item()
+
+    def state_dict(self) -> dict[str, dict]:
+        """What a training that is resumed needs: the start and the way so far, by layer."""
+        return dict(
+            start={name: rows.cpu() for name, rows in self._start.items()},
+            way={name: float(way) for name, way in self._way.items()},
+        )
+
+    def load_state_dict(self, state: Mapping[str, Mapping]) -> None:
+        """Go on from a training's :meth:`state_dict`; layers that it lacks start now."""
+        self._start = {
+            name: state['start'][name].to(rows) if name in state['start'] else rows
+            for name, rows in self._start.items()
+        }
+        self._way = {name: state['way'].get(name, 0.0) for name in self._way}
+
+    def _directions(self) -> dict[str, Tensor]:
+        return {
+            name: filter_directions(module.weight, filter_dim(module), module.groups)
+            for name, module in self._convolutions.items()
+        }

@@ -1,0 +1,219 @@
+"""Train a matrix of configs, arms and seeds, and compare them.
+
+    python tools/experiment.py configs/suites/demo.py
+
+Each training is a process of its own with `tools/train.py`. Stopped or killed, the same command
+goes on where it was; what is finished is not trained again. At the end come tables with the paired
+gap to the baseline and its 95 % interval, as Markdown and JSON, and pictures.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mmwau.analysis.page import png
+from mmwau.experiment.record import Record, read_records, write_records
+from mmwau.experiment.report import Report
+from mmwau.experiment.suite import Suite, Training, read_suite
+from mmwau.experiment.trainer import Trainer, find_records
+from mmwau.files import write_whole
+
+# Between two lines on a terminal that shows no bars.
+SECONDS_BETWEEN_LINES = 60
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('suite', help='file that declares the trainings, as in configs/suites')
+    parser.add_argument(
+        '--jobs', type=int, help='trainings at a time (default: 1, with --gpus as many as fit)'
+    )
+    parser.add_argument(
+        '--threads', type=int, default=1, help='CPU threads of each process (default: 1)'
+    )
+    parser.add_argument(
+        '--gpus', nargs='+', default=[], metavar='NUMBER',
+        help='share out these GPUs, one for each process of a training',
+    )  # fmt: skip
+    parser.add_argument(
+        '--only', metavar='TEXT', nargs='+', default=[],
+        help='train only what has all these texts in its name, "SETTING / ARM / seed N"',
+    )  # fmt: skip
+    parser.add_argument(
+        '--list', action='store_true', help='show the trainings with their commands, train nothing'
+    )
+    parser.add_argument(
+        '--report', action='store_true', help='compare what is finished, train nothing'
+    )
+    parser.add_argument(
+        '--work-dir', type=Path, metavar='FOLDER',
+        help='where to train (default: work_dirs/SUITE)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--out', type=Path, metavar='FOLDER',
+        help='for tables and pictures (default: the work_dir). Trainings whose results are there '
+        'already, with the same settings, are not trained again',
+    )  # fmt: skip
+    args = parser.parse_args(arguments)
+    if args.jobs is None:
+        args.jobs = max(1, len(args.gpus))
+    for name in ('jobs', 'threads'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
+    return args
+
+
+class Show:
+    """Tells how far the trainings are: bars in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, trainer: Trainer, total: int):
+        self.console, self.trainer = console, trainer
+        self.bars = Progress(
+            TextColumn('{task.description}', table_column=None), BarColumn(bar_width=20),
+            MofNCompleteColumn(), TextColumn('{task.fields[left]}'),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.whole = self.bars.add_task('trainings', total=total, left='')
+        self.parts: dict[str, int] = {}
+        self.total, self.ended, self._told = total, 0, time.monotonic()
+
+    def end(self, record: Record) -> None:
+        """Tell that a training ended."""
+        self.ended += 1
+        self.bars.advance(self.whole)
+        name = f'{record.setting} / {record.arm} / seed {record.seed}'
+        said = f'{record.status}: {name}' + (f'  {record.error}' if record.error else '')
+        self.console.print(
+            f'[{self.ended}/{self.total}] {said}{self._left()}', markup=False, soft_wrap=True,
+            style=None if record.finished else 'red',
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        """Tell how far the running ones are."""
+        running = {one.training.name: self.trainer.fraction(one) for one in self.trainer.running}
+        if not self.console.is_terminal:
+            if time.monotonic() - self._told > SECONDS_BETWEEN_LINES and running:
+                self._told = time.monotonic()
+                told = ', '.join(f'{name} {done:.0%}' for name, done in running.items())
+                self.console.print(f'running: {told}{self._left()}', markup=False, soft_wrap=True)
+            return
+        for name in [name for name in self.parts if name not in running]:
+            self.bars.remove_task(self.parts.pop(name))
+        for name, done in running.items():
+            if name not in self.parts:
+                self.parts[name] = self.bars.add_task(name, total=100, left='%')
+            self.bars.update(self.parts[name], completed=round(100 * done))
+        self.bars.update(self.whole, left=self._left().strip(', '))
+
+    def _left(self) -> str:
+        left = self.trainer.seconds_left()
+        if left is None or not (self.trainer.running or self.trainer.waiting):
+            return ''
+        minutes = round(left / 60)
+        return f', about {minutes // 60} h {minutes % 60} min left' if minutes >= 60 else (
+            f', about {max(1, minutes)} min left'
+        )  # fmt: skip
+
+
+def show_list(suite: Suite, done: dict[Training, Record], console: Console) -> None:
+    """Print each training with its state and command."""
+    for training in suite.trainings:
+        state = done[training].status if training in done else 'to do'
+        console.print(f'{state}: {training.name}', markup=False, soft_wrap=True)
+        console.print(f'    {shlex.join(training.command)}', markup=False, soft_wrap=True)
+
+
+def write_report(report: Report, out: Path, console: Console) -> None:
+    """Print the tables; write the page and the pictures."""
+    name, pictures = report.suite.name, {}
+    settings = report.settings
+    if any(len(setting.arms) > 1 for setting in settings):
+        pictures[f'{name}_gaps.png'] = report.draw_gaps()
+    for index, setting in enumerate(settings, start=1):
+        pictures[f'{name}_{index}.png'] = setting.draw_curves()
+        for table in (setting.table(), setting.overlap_table()):
+            console.print(table.to_terminal())
+    for warning in report.warnings():
+        console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
+    for file, figure in pictures.items():
+        write_whole(png(figure, dpi=110), out / file)
+    told = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
+    write_whole(report.to_markdown(told, list(pictures)).encode(), out / f'{name}.md')
+    for file in (f'{name}.md', f'{name}.json', *pictures):
+        console.print(f'Written: {out / file}', soft_wrap=True)
+
+
+def train_missing(
+    suite: Suite,
+    done: dict[Training, Record],
+    trainer: Trainer,
+    only: Sequence[str],
+    keep: Callable[[], None],
+    console: Console,
+) -> None:
+    """Train what has no record; ``done`` gets the records."""
+    missing = [
+        one for one in suite.trainings
+        if one not in done and all(text in one.name for text in only)
+    ]  # fmt: skip
+    console.print(
+        f'{suite.title}: {len(suite.trainings)} trainings, {len(done)} done, '
+        f'{len(missing)} to train, {trainer.jobs} at a time',
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    by_name = {(one.setting, one.arm, one.seed): one for one in missing}
+    show = Show(console, trainer, len(missing))
+
+    def end(record: Record) -> None:
+        done[by_name[record.setting, record.arm, record.seed]] = record
+        keep()
+        show.end(record)
+
+    with show.bars:
+        trainer.train(missing, end, show.wait)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, compare, tell; 1 where a training failed."""
+    args = parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    suite = read_suite(args.suite)
+    folder = args.work_dir or Path('work_dirs') / suite.name
+    out = args.out or folder
+    results = out / f'{suite.name}.json'
+    done = dict(find_records(suite.trainings, folder, read_records(results)))
+    if args.list:
+        show_list(suite, done, console)
+        return 0
+
+    def keep() -> None:
+        ordered = [done[one] for one in suite.trainings if one in done]
+        write_records(ordered, results)
+
+    # What ends this process ends the trainings too, and leaves results that are whole.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if not args.report:
+            trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
+            train_missing(suite, done, trainer, args.only, keep, console)
+    except KeyboardInterrupt:
+        console.print('Stopped; the same command goes on from the last checkpoints')
+    report = Report(suite, done)
+    if not report.settings:
+        console.print('No training is finished: there is nothing to compare')
+    else:
+        keep()
+        write_report(report, out, console)
+    return int(any(record.status == 'failed' for record in done.values()))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
