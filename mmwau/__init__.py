@@ -11,9 +11,11 @@ __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
 
 if find_spec('mmengine'):  # the method itself needs torch alone
     from . import models  # noqa: F401
+    from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
     from .hook import WAUHook
     from .optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
     from .overlap_hook import OverlapHook
 
     __all__ += ['OverlapHook', 'WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']
+    __all__ += ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']

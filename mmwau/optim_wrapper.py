@@ -348,21 +348,25 @@ def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
     return hold != 'weight' if skip_held_grads is None else bool(skip_held_grads)
 
 
-def refuse_sharded(model: nn.Module) -> None:
+def refuse_sharded(model: nn.Module, method: str = 'WAU') -> None:
     """Raise if a model's parameters are cut over processes: slices have no fixed place then.
+
+    Args:
+        model: The model, wrapped for distributed training or not.
+        method: What does not work with it.
 
     Raises:
         TypeError: If they are.
     """
     for kind in type(model).__mro__:
         if kind.__name__ in SHARDED:
-            raise TypeError(sharded(kind.__name__))
+            raise TypeError(sharded(kind.__name__, method))
 
 
-def sharded(kind: str) -> str:
+def sharded(kind: str, method: str = 'WAU') -> str:
     """Tell what to use instead of a way of training that cuts parameters over processes."""
     return (
-        f'WAU does not work with {kind}, which cuts parameters over processes. Use '
+        f'{method} does not work with {kind}, which cuts parameters over processes. Use '
         'MMDistributedDataParallel'
     )
 

@@ -212,13 +212,20 @@ def mean_overlap(layers: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _unit_rows(weight: Tensor, dim: int, groups: int) -> Tensor:
-    """Flattened filters of norm 1, of shape (groups, filters of a group, values of a filter)."""
+def filter_rows(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Flattened filters, of shape (groups, filters of a group, values of a filter).
+
+    Takes the arguments of :func:`filter_overlap`.
+    """
+    per_group = weight.unflatten(0, (groups, -1))
     if dim == 1:  # transposed: (inputs, filters of one group, ...), groups lie on the inputs
-        per_group = weight.unflatten(0, (groups, -1)).transpose(1, 2)
-    else:
-        per_group = weight.unflatten(0, (groups, -1))
-    return functional.normalize(per_group.flatten(2).float(), dim=2)
+        per_group = per_group.transpose(1, 2)
+    return per_group.flatten(2)
+
+
+def _unit_rows(weight: Tensor, dim: int, groups: int) -> Tensor:
+    """Filters of norm 1, see :func:`filter_rows`."""
+    return functional.normalize(filter_rows(weight, dim, groups).float(), dim=2)
 
 
 def _cosine_blocks(rows: Tensor) -> Iterator[Tensor]:

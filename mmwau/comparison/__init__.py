@@ -1,0 +1,8 @@
+"""The methods that WAU's paper is compared with: a file for each, registered as hooks."""
+
+from .dropout import DropoutHook
+from .dsd import DSDHook
+from .orthogonality import OrthogonalityHook
+from .repr import RePrHook
+
+__all__ = ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']

@@ -1,0 +1,156 @@
+"""What RePr and DSD share: a part of the network is left out for some epochs."""
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from ..held import inner
+from ..optim_wrapper import WAUMixin, refuse_sharded
+
+
+class LeaveOutHook(Hook):
+    """Base of the hooks that leave a part of the network out for some epochs.
+
+    What is left out is zero, and is made zero again right after every step of the optimizer,
+    whatever momentum or weight decay did to it. When it is brought back, its elements of the
+    optimizer's state are zero too. Clipping by norm counts the gradients of what is left out.
+
+    What is left out, and all that is needed to bring it back, stands in every checkpoint as an
+    entry with the hook's name, made of dicts, numbers and tensors.
+    """
+
+    def __init__(self):
+        # The stretch of epochs in which something is left out now, and what is known of it.
+        self.phase: int | None = None
+        self.state: dict = {}
+        self._zeros: list[tuple[Parameter, Tensor]] = []
+
+    @property
+    def whole_from(self) -> int:
+        """The epoch from which on nothing is left out any more."""
+        raise NotImplementedError
+
+    def phase_at(self, epoch: int) -> int | None:
+        """The stretch that an epoch belongs to, or None if nothing is left out in it."""
+        raise NotImplementedError
+
+    def prepare(self, runner: Runner, model: nn.Module) -> None:
+        """Find the layers, just before training."""
+        raise NotImplementedError
+
+    def leave_out(self, runner: Runner, model: nn.Module, phase: int) -> None:
+        """Choose what is left out, and keep in ``state`` what is needed to bring it back."""
+        raise NotImplementedError
+
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """What is left out: by name of the parameter a bool tensor of its shape."""
+        raise NotImplementedError
+
+    def bring_back(self, runner: Runner, model: nn.Module) -> None:
+        """Give what was left out the values that it starts from."""
+        raise NotImplementedError
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the run, and go on leaving out what a resumed run has left out.
+
+        Raises:
+            TypeError: If the run has WAU's optimizer wrapper, several optimizers, or parameters
+                that are cut over processes.
+            ValueError: If training counts no epochs or ends too early, two such hooks meet, or
+                no layer matches ``targets``.
+        """
+        self._check(runner)
+        model = _bare(runner.model)
+        self.prepare(runner, model)
+        optimizer = runner.optim_wrapper.optimizer
+        self._handle = optimizer.register_step_post_hook(lambda *args: self._zero())
+        if self.phase is not None:
+            self._hold(model)
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Leave out, or bring back, what the epoch asks for."""
+        phase = self.phase_at(runner.epoch)
+        if phase == self.phase:
+            return
+        model = _bare(runner.model)
+        with torch.no_grad():
+            if self.phase is not None:
+                self.bring_back(runner, model)
+                for param, mask in self._zeros:
+                    _clear_state(runner.optim_wrapper.optimizer, param, mask)
+                self.phase, self._zeros = None, []
+            if phase is not None:
+                self.leave_out(runner, model, phase)
+                self.phase = phase
+                self._hold(model)
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the optimizer as it was."""
+        self._handle.remove()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put what is left out into the checkpoint."""
+        checkpoint[type(self).__name__] = {'phase': self.phase, 'state': self.state}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take up what a resumed run has left out."""
+        # A run that only starts from the weights of another has left nothing out yet.
+        if runner._resume and type(self).__name__ in checkpoint:
+            entry = checkpoint[type(self).__name__]
+            self.phase, self.state = entry['phase'], entry['state']
+
+    def _hold(self, model: nn.Module) -> None:
+        params = dict(model.named_parameters())
+        self._zeros = [
+            (params[name], mask.to(params[name].device)) for name, mask in self.masks(model).items()
+        ]
+        self._zero()
+
+    @torch.no_grad()
+    def _zero(self) -> None:
+        for param, mask in self._zeros:
+            param.masked_fill_(mask, 0)
+
+    def _check(self, runner: Runner) -> None:
+        name, wrapper = type(self).__name__, type(runner.optim_wrapper).__name__
+        refuse_sharded(runner.model, name)
+        if isinstance(runner.optim_wrapper, OptimWrapperDict):
+            raise TypeError(f'{name} works with one optimizer; optim_wrapper is an {wrapper}')
+        if isinstance(runner.optim_wrapper, WAUMixin):
+            raise TypeError(
+                f'{name} and {wrapper} each decide which filters or weights train, and are there '
+                f"to be compared: set optim_wrapper.type to 'OptimWrapper', or remove {name}"
+            )
+        alike = [type(hook).__name__ for hook in runner.hooks if isinstance(hook, LeaveOutHook)]
+        if len(alike) > 1:
+            raise ValueError(
+                f'custom_hooks has {" and ".join(alike)}, of which each leaves a part of the '
+                'network out; keep one of them'
+            )
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                f'{name} counts epochs, but training counts iterations alone '
+                '(IterBasedTrainLoop). Set train_cfg.by_epoch=True'
+            )
+        if runner.max_epochs <= self.whole_from:
+            raise ValueError(
+                f'{name} brings the last part of the network back before epoch {self.whole_from}, '
+                f'counted from 0, but training ends after {runner.max_epochs} epochs. Train '
+                'longer, or let it begin earlier or last shorter'
+            )
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _clear_state(optimizer: Optimizer, param: Parameter, mask: Tensor) -> None:
+    """Set elements of the optimizer's state of a parameter to zero, where every state starts."""
+    for value in inner(optimizer).state.get(param, {}).values():
+        if isinstance(value, Tensor) and value.shape == param.shape:
+            value.masked_fill_(mask, 0)

@@ -1,0 +1,183 @@
+"""Penalties that draw the filters of a layer towards being orthogonal: SO and SRIP."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor, nn
+
+from ..overlap import filter_rows
+from ..random_numbers import random_numbers
+from ..targets import check_targets, filter_dim
+from ..wau import check_choice
+from .weights import find_weights
+
+KINDS = ('so', 'srip')
+LOSS = 'loss_orthogonality'
+
+
+@HOOKS.register_module()
+class OrthogonalityHook(Hook):
+    """Add a penalty to the loss for filters that are not orthonormal (Bansal et al., 1810.09102).
+
+    With the flattened filters of a layer as the columns of ``W``, as in the paper (section 3), the
+    penalty is the sum over the layers of
+
+    - ``'so'``: ``|| W^T W - I ||_F^2`` (soft orthogonality);
+    - ``'srip'``: the largest singular value of ``W^T W - I``, estimated by two power iterations
+      from a random vector (spectral restricted isometry property);
+
+    times a coefficient, lambda. If a layer has more filters than a filter has values, they can't
+    all be orthogonal, and we take ``W W^T - I``, the smaller one, as the authors' code does. For
+    ``'so'`` that changes the penalty by a constant and its gradient not at all.
+
+    It joins the losses of the model as ``loss_orthogonality``. So it is in the ``loss`` that is
+    logged, in the logs under its own name, and right with gradient accumulation, mixed precision
+    and several processes. The random vectors are a function of the run's seed, the iteration
+    and the layer's name.
+
+    Args:
+        kind: ``'so'`` or ``'srip'``.
+        coefficients: The coefficient before, between and after the milestones: one more than
+            there are of these, each at least 0. Defaults to 0.1, 1e-3, 1e-4, 1e-6, 0 (section 4
+            of the paper as we read it; it trains for 200 epochs, and with little weight decay as
+            long as the coefficient is large).
+        milestones: Epochs at which the coefficient changes, ascending. Defaults to 20, 50, 70, 120.
+        targets: Prefixes of module names; the convolutions and linear layers below them that
+            train have a part in the penalty. Defaults to all of the model, as in the paper.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``kind`` is unknown, a coefficient is negative, or coefficients and
+            milestones do not fit.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        coefficients: Sequence[float] = (0.1, 1e-3, 1e-4, 1e-6, 0),
+        milestones: Sequence[int] = (20, 50, 70, 120),
+        targets: str | Sequence[str] = '',
+    ):
+        check_choice('kind', kind, KINDS)
+        _check_steps(coefficients, milestones)
+        self.kind = kind
+        self.coefficients, self.milestones = tuple(coefficients), tuple(milestones)
+        self.targets = check_targets(targets)
+
+    def coefficient_at(self, epoch: int) -> float:
+        """The coefficient in an epoch, counted from 0."""
+        return self.coefficients[sum(epoch >= mark for mark in self.milestones)]
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the layers, and let the penalty join the losses.
+
+        Raises:
+            ValueError: If two such hooks meet, training has no epochs that the milestones could
+                count, or no layer matches ``targets``.
+        """
+        if sum(isinstance(hook, OrthogonalityHook) for hook in runner.hooks) > 1:
+            raise ValueError('custom_hooks has two OrthogonalityHooks; keep one of them')
+        if self.milestones and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                'OrthogonalityHook: milestones count epochs, but training counts iterations alone '
+                '(IterBasedTrainLoop). Set milestones=[] and one coefficient'
+            )
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._layers = find_weights(model, self.targets)
+        self._has_joined = False
+
+        def join(model: nn.Module, args: tuple, losses: object) -> object:
+            if not model.training or not isinstance(losses, dict):
+                return losses
+            self._has_joined = True
+            coefficient = self.coefficient_at(runner.epoch)
+            time = f'{runner.seed}/{runner.iter}'
+            value = penalty(self._layers, self.kind, time) if coefficient else torch.tensor(0.0)
+            return {**losses, LOSS: coefficient * value}
+
+        self._handle = model.register_forward_hook(join)
+        runner.logger.info(
+            f'The filters of {len(self._layers)} layers are drawn towards being orthogonal: '
+            f'kind={self.kind!r}, coefficients={self.coefficients}, milestones={self.milestones}'
+        )
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Raise if the model has no place for the penalty."""
+        if not self._has_joined:
+            raise TypeError(
+                'OrthogonalityHook adds its penalty to the dict of losses that a model returns '
+                f'from forward(mode="loss"), and {type(runner.model).__name__} returned none'
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the model as it was."""
+        self._handle.remove()
+
+
+def penalty(layers: dict[str, nn.Module], kind: str, time: str) -> Tensor:
+    """Compute the penalty, without the coefficient.
+
+    Args:
+        layers: Convolutions and linear layers by name.
+        kind: ``'so'`` or ``'srip'``.
+        time: Text that is new in each iteration, for the random vectors of ``'srip'``.
+
+    Returns:
+        Float32 tensor with no dimension, which has a gradient.
+    """
+    device = next(iter(layers.values())).weight.device
+    with torch.autocast(device.type, enabled=False):
+        distances = [_distance(module) for module in layers.values()]
+        if kind == 'so':
+            return sum(distance.square().sum() for distance in distances)
+        counts = [distance.shape[0] * distance.shape[1] for distance in distances]
+        numbers = random_numbers([time] * len(layers), list(layers), counts)
+        starts = numbers.to(device, torch.float32).split(counts)
+        return sum(
+            _largest(distance, start.view(*distance.shape[:2], 1))
+            for distance, start in zip(distances, starts, strict=True)
+        )
+
+
+def _distance(module: nn.Module) -> Tensor:
+    """How far a layer's filters are from orthonormal, of shape (groups, n, n)."""
+    rows = filter_rows(module.weight, filter_dim(module), getattr(module, 'groups', 1)).float()
+    if rows.shape[1] > rows.shape[2]:
+        rows = rows.transpose(1, 2)
+    return rows @ rows.transpose(1, 2) - torch.eye(rows.shape[1], device=rows.device)
+
+
+def _largest(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Estimate the largest singular values by two power iterations, and add them up.
+
+    As in the authors' code, the gradient goes through both iterations.
+    """
+    first = matrices @ vectors
+    second = matrices @ first
+    lengths = torch.linalg.vector_norm(first, dim=1).clamp(min=1e-12)
+    return (torch.linalg.vector_norm(second, dim=1) / lengths).sum()
+
+
+def _check_steps(coefficients: Sequence[float], milestones: Sequence[int]) -> None:
+    for name, values, kinds in (
+        ('coefficients', coefficients, (int, float)),
+        ('milestones', milestones, (int,)),
+    ):
+        if not isinstance(values, (list, tuple)) or not all(
+            isinstance(value, kinds) and not isinstance(value, bool) for value in values
+        ):
+            raise TypeError(f'{name} must be a list of numbers, got {values!r}')
+    if any(value < 0 for value in coefficients):
+        raise ValueError(f'coefficients must be at least 0, got {coefficients!r}')
+    if not all(one < following for one, following in pairwise((0, *milestones))):
+        raise ValueError(f'milestones must be epochs from 1 on that increase, got {milestones!r}')
+    if len(coefficients) != len(milestones) + 1:
+        raise ValueError(
+            f'{len(milestones)} milestones need {len(milestones) + 1} coefficients, got '
+            f'{len(coefficients)}'
+        )

@@ -1,0 +1,321 @@
+"""RePr: filters that overlap most are dropped for some epochs, and begin anew, orthogonal."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.dist import broadcast
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..overlap import filter_overlap, filter_rows, shape_of_filters
+from ..random_numbers import random_numbers
+from ..targets import check_targets, filter_dim, find_layers
+from .checks import check_bool, check_count, check_fraction
+from .leave_out import LeaveOutHook
+from .weights import first_convolution
+
+# Attribute of a convolution's output while norm layers are sought.
+MARK = '_mmwau_output_of'
+
+
+@HOOKS.register_module()
+class RePrHook(LeaveOutHook):
+    """Train the network and a part of it in turns (Prakash et al., RePr, 1811.07275).
+
+    Each cycle has two stages. The whole network trains for ``full_epochs``. Then the filters that
+    overlap most (:func:`mmwau.overlap.filter_overlap`, section 4 of the paper), ranked over all
+    layers together, are dropped, and what is left trains for ``sub_epochs``. After that the
+    dropped filters begin anew, orthogonal to what they were and to the filters that stayed, and
+    the next cycle begins. After the last one the whole network trains on to the end.
+
+    A dropped filter is zero, its bias and its channel of the norm layer that follows are zero,
+    and so is what comes out. It begins anew with its bias at 0, and with weight 1, bias 0, mean 0
+    and variance 1 in the norm layer; its momentum is zero. As we read it, the paper re-initialises
+    what belongs to a filter in batch norm and in Adam as well. Weights that take a dropped channel
+    as their input see weight decay alone in the meantime.
+
+    What we decided where we know of no word of the paper:
+
+    - The new filters of a layer are orthogonal to each other too, in a random direction, and as
+      long as the filters that stayed are in the mean.
+    - A layer with as many filters as a filter has values has no such direction left. A filter is
+      then orthogonal to its old self alone; the log tells how many are.
+    - Every layer keeps the filter that overlaps least.
+    - Groups of a convolution are layers of their own; depthwise convolutions stay as they are.
+
+    Filters of few values (those of 1x1 convolutions of few channels) overlap more by chance, and
+    so are dropped first. ``targets`` can leave them out.
+
+    Args:
+        full_epochs: Epochs of the whole network in a cycle, ``S1`` in the paper; at least 1.
+        sub_epochs: Epochs of what is left in a cycle, ``S2``; at least 1.
+        drop_ratio: Fraction of all filters that is dropped, ``p``, in (0, 1).
+        cycles: Number of cycles, ``N``; at least 1. Training has to be longer than all of them.
+        targets: Prefixes of module names; filters are dropped from the convolutions below them
+            that train. Defaults to ``('backbone', 'neck')``.
+        skip_first: Whether the first convolution of the model keeps all filters. Defaults to
+            True. (So the authors are said to do; the first layer has the fewest values.)
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        full_epochs: int = 20,
+        sub_epochs: int = 10,
+        drop_ratio: float = 0.3,
+        cycles: int = 3,
+        targets: str | Sequence[str] = ('backbone', 'neck'),
+        skip_first: bool = True,
+    ):
+        super().__init__()
+        check_count('full_epochs', full_epochs, 1, 'epochs of the whole network in a cycle')
+        check_count('sub_epochs', sub_epochs, 1, 'epochs without the dropped filters in a cycle')
+        check_count('cycles', cycles, 1, 'how often filters are dropped')
+        check_fraction('drop_ratio', drop_ratio, 'the part of all filters that is dropped')
+        check_bool('skip_first', skip_first)
+        self.full_epochs, self.sub_epochs, self.cycles = full_epochs, sub_epochs, cycles
+        self.drop_ratio = drop_ratio
+        self.targets = check_targets(targets)
+        self.skip_first = skip_first
+        self._tracing = []
+
+    @property
+    def whole_from(self) -> int:
+        """The epoch after the last cycle."""
+        return self.cycles * (self.full_epochs + self.sub_epochs)
+
+    def phase_at(self, epoch: int) -> int | None:
+        """The cycle, if the epoch is one without the dropped filters."""
+        cycle, place = divmod(epoch, self.full_epochs + self.sub_epochs)
+        return cycle if place >= self.full_epochs and cycle < self.cycles else None
+
+    def prepare(self, runner: Runner, model: nn.Module) -> None:
+        """Find the layers, and in the first iteration the norm layer that follows each."""
+        layers = find_layers(model, self.targets, optimizer=runner.optim_wrapper.optimizer)
+        if self.skip_first:
+            layers.pop(first_convolution(model), None)
+        modules = {name: model.get_submodule(name) for name in layers}
+        self._layers = {
+            name: module
+            for name, module in modules.items()
+            if shape_of_filters(module.weight, filter_dim(module), module.groups)[0] > 1
+        }
+        if not self._layers:
+            raise ValueError(
+                f'targets={self.targets!r} has no convolution to drop filters from: the first one '
+                f'of the model (skip_first={self.skip_first}) and depthwise ones keep theirs'
+            )
+        if 'norms' not in self.state:
+            self._trace_norms(model)
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Drop filters, or let them begin anew, if the epoch asks for it."""
+        if not self._tracing:
+            super().before_train_iter(runner)
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """End the search for norm layers after the first iteration."""
+        for handle in self._tracing:
+            handle.remove()
+        self._tracing = []
+
+    def leave_out(self, runner: Runner, model: nn.Module, phase: int) -> None:
+        """Choose the filters to drop."""
+        overlaps = [
+            filter_overlap(module.weight, filter_dim(module), module.groups).cpu()
+            for module in self._layers.values()
+        ]
+        dropped = rank(overlaps, self.drop_ratio)
+        self.state['dropped'] = {
+            name: index for name, index in zip(self._layers, dropped, strict=True) if len(index)
+        }
+        self.state['former'] = {
+            name: _rows(self._layers[name]).flatten(0, 1)[index].cpu()
+            for name, index in self.state['dropped'].items()
+        }
+        runner.logger.info(
+            f'RePr: cycle {phase + 1} of {self.cycles} drops {sum(map(len, dropped))} of '
+            f'{sum(map(len, overlaps))} filters until epoch {runner.epoch + self.sub_epochs}: '
+            + ', '.join(
+                f'{name} {len(index)} of {len(overlap)}'
+                for name, index, overlap in zip(self._layers, dropped, overlaps, strict=True)
+                if len(index)
+            )
+        )
+
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """The dropped filters, their biases, and their channels of norm layers."""
+        masks = {}
+        for name, index in self.state['dropped'].items():
+            conv = model.get_submodule(name)
+            places = [(f'{name}.weight', conv.weight, filter_dim(conv))]
+            for owner in (name, *self.state['norms'][name]):
+                module = model.get_submodule(owner)
+                keys = ('bias',) if owner == name else ('weight', 'bias')
+                places += [
+                    (f'{owner}.{key}', param, 0)
+                    for key in keys
+                    if (param := module._parameters.get(key)) is not None
+                ]
+            for key, param, dim in places:
+                mask = torch.zeros_like(param, dtype=torch.bool)
+                masks[key] = mask.index_fill_(dim, index.to(param.device), True)
+        return masks
+
+    def bring_back(self, runner: Runner, model: nn.Module) -> None:
+        """Let the dropped filters begin anew."""
+        without = 0
+        former = self.state.pop('former')
+        dropped = self.state.pop('dropped')
+        for name, index in dropped.items():
+            conv = model.get_submodule(name)
+            time = f'{runner.seed}/{self.phase}'
+            without += restart(conv, index.tolist(), former[name], time, name)
+            for norm in map(model.get_submodule, self.state['norms'][name]):
+                for key, start in (('weight', 1), ('running_mean', 0), ('running_var', 1)):
+                    if getattr(norm, key, None) is not None:
+                        getattr(norm, key).data[index.to(norm.weight.device)] = start
+        runner.logger.info(
+            f'RePr: {sum(map(len, dropped.values()))} filters begin anew, of which {without} found '
+            'no direction orthogonal to the filters that stayed'
+        )
+
+    def _trace_norms(self, model: nn.Module) -> None:
+        """Find the norm layers that take a layer's output as it is, from one forward pass."""
+        norms = self.state['norms'] = {name: [] for name in self._layers}
+
+        def mark(name):
+            # The version tells whether something was added to the output in place.
+            return lambda module, args, output: setattr(output, MARK, (name, output._version))
+
+        def find(norm):
+            def look(module, args):
+                name, version = getattr(args[0], MARK, (None, None))
+                if version == args[0]._version and norm not in norms[name]:
+                    norms[name].append(norm)
+
+            return look
+
+        for name, module in self._layers.items():
+            self._tracing.append(module.register_forward_hook(mark(name)))
+        for name, module in model.named_modules():
+            if isinstance(module, (_NormBase, nn.GroupNorm)) and module.weight is not None:
+                self._tracing.append(module.register_forward_pre_hook(find(name)))
+
+
+def rank(overlaps: Sequence[Tensor], drop_ratio: float) -> list[Tensor]:
+    """Choose the filters that overlap most, over all layers together.
+
+    Args:
+        overlaps: For each layer the overlap of its filters, of shape (filters,).
+        drop_ratio: Fraction of all filters to choose, in (0, 1). Fewer are chosen if otherwise a
+            layer would be left with none.
+
+    Returns:
+        For each layer the chosen filters, ascending int64.
+    """
+    every = torch.cat([
+        overlap.index_fill(0, overlap.argmin(), -1) for overlap in overlaps
+    ])  # fmt: skip
+    count = min(round(drop_ratio * len(every)), len(every) - len(overlaps))
+    # Processes on different hardware could round differently.
+    broadcast(every)
+    chosen = torch.zeros(len(every), dtype=torch.bool)
+    chosen[every.argsort(descending=True, stable=True)[:count]] = True
+    parts = chosen.split([len(overlap) for overlap in overlaps])
+    return [part.nonzero().flatten() for part in parts]
+
+
+@torch.no_grad()
+def restart(
+    convolution: nn.Module, index: Sequence[int], former: Tensor, time: str, name: str
+) -> int:
+    """Let filters begin anew, orthogonal to what they were and to the others.
+
+    Args:
+        convolution: The layer.
+        index: The filters.
+        former: What they were, of shape (len(index), values of a filter).
+        time: See :func:`mmwau.random_numbers.random_numbers`.
+        name: The same.
+
+    Returns:
+        How many found no orthogonal direction and are orthogonal to their old self alone.
+    """
+    groups = _rows(convolution).double().cpu()
+    per_group, values = groups.shape[1:]
+    stayed = torch.ones(groups.shape[:2], dtype=torch.bool)
+    stayed.view(-1)[list(index)] = False
+    length = groups[stayed].norm(dim=1).mean()
+    numbers = random_numbers([time] * len(index), [f'{name}/{one}' for one in index],
+                             [values] * len(index))  # fmt: skip
+    # Normally distributed, so that no direction is more likely than another.
+    draws = torch.special.ndtri(numbers.clamp(min=2.0**-53)).view(-1, values)
+    new = torch.empty_like(draws)
+    without = 0
+    for group, rows in enumerate(groups):
+        places = [place for place, one in enumerate(index) if one // per_group == group]
+        if places:
+            found, orthogonal = orthogonal_filters(
+                rows[stayed[group]], former[places].double().cpu(), draws[places]
+            )
+            new[places] = found * length
+            without += len(places) - int(orthogonal.sum())
+    broadcast(new)
+    for one, row in zip(index, new, strict=True):
+        part = convolution.weight.select(filter_dim(convolution), one)
+        part.copy_(row.view(part.shape))
+    return without
+
+
+def orthogonal_filters(kept: Tensor, former: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Find a direction for each filter that begins anew.
+
+    Args:
+        kept: The filters that stayed, float64 of shape (kept, values).
+        former: What the others were, float64 of shape (dropped, values).
+        draws: Random directions, float64 of shape (dropped, values).
+
+    Returns:
+        Filters of norm 1, float64 of shape (dropped, values), and a bool tensor of shape
+        (dropped,). Where that is True the filter is orthogonal to its former self, to those kept,
+        and to the new ones before it; else, there being no such direction, to its former self
+        alone, as far as filters have more than one value.
+    """
+    values = kept.shape[1]
+    _, sizes, directions = torch.linalg.svd(kept, full_matrices=False)
+    basis = directions[sizes > 1e-9 * sizes.amax()] if len(sizes) else kept
+    found, orthogonal = [], []
+    for old, draw in zip(former, draws, strict=True):
+        apart = _extend(basis, old)
+        orthogonal.append(len(apart) < values)
+        if not orthogonal[-1]:
+            apart = _extend(basis[:0], old)[: values - 1]
+        new = _without(draw, apart)
+        found.append(new / new.norm())
+        basis = _extend(basis, new)
+    return torch.stack(found), torch.tensor(orthogonal)
+
+
+def _extend(basis: Tensor, vector: Tensor) -> Tensor:
+    """Add a vector's direction to an orthonormal basis, if it is not in it."""
+    rest = _without(vector, basis)
+    if rest.norm() <= 1e-9 * vector.norm():
+        return basis
+    return torch.cat([basis, rest[None] / rest.norm()])
+
+
+def _without(vector: Tensor, basis: Tensor) -> Tensor:
+    """The part of a vector that is orthogonal to a basis."""
+    for _ in range(2):  # twice, for the digits that the first time loses
+        vector = vector - basis.T @ (basis @ vector)
+    return vector
+
+
+def _rows(convolution: nn.Module) -> Tensor:
+    return filter_rows(convolution.weight, filter_dim(convolution), convolution.groups)
