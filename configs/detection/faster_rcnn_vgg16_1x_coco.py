@@ -27,7 +27,7 @@ model = dict(
         frozen_stages=2,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='https://mmassets.onedl.ai/mmclassification/v0/vgg/vgg16_batch256_imagenet_20210208-db26f1a5.pth',  # noqa: E501
+            checkpoint='https://mmassets.onedl.ai/mmclassification/v0/vgg/vgg16_batch256_imagenet_20210208-db26f1a5.pth',
             prefix='backbone.',
         ),
     ),
@@ -38,8 +38,8 @@ model = dict(
         bbox_head=dict(type='Shared2FCBBoxHead', with_avg_pool=False, in_channels=512),
     ),
 )
-# A VGG-16 has no batch norm, and the 0.02 of the ResNets is much for it. With this learning rate and
-# this clipping github.com/jwyang/faster-rcnn.pytorch trains it on COCO, 16 images in a batch too.
+# A VGG-16 has no batch norm, and the 0.02 of the ResNets is much for it. With these settings
+# github.com/jwyang/faster-rcnn.pytorch trains it on COCO, also with 16 images in a batch.
 optim_wrapper = dict(optimizer=dict(lr=0.01), clip_grad=dict(max_norm=10))
 # MMPreTrain's VGG freezes its stages when training begins, after the processes have shared out the
 # parameters.
