@@ -22,8 +22,8 @@ from mmwau import WAU, WAUOptimWrapper, find_layers
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
 # Plain twins that have both arms, and how many convolutions these hold: 42 in a ResNet-50, 93 in a
-# network of 101 layers (of which SMALLER makes one of 50 where the schedule is 2x), without the stem
-# and the first stage, which are frozen; 8 in each neck.
+# network of 101 layers, without the stem and the first stage, which are frozen; 8 in each neck.
+# With the 2x schedule the networks of 101 layers have 50 here, see SMALLER.
 HELD = {
     'faster_rcnn_r50_coco': 50,
     'detection/faster_rcnn_r50_2x_coco': 50,
