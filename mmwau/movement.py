@@ -42,7 +42,8 @@ def angles(directions: Tensor, others: Tensor) -> Tensor:
         Float32 tensor of shape (filters,), in radians in [0, pi]. It is exactly 0 for a filter that
         kept its weights, and tells small angles, for which a cosine has too few digits.
     """
-    return 2 * torch.asin(((directions - others).norm(dim=1) / 2).clamp(max=1))
+    apart, together = (directions - others).norm(dim=1), (directions + others).norm(dim=1)
+    return 2 * torch.atan2(apart, together)
 
 
 class Movement:

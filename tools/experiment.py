@@ -182,7 +182,11 @@ def train_missing(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what is missing, compare, tell; 1 where a training failed."""
+    """Train what is missing, compare, tell.
+
+    Returns:
+        1 where a training failed, 130 where it was stopped from the keyboard, 0 otherwise.
+    """
     args = parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 200)
     suite = read_suite(args.suite)
@@ -200,11 +204,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # What ends this process ends the trainings too, and leaves results that are whole.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    status = 0
     try:
         if not args.report:
             trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
             train_missing(suite, done, trainer, args.only, keep, console)
     except KeyboardInterrupt:
+        status = 130
         console.print('Stopped; the same command goes on from the last checkpoints')
     report = Report(suite, done)
     if not report.settings:
@@ -212,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         keep()
         write_report(report, out, console)
-    return int(any(record.status == 'failed' for record in done.values()))
+    return status or int(any(record.status == 'failed' for record in done.values()))
 
 
 if __name__ == '__main__':

@@ -201,7 +201,7 @@ class Trainer:
         for one in self.running:
             done, passed = self.fraction(one), time.monotonic() - one.began
             setting = one.training.setting
-            if setting not in estimates and done > 0.02 and one.starts == 1:
+            if setting not in estimates and done >= 0.1 and one.starts == 1:
                 estimates[setting] = passed / done
             left += max(0.0, estimates.get(setting, 0.0) - passed)
         if not estimates:

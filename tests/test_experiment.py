@@ -1,0 +1,567 @@
+import argparse
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from detection import ROOT, run_python
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.config import Config, DictAction
+from PIL import Image
+from scipy import stats
+
+from mmwau.analysis.arms import half_width, summarise
+from mmwau.analysis.runs import read_run
+from mmwau.analysis.runs_report import MINUS, NO_BREAK
+from mmwau.experiment.equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
+from mmwau.experiment.record import Record, read_records, write_records
+from mmwau.experiment.report import Report
+from mmwau.experiment.suite import Suite, Training, _option, read_suite
+from mmwau.experiment.trainer import Trainer, find_records
+
+SCRIPT = ROOT / 'tools' / 'experiment.py'
+CONFIG = """
+custom_imports = dict(imports=['mmwau', 'experiment_parts'], allow_failed_imports=False)
+default_scope = 'mmengine'
+model = dict(type='SmallModel')
+train_dataloader = dict(
+    dataset=dict(type='SmallData'), batch_size=4, sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+)
+val_dataloader = dict(
+    dataset=dict(type='SmallData'), batch_size=4,
+    sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='default_collate'),
+)
+val_evaluator = dict(type='MeanOutput')
+val_cfg = dict()
+train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
+default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
+"""
+PLAIN = (
+    CONFIG
+    + """
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+custom_hooks = [dict(type='OverlapHook', movement=True)]
+"""
+)
+WAU = (
+    CONFIG
+    + """
+optim_wrapper = dict(type='WAUOptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+custom_hooks = [dict(type='WAUHook', movement=True)]
+"""
+)
+SUITE = """
+title = 'Small networks'
+metric = 'mean'
+seeds = [0, 1]
+settings = {'small': dict(config='configs/small{arm}.py')}
+arms = {
+    'plain': dict(),
+    'WAU': dict(config='_wau'),
+    'wild': dict(options={'optim_wrapper.optimizer.lr': 1e30}),
+    'broken': dict(options={'optim_wrapper.optimizer.lr': -1.0}),
+}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to run the tool from, with two small configs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tools').symlink_to(ROOT / 'tools')
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs/small.py').write_text(PLAIN)
+    (tmp_path / 'configs/small_wau.py').write_text(WAU)
+    return tmp_path
+
+
+def write_suite(place, text=SUITE, **changes):
+    for name, value in changes.items():
+        text += f'{name} = {value!r}\n'
+    (place / 'suite.py').write_text(text)
+    return place / 'suite.py'
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location('experiment', SCRIPT)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def run_tool(place, *arguments):
+    return run_python(SCRIPT, 'suite.py', *arguments, cwd=place, PYTHONPATH=str(ROOT / 'tests'))
+
+
+def record(arm='plain', seed=0, setting='small', status='finished', curves=None, **values):
+    return Record(
+        setting, arm, seed, 'command', f'{setting}{arm}{seed}', status, iterations=6, seconds=2.0,
+        values=values, curves=curves or {},
+    )  # fmt: skip
+
+
+def ascii_signs(text):
+    return text.replace(MINUS, '-').replace(NO_BREAK, ' ')
+
+
+# Suites
+
+
+def test_a_suite_is_settings_times_arms_times_seeds(place):
+    suite = read_suite(write_suite(place, options={'train_cfg.max_epochs': 3}, processes=2))
+    assert (suite.name, suite.title, suite.metric) == ('suite', 'Small networks', 'mean')
+    assert suite.settings == {'small': ['plain', 'WAU', 'wild', 'broken']}
+    # All arms of the first seed come first.
+    assert [(one.arm, one.seed) for one in suite.trainings[:5]] == [
+        ('plain', 0), ('WAU', 0), ('wild', 0), ('broken', 0), ('plain', 1),
+    ]  # fmt: skip
+    wau, wild = suite.trainings[1:3]
+    assert wau.cfg.optim_wrapper.type == 'WAUOptimWrapper'
+    assert wild.cfg.optim_wrapper.optimizer.lr == 1e30
+    assert wau.cfg.train_cfg.max_epochs == 3
+    assert wau.cfg.randomness.seed == 0
+    assert str(wau.folder) == 'small/wau/seed0'
+    assert wau.command == [
+        'bash', 'tools/dist_train.sh', 'configs/small_wau.py', '2', '--cfg-options',
+        'train_cfg.max_epochs=3', 'randomness.seed=0',
+    ]  # fmt: skip
+
+
+def test_settings_choose_arms_seeds_and_options(place):
+    settings = {
+        'one': dict(config='configs/small{arm}.py', arms=['WAU'], seeds=[7]),
+        'two': dict(config='configs/small{arm}.py', options={'optim_wrapper.optimizer.lr': 0.5}),
+    }
+    suite = read_suite(write_suite(place, settings=settings))
+    assert suite.settings == {'one': ['WAU'], 'two': ['plain', 'WAU', 'wild', 'broken']}
+    assert [one.seed for one in suite.trainings] == [7, 0, 0, 0, 0, 1, 1, 1, 1]
+    rates = [one.cfg.optim_wrapper.optimizer.lr for one in suite.trainings]
+    assert rates[:5] == [0.01, 0.5, 0.5, 1e30, -1.0]  # those of an arm count more
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        (dict(seeds=[]), r'suite.py lacks seeds, which a suite has'),
+        (dict(seeds=[1, 1]), r'seeds must be different integers in a list, got \[1, 1\]'),
+        (dict(seeds='12'), r"seeds must be different integers in a list, got '12'"),
+        (dict(seed=[1]), r'suite.py has seed, which a suite does not have; it can have title, met'),
+        (dict(processes=0), r'processes must be at least 1, got 0'),
+        (
+            dict(arms={'plain': dict(lr=1)}),
+            r"arms\['plain'\] has lr, which a arm does not have; it can have config, options",
+        ),
+        (
+            dict(settings={'x': dict(config='configs/small{arm}.py', arms=['none'])}),
+            r"settings\['x'\] has arms=\['none'\]; the arms are plain, WAU, wild, broken",
+        ),
+        (
+            dict(settings={'x': dict(arms=['none'])}),
+            r"settings\['x'\] lacks config, which a setting has",
+        ),
+        (
+            dict(arms={'a+b': dict(), 'a-b': dict()}),
+            r'two trainings would share a work_dir',
+        ),
+    ],
+)
+def test_wrong_suites_are_told(place, changes, words):
+    with pytest.raises(ValueError, match=words):
+        read_suite(write_suite(place, **changes))
+
+
+def test_files_that_do_not_exist_are_told(place):
+    with pytest.raises(FileNotFoundError, match=r'The suite none.py does not exist'):
+        read_suite('none.py')
+    with pytest.raises(FileNotFoundError, match=r"the arm 'x' needs the config configs/small_x.py"):
+        read_suite(write_suite(place, arms={'x': dict(config='_x')}))
+
+
+values = st.recursive(
+    st.integers(-100, 100) | st.floats(0.001, 1000) | st.booleans() | st.none()
+    | st.text('abcxyz_/.', min_size=1).filter(lambda text: not text.strip('.').isdigit()),
+    lambda inner: st.lists(inner, min_size=1, max_size=3)
+    | st.lists(inner, min_size=2, max_size=3).map(tuple),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@given(values)
+def test_options_are_read_by_the_script_as_they_were_meant(value):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args = parser.parse_args(['--cfg-options', f'key={_option(value)}'])
+    assert args.cfg_options == {'key': value}
+
+
+def test_the_digest_tells_what_trains_otherwise_apart(place):
+    def digests(**options):
+        suite = read_suite(write_suite(place, options=options))
+        return [one.digest for one in suite.trainings]
+
+    plain = digests()
+    assert len(set(plain)) == len(plain) == 8
+    assert digests() == plain
+    assert digests(**{'default_hooks.logger.interval': 2}) == plain
+    assert set(digests(**{'train_cfg.max_epochs': 3})).isdisjoint(plain)
+    assert digests(**{'optim_wrapper.hold': 'state'})[1] != plain[1]
+
+
+# Statistics
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=9))
+def test_intervals_are_those_of_the_paired_t_test(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    found = summarise([a - b for a, b in pairs])
+    if found.std < 1e-6:
+        return
+    interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert found.mean - half_width(found) == pytest.approx(interval.low, rel=1e-6, abs=1e-6)
+    assert found.mean + half_width(found) == pytest.approx(interval.high, rel=1e-6, abs=1e-6)
+
+
+def test_one_value_has_no_interval():
+    assert half_width(summarise([3.0])) is None
+
+
+# Equal terms
+
+
+def test_first_reach_and_interpolation_by_hand():
+    curve = [(10, 1.0), (20, 3.0), (30, 2.0), (40, 5.0)]
+    assert first_reach(curve, 0.5) == 10
+    assert first_reach(curve, 2.0) == 15
+    assert first_reach(curve, 3.0) == 20
+    assert first_reach(curve, 4.0) == pytest.approx(30 + 10 * 2 / 3)
+    assert interpolate(curve, 25) == 2.5
+    with pytest.raises(ValueError, match=r'level must be at most 5\.0, got 6'):
+        first_reach(curve, 6)
+
+
+def test_overlap_at_equal_terms():
+    # The one comes to a loss of 1 after 10 iterations, the other one after 20.
+    fast = record(curves=dict(
+        loss=[(0, 2.0), (10, 1.0), (20, 0.5)], movement=[(0, 0.0), (20, 4.0)],
+        overlap=[(0, 0.1), (20, 0.5)],
+    ))  # fmt: skip
+    slow = record(curves=dict(
+        loss=[(0, 2.0), (20, 1.0)], movement=[(0, 0.0), (20, 2.0)], overlap=[(0, 0.1), (20, 0.25)],
+    ))  # fmt: skip
+    assert at_equal_loss(slow, fast) == pytest.approx((0.25, 0.3))
+    assert at_equal_loss(fast, slow) == pytest.approx((0.3, 0.25))
+    assert at_equal_movement(slow, fast) == pytest.approx((0.25, 0.3))
+    assert at_equal_loss(fast, fast) == pytest.approx((0.5, 0.5))
+    without = record(curves=dict(loss=[(0, 1.0)]))
+    assert at_equal_loss(without, fast) is None
+    assert at_equal_movement(fast, without) is None
+
+
+# Reports
+
+
+def report_of(records, planned=None, seeds=(0, 1, 2)):
+    arms = planned or list(dict.fromkeys(one.arm for one in records))
+    trainings = [Training('small', arm, seed, None, {}) for seed in seeds for arm in arms]
+    by_name = {(one.arm, one.seed): one for one in records}
+    found = {one: by_name[one.arm, one.seed] for one in trainings if (one.arm, one.seed) in by_name}
+    return Report(Suite('suite', 'Small networks', 'mean', trainings), found)
+
+
+def rows(table):
+    return {row[0]: dict(zip(table.columns[1:], map(ascii_signs, row[1:]), strict=True))
+            for row in table.rows}  # fmt: skip
+
+
+def test_tables_pair_by_seed():
+    records = [
+        record('plain', seed, mean=mean, overlap=0.1, loss=1.0)
+        for seed, mean in enumerate((50.0, 60.0, 70.0))
+    ]
+    records += [
+        replace(record('WAU', seed, mean=mean, overlap=0.05, loss=1.0), seconds=3.0)
+        for seed, mean in enumerate((51.0, 62.0, 73.0))
+    ]
+    (setting,) = report_of(records).settings
+    table = rows(setting.table())
+    assert table['plain']['mean'] == '60.00 ± 10.00'
+    assert table['plain']['Gap (95 % interval)'] == '–'
+    # 1, 2, 3: mean 2, standard deviation 1, t(2) = 4.303, 4.303 / sqrt(3) = 2.484.
+    assert table['WAU']['Gap (95 % interval)'] == '+2.00 (-0.48, +4.48)'
+    assert table['WAU']['runs'] == '3 of 3'
+    assert table['WAU']['time'] == '1.50'
+    overlap = rows(setting.overlap_table())
+    assert overlap['WAU']['at the end'].startswith('-0.0500')
+    assert overlap['WAU']['at equal movement'] == '–'
+
+
+def test_nothing_is_dropped_silently():
+    records = [
+        record('plain', 0, mean=0.5), record('plain', 1, mean=0.5), record('plain', 2, mean=0.6),
+        record('WAU', 0, mean=0.7), record('WAU', 1, status='diverged'),
+        replace(record('WAU', 2, status='failed'), error='exit status 1: no memory'),
+        replace(record('other', 0, mean=0.7), starts=3),
+    ]  # fmt: skip
+    report = report_of(records, planned=['plain', 'WAU', 'other'])
+    said = '\n'.join(report.warnings())
+    assert 'small / WAU / seed 1 diverged and is left out of the means' in said
+    assert 'small / WAU / seed 2 failed and is left out: exit status 1: no memory' in said
+    assert 'small / other / seed 0 was resumed 2 times' in said
+    assert '2 of 9 trainings are not done: small / other / seed 1, small / other / seed 2' in said
+    assert 'one pair of runs tells nothing about chance' in said
+    assert rows(report.settings[0].table())['WAU']['runs'] == '1 of 3'
+    page = report.to_markdown('the command', ['picture.png'])
+    for told in report.warnings():
+        assert f'- {told}\n' in page
+    assert '```\nthe command\n```' in page
+    assert '![picture.png](picture.png)' in page
+
+
+def test_seeds_that_are_too_few_are_told():
+    records = [record(arm, seed, mean=50.0 + seed * sign)
+               for arm, sign in (('plain', 1), ('WAU', -1)) for seed in (0, 1)]  # fmt: skip
+    said = report_of(records, seeds=(0, 1)).warnings()
+    # Gaps of 0 and -2: 12.706 * sqrt(2) / sqrt(2).
+    assert ascii_signs(said[0]) == (
+        'small: 1 of 1 gaps can not be told from 0 with 2 seeds; a gap has to be about 12.71 to be '
+        'told'
+    )
+    assert said[1] == 'small: 2 seeds are too few to tell but huge gaps'
+
+
+def test_a_clear_gap_gives_no_warning():
+    records = [record(arm, seed, mean=mean + seed * 0.01 * mean)
+               for arm, mean in (('plain', 50.0), ('WAU', 60.0)) for seed in (0, 1, 2)]  # fmt: skip
+    assert report_of(records).warnings() == []
+
+
+def test_records_come_back_from_their_file(tmp_path):
+    records = [
+        record('plain', 0, mean=0.5, curves=dict(loss=[(1, 2.0)])),
+        record('WAU', status='failed'),
+    ]
+    write_records(records, tmp_path / 'r.json')
+    assert [json.dumps(vars(one)) for one in read_records(tmp_path / 'r.json')] == [
+        json.dumps(vars(one)) for one in records
+    ]
+    assert read_records(tmp_path / 'none.json') == []
+    (tmp_path / 'r.json').write_text('[{"x": 1}]')
+    with pytest.raises(ValueError, match=r'r.json is not what this tool writes'):
+        read_records(tmp_path / 'r.json')
+
+
+# The tool
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A suite that was trained, and what the tool said."""
+    place = tmp_path_factory.mktemp('finished')
+    (place / 'tools').symlink_to(ROOT / 'tools')
+    (place / 'configs').mkdir()
+    (place / 'configs/small.py').write_text(PLAIN)
+    (place / 'configs/small_wau.py').write_text(WAU)
+    write_suite(place)
+    return place, run_tool(place, '--jobs', '2', '--out', 'results')
+
+
+@pytest.mark.slow
+class TestTool:
+    def test_every_training_is_recorded_failed_ones_too(self, finished):
+        place, done = finished
+        assert done.returncode == 1, done.stdout  # one arm can't be trained
+        records = read_records(place / 'results/suite.json')
+        status = {(one.arm, one.seed): one.status for one in records}
+        expected = dict(plain='finished', WAU='finished', wild='diverged', broken='failed')
+        assert status == {(arm, seed): expected[arm] for arm in expected for seed in (0, 1)}
+        assert done.stdout.count('failed: small / broken / seed') == 2
+        assert 'Invalid learning rate: -1.0' in done.stdout
+        assert re.search(r'Warning: small / wild / seed 0 diverged', done.stdout)
+
+    def test_records_hold_what_was_logged(self, finished):
+        place, _ = finished
+        records = read_records(place / 'results/suite.json')
+        for one in (one for one in records if one.finished):
+            run = read_run(place / 'work_dirs/suite/small' / one.arm.lower() / f'seed{one.seed}')
+            assert one.iterations == 6
+            assert one.values['mean'] == pytest.approx(run.final('mean'), rel=1e-5)
+            assert one.values['overlap'] == pytest.approx(run.final('overlap'), rel=1e-5)
+            assert one.values['movement'] == pytest.approx(run.final('movement'), rel=1e-5)
+            losses = list(run.loss.values())
+            means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
+            assert [step for step, _ in one.curves['loss']] == [3, 6]
+            assert [value for _, value in one.curves['loss']] == pytest.approx(means, rel=1e-5)
+            assert [step for step, _ in one.curves['metric']] == [3, 6]
+            assert one.seconds == pytest.approx(
+                6 * sorted(run.times.values())[2:4][0], rel=0.5
+            )  # the median lies between these
+
+    def test_commands_repeat_the_run(self, finished):
+        place, _ = finished
+        one = read_records(place / 'results/suite.json')[0]
+        said = one.command.split()
+        assert said[0] == 'python'
+        done = run_python(*said[1:], '--work-dir', 'again', cwd=place,
+                          PYTHONPATH=str(ROOT / 'tests'))  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        assert read_run(place / 'again').final('mean') == pytest.approx(
+            one.values['mean'], rel=1e-5
+        )
+
+    def test_tables_and_pictures(self, finished):
+        place, _ = finished
+        page = (place / 'results/suite.md').read_text()
+        assert page.startswith('# Small networks\n')
+        assert '| WAU | 2' in page
+        for name in ('suite_gaps.png', 'suite_1.png'):
+            assert f'({name})' in page
+            with Image.open(place / 'results' / name) as image:
+                assert image.width > 500
+
+    def test_what_is_finished_is_not_trained_again(self, finished, monkeypatch, capfd):
+        place, _ = finished
+        monkeypatch.chdir(place)
+        logs = sorted(place.glob('work_dirs/suite/small/*/*/2*'))
+        only = ['suite.py', '--only', 'seed 0', 'WAU', '--out', 'results']
+        assert load_tool().main(only) == 0
+        assert '8 trainings, 6 done, 0 to train' in capfd.readouterr().out
+        # Published results do without the work_dirs.
+        load_tool().main([*only, '--work-dir', 'elsewhere'])
+        assert '8 trainings, 6 done, 0 to train' in capfd.readouterr().out
+        assert sorted(place.glob('work_dirs/suite/small/*/*/2*')) == logs
+
+    def test_changed_settings_are_refused(self, finished, monkeypatch):
+        place, _ = finished
+        monkeypatch.chdir(place)
+        write_suite(place, options={'train_cfg.max_epochs': 5})
+        words = (
+            r'work_dirs/suite/small/plain/seed0 holds a training with other settings than small / '
+            r'plain / seed 0 has now: the suite or its config was changed since'
+        )
+        with pytest.raises(ValueError, match=words):
+            load_tool().main(['suite.py', '--report'])
+        write_suite(place)
+
+    def test_list_shows_state_and_command(self, finished, monkeypatch, capfd):
+        place, _ = finished
+        monkeypatch.chdir(place)
+        load_tool().main(['suite.py', '--list'])
+        lines = capfd.readouterr().out.splitlines()
+        assert lines[0] == 'finished: small / plain / seed 0'
+        assert lines[1] == (
+            '    python tools/train.py configs/small.py --cfg-options randomness.seed=0'
+        )
+        assert 'to do: small / broken / seed 1' in lines
+
+
+def start_tool(place):
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, 'suite.py'], cwd=place, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'tests')},
+    )  # fmt: skip
+
+
+def wait_until(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, 'waited for two minutes'
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def waiting(place):
+    """A suite of one training, which waits in its second epoch."""
+    with (place / 'configs/small.py').open('a') as config:
+        config.write("custom_hooks += [dict(type='WaitFor', path='go')]\n")
+    write_suite(place, arms={'plain': {}}, seeds=[0])
+    return place
+
+
+@pytest.mark.slow
+def test_a_killed_tool_leaves_its_training_the_lock_and_goes_on_afterwards(waiting):
+    tool = start_tool(waiting)
+    folder = waiting / 'work_dirs/suite/small/plain/seed0'
+    wait_until((folder / 'last_checkpoint').is_file)
+    tool.kill()
+    tool.wait()
+    done = run_tool(waiting)
+    assert done.returncode == 1
+    assert 'Trainings are running in work_dirs/suite' in done.stdout.splitlines()[-1]
+    # The training that is left over comes to its end by itself; its record is made afterwards.
+    (waiting / 'go').touch()
+    wait_until((folder / 'epoch_2.pth').is_file)
+    wait_until(lambda: 'Trainings are running' not in run_tool(waiting).stdout)
+    (one,) = read_records(waiting / 'work_dirs/suite/suite.json')
+    assert (one.status, one.iterations, one.starts) == ('finished', 6, 2)
+
+
+@pytest.mark.slow
+def test_a_stopped_tool_ends_its_trainings_and_resumes_them(waiting):
+    tool = start_tool(waiting)
+    folder = waiting / 'work_dirs/suite/small/plain/seed0'
+    wait_until((folder / 'last_checkpoint').is_file)
+    tool.send_signal(signal.SIGINT)
+    said = tool.communicate()[0]
+    assert tool.returncode == 130, said
+    assert 'Stopped; the same command goes on from the last checkpoints' in said
+    (waiting / 'go').touch()
+    done = run_tool(waiting)
+    assert done.returncode == 0, done.stdout
+    assert 'resumed epoch: 1, iter: 3' in (folder / 'output.log').read_text()
+    (one,) = read_records(waiting / 'work_dirs/suite/suite.json')
+    assert (one.status, one.iterations, one.starts) == ('finished', 6, 2)
+    assert 'seed 0 was resumed 1 times' in done.stdout
+
+
+def test_gpus_are_shared_out(tmp_path):
+    trainings = [Training('s', 'a', seed, None, {}, processes=2) for seed in range(3)]
+    trainer = Trainer(tmp_path, 'mean', jobs=4, gpus=['0', '1', '2'])
+    trainer.waiting = trainings
+    assert trainer._can_start()
+    trainer._free = ['2']
+    assert not trainer._can_start()
+    with pytest.raises(ValueError, match=r'--gpus must name at least 2 GPUs.*got 5'):
+        Trainer(tmp_path, 'mean', gpus=['5']).train(trainings, print, print)
+
+
+def test_published_results_of_other_settings_do_not_count(place):
+    suite = read_suite(write_suite(place))
+    first = suite.trainings[0]
+    same = replace(record('old name', 0, mean=1.0), digest=first.digest)
+    found = find_records(suite.trainings, place / 'none', [same, record('WAU', 0, mean=2.0)])
+    assert list(found) == [first]
+    assert (found[first].arm, found[first].values['mean']) == ('plain', 1.0)
+    failed = replace(same, status='failed')
+    assert find_records(suite.trainings, place / 'none', [failed]) == {}
+
+
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'configs/suites').glob('*.py')), ids=lambda p: p.stem
+)
+def test_published_suites_name_configs_that_exist(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    suite = read_suite(path)
+    assert len(suite.trainings) > 2
+    for arms in suite.settings.values():
+        assert arms[0] == 'plain'
+    # One of each arm: its options find their place in its config.
+    seen = {}
+    for one in suite.trainings:
+        seen.setdefault((one.setting, one.arm), one)
+    for one in seen.values():
+        changed = Config.fromfile(one.config, import_custom_modules=False)
+        for name in one.options:
+            parent = changed
+            for key in name.split('.')[:-1]:
+                parent = parent[int(key) if isinstance(parent, list) else key]
+            assert not isinstance(parent, (str, int, float)), name
+        assert one.cfg.randomness.seed == one.seed

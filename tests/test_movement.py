@@ -1,0 +1,154 @@
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.hooks import Hook
+from small import small_runner
+from torch import nn
+
+from mmwau import OverlapHook, WAUHook
+from mmwau.movement import Movement, angles, filter_directions
+
+PLAIN = dict(type='OptimWrapper')
+MEASURE = dict(type='OverlapHook', movement=True)
+
+
+def angle(first, second):
+    """The angle between two filters, from the cosine in double precision."""
+    first, second = (one.detach().double().flatten() for one in (first, second))
+    cosine = float(first @ second / (first.norm() * second.norm()))
+    return math.acos(max(-1.0, min(1.0, cosine)))
+
+
+def mean_angle(before, after):
+    """Mean over filters, then over layers."""
+    layers = [
+        sum(angle(*pair) for pair in zip(before[name], after[name], strict=True)) / len(after[name])
+        for name in after
+    ]
+    return sum(layers) / len(layers)
+
+
+def test_angles_by_hand():
+    start = filter_directions(torch.tensor([[2.0, 0], [0, 3], [1, 1], [1, 0]])[:, :, None])
+    end = filter_directions(torch.tensor([[0.0, 5], [0, 1], [-1, -1], [1, 1e-6]])[:, :, None])
+    found = angles(start, end)
+    assert found.tolist() == pytest.approx([math.pi / 2, 0, math.pi, 1e-6], rel=1e-4)
+    assert found[1] == 0
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(1, 3), st.integers(0, 9))
+def test_angles_are_those_of_the_filters(filters, inputs, transposed, groups, seed):
+    torch.manual_seed(seed)
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    first, second = (kind(inputs * groups, filters * groups, 2, groups=groups) for _ in range(2))
+    where = (int(transposed), groups)
+    found = angles(*(filter_directions(conv.weight, *where) for conv in (first, second)))
+    if transposed:  # (inputs, filters of a group, ...), a group after the other on the inputs
+        split = [conv.weight.chunk(groups) for conv in (first, second)]
+        each = [[part[:, f] for part in parts for f in range(filters)] for parts in split]
+    else:
+        each = [list(conv.weight) for conv in (first, second)]
+    expected = [angle(*pair) for pair in zip(*each, strict=True)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_filter_that_is_held_does_not_move_at_all():
+    conv = nn.Conv2d(3, 4, 3)
+    movement = Movement({'conv': conv})
+    conv.weight.data[:3] *= 2.0  # longer, but in the same direction
+    assert movement.measure() == (0.0, 0.0)
+    conv.weight.data[3] *= -1
+    way, displacement = movement.measure()
+    assert way == displacement == pytest.approx(math.pi / 4)
+    conv.weight.data[3] *= -1
+    assert movement.measure() == (pytest.approx(math.pi / 2), 0.0)
+
+
+class KeepWeights(Hook):
+    """Keeps the weights of the measured layers before training and after each iteration."""
+
+    def before_train(self, runner):
+        self.weights = []
+        self.after_train_iter(runner)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        layers = {'backbone.1': runner.model.backbone[1], 'neck': runner.model.neck}
+        weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        self.weights.append(weights)
+
+
+def logged(work_dir):
+    lines = [
+        json.loads(line)
+        for path in sorted(work_dir.glob('*/vis_data/scalars.json'))
+        for line in path.open()
+    ]
+    return [(line['movement'], line['displacement']) for line in lines if 'movement' in line]
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'hook'), [('OptimWrapper', 'OverlapHook'), ('WAUOptimWrapper', 'WAUHook')]
+)
+def test_hooks_log_the_way_and_the_angle_to_the_start(tmp_path, wrapper, hook):
+    kept = KeepWeights()
+    hooks = [kept, dict(type=hook, movement=True)]
+    small_runner(tmp_path, dict(type=wrapper), hooks).train()
+    steps = list(zip(kept.weights, kept.weights[1:], strict=False))
+    ways = [mean_angle(*step) for step in steps]
+    expected = [
+        (sum(ways[: number + 1]), mean_angle(kept.weights[0], kept.weights[number + 1]))
+        for number in range(6)
+    ]
+    assert min(ways) > 0
+    for found, reference in zip(logged(tmp_path), expected, strict=True):
+        assert found == pytest.approx(reference, rel=1e-3)
+
+
+def test_a_resumed_run_goes_on_with_it(tmp_path):
+    options = dict(randomness=dict(seed=3))
+    small_runner(tmp_path / 'whole', PLAIN, [MEASURE], max_epochs=2, **options).train()
+    for epochs in (1, 2):
+        runner = small_runner(
+            tmp_path / 'parts', PLAIN, [MEASURE], max_epochs=epochs, resume=True, **options
+        )
+        runner.train()
+    whole, parts = logged(tmp_path / 'whole'), logged(tmp_path / 'parts')
+    assert len(whole) == len(parts) == 6
+    assert [value for pair in parts for value in pair] == pytest.approx(
+        [value for pair in whole for value in pair]
+    )
+
+
+def test_loaded_weights_are_a_new_start(tmp_path):
+    small_runner(tmp_path / 'first', PLAIN, [MEASURE], max_epochs=1).train()
+    start = str(tmp_path / 'first' / 'epoch_1.pth')
+    small_runner(tmp_path / 'second', PLAIN, [MEASURE], max_epochs=1, load_from=start).train()
+    way, displacement = logged(tmp_path / 'second')[0]
+    assert way == pytest.approx(displacement)
+
+
+def test_it_is_not_measured_unless_asked_for(tmp_path):
+    small_runner(tmp_path, PLAIN, [dict(type='OverlapHook')], max_epochs=1).train()
+    assert logged(tmp_path) == []
+    assert 'movement' not in torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+
+
+def test_measuring_changes_nothing_in_the_training(tmp_path):
+    runners = [
+        small_runner(tmp_path / str(len(hooks)), PLAIN, hooks, randomness=dict(seed=1))
+        for hooks in ([], [MEASURE])
+    ]
+    for runner in runners:
+        runner.train()
+    first, second = (runner.model.state_dict() for runner in runners)
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.mark.parametrize('hook', [OverlapHook, WAUHook])
+def test_wrong_movement_is_told(hook):
+    with pytest.raises(TypeError, match='movement must be True or False, got 5'):
+        hook(movement=5)
