@@ -1,0 +1,4 @@
+# ResNet-32 for CIFAR: 6n+2 layers of basic blocks, n=5.
+_base_ = './resnet20_cifar.py'
+
+model = dict(backbone=dict(blocks=32))

@@ -1,0 +1,6 @@
+# WAU as in the paper's words; alexnet_cifar100.py is its plain twin.
+_base_ = './alexnet_cifar100.py'
+
+custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
+optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+custom_hooks = [dict(type='WAUHook')]

@@ -1,0 +1,10 @@
+# DenseNet-BC-100-12 on CIFAR-10; the plain twin of densenet100_12_{wau,wau_authors}_cifar10.py.
+_base_ = [
+    '../_base_/models/densenet100_12_cifar.py',
+    '../_base_/datasets/cifar10.py',
+    '../_base_/schedules/cifar_300e.py',
+    '../_base_/cifar_runtime.py',
+]
+
+train_dataloader = dict(batch_size=64)
+auto_scale_lr = dict(base_batch_size=64)

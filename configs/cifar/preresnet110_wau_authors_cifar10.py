@@ -1,0 +1,8 @@
+# WAU as in its authors' code; preresnet110_cifar10.py is its plain twin.
+_base_ = './preresnet110_cifar10.py'
+
+custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
+optim_wrapper = dict(
+    type='WAUOptimWrapper', update_ratio=0.5, axis='in', sampler='with_replacement', min_active=0
+)
+custom_hooks = [dict(type='WAUHook')]

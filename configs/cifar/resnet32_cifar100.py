@@ -1,0 +1,9 @@
+# ResNet-32 on CIFAR-100; the plain twin of resnet32_{wau,wau_authors}_cifar100.py.
+_base_ = [
+    '../_base_/models/resnet32_cifar.py',
+    '../_base_/datasets/cifar100.py',
+    '../_base_/schedules/cifar_164e.py',
+    '../_base_/cifar_runtime.py',
+]
+
+model = dict(head=dict(num_classes=100))

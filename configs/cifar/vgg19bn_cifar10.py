@@ -1,0 +1,7 @@
+# VGG19-BN on CIFAR-10; the plain twin of vgg19bn_{wau,wau_authors}_cifar10.py.
+_base_ = [
+    '../_base_/models/vgg19bn_cifar.py',
+    '../_base_/datasets/cifar10.py',
+    '../_base_/schedules/cifar_164e.py',
+    '../_base_/cifar_runtime.py',
+]

@@ -1,0 +1,9 @@
+# VGG19-BN on CIFAR-100; the plain twin of vgg19bn_{wau,wau_authors}_cifar100.py.
+_base_ = [
+    '../_base_/models/vgg19bn_cifar.py',
+    '../_base_/datasets/cifar100.py',
+    '../_base_/schedules/cifar_164e.py',
+    '../_base_/cifar_runtime.py',
+]
+
+model = dict(head=dict(num_classes=100))
