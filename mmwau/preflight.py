@@ -11,11 +11,13 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch.nn import Parameter
 from torch.optim import SGD
 
+from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
 from .hook import WAUHook, wrong_runner, wrong_wrapper
 from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
 from .optim_wrapper import WAUMixin, sharded
 from .overlap_hook import OverlapHook, check_alone
 
+COMPARISONS = (RePrHook, DSDHook, OrthogonalityHook, DropoutHook)
 SHARDED_TYPES = (
     'FSDPStrategy',
     'DeepSpeedStrategy',
@@ -95,16 +97,16 @@ def check_wau(cfg: Config) -> None:
         (kind, hook)
         for hook in cfg.get('custom_hooks') or []
         if isinstance(hook, dict)
-        and (kind := _class_of(hook.get('type'), HOOKS)) in (WAUHook, OverlapHook)
+        and (kind := _class_of(hook.get('type'), HOOKS)) in (WAUHook, OverlapHook, *COMPARISONS)
     ]
     kinds = [kind for kind, _ in hooks]
     if WAUHook in kinds and not is_wau:
         raise TypeError(wrong_wrapper(str(wrapper.get('type', 'OptimWrapper'))))
-    check_alone(kinds)
+    check_alone([kind for kind in kinds if issubclass(kind, OverlapHook)])
     for kind, hook in hooks:
         elsewhere = ('type', '_scope_', 'priority')
         built = kind(**{name: value for name, value in hook.items() if name not in elsewhere})
-        if kind is OverlapHook:
+        if kind is not WAUHook:
             continue
         built.check_hold(wrapper.get('hold', 'weight'))
         loop = cfg.get('train_cfg') or {}

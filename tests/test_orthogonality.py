@@ -140,9 +140,15 @@ def test_the_gradient_of_an_update_has_that_of_the_penalty_once(tmp_path, counts
 
 @pytest.mark.parametrize('kind', ['so', 'srip'])
 def test_it_is_logged_and_follows_the_milestones(tmp_path, kind):
+    class Evaluate(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            runner.model.eval()
+            assert runner.model(**data_batch, mode='loss').keys() == {'loss'}
+            runner.model.train()
+
     hook = dict(ALWAYS, kind=kind, coefficients=[0.1, 0.01, 0], milestones=[1, 2])
     optimizer = dict(optimizer=dict(type='SGD', lr=0.0))
-    small_runner(tmp_path, dict(PLAIN, **optimizer), [hook], max_epochs=3).train()
+    small_runner(tmp_path, dict(PLAIN, **optimizer), [hook, Evaluate()], max_epochs=3).train()
     logged = [entry['loss_orthogonality'] for entry in scalars(tmp_path, 'loss_orthogonality')]
     # Logged as mean over a window of up to 10 iterations, as losses are.
     values = [mean * (place + 1) for place, mean in enumerate(logged)]

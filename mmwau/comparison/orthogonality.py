@@ -35,10 +35,11 @@ class OrthogonalityHook(Hook):
     all be orthogonal, and we take ``W W^T - I``, the smaller one, as the authors' code does. For
     ``'so'`` that changes the penalty by a constant and its gradient not at all.
 
-    It joins the losses of the model as ``loss_orthogonality``. So it is in the ``loss`` that is
-    logged, in the logs under its own name, and right with gradient accumulation, mixed precision
-    and several processes. The random vectors are a function of the run's seed, the iteration
-    and the layer's name.
+    In training it joins the losses that the model returns, as ``loss_orthogonality``, under which
+    name it is logged too. So gradient accumulation, mixed precision and several processes treat
+    it as any other loss. (What is logged as ``loss`` is the sum, but where a model has a loss of
+    that very name, as MMPreTrain's classifiers do: there it is that one alone.) The random
+    vectors are a function of the run's seed, the iteration and the layer's name.
 
     Args:
         kind: ``'so'`` or ``'srip'``.
