@@ -1,1 +1,1 @@
-"""Data sets that mmwau makes itself."""
+"""Data sets: one that mmwau draws itself, and CIFAR from any origin."""
