@@ -115,5 +115,6 @@ def smallest(weight: Tensor, sparsity: float) -> Tensor:
     """
     size = weight.abs()
     kept = max(1, round(size.numel() * (1 - sparsity)))
-    threshold = size.flatten().kthvalue(size.numel() - kept + 1).values
-    return size < threshold
+    # On the CPU: torch refuses kthvalue on a GPU where it has to be deterministic.
+    threshold = size.flatten().cpu().kthvalue(size.numel() - kept + 1).values
+    return size < threshold.to(size.device)

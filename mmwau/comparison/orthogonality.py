@@ -24,8 +24,8 @@ LOSS = 'loss_orthogonality'
 class OrthogonalityHook(Hook):
     """Add a penalty to the loss for filters that are not orthonormal (Bansal et al., 1810.09102).
 
-    With the flattened filters of a layer as the columns of ``W``, as in the paper (section 3), the
-    penalty is the sum over the layers of
+    With the flattened filters of a layer as the columns of ``W``, as in the paper, the penalty is
+    the sum over the layers of
 
     - ``'so'``: ``|| W^T W - I ||_F^2`` (soft orthogonality);
     - ``'srip'``: the largest singular value of ``W^T W - I``, estimated by two power iterations
@@ -44,10 +44,10 @@ class OrthogonalityHook(Hook):
     Args:
         kind: ``'so'`` or ``'srip'``.
         coefficients: The coefficient before, between and after the milestones: one more than
-            there are of these, each at least 0. Defaults to 0.1, 1e-3, 1e-4, 1e-6, 0 (section 4
-            of the paper as we read it; it trains for 200 epochs, and with little weight decay as
-            long as the coefficient is large).
-        milestones: Epochs at which the coefficient changes, ascending. Defaults to 20, 50, 70, 120.
+            there are of these, each at least 0. Defaults to 0.1, 1e-3, 1e-4, 1e-6 and 0.
+        milestones: Epochs at which the coefficient changes, ascending. Defaults to 20, 50, 70 and
+            120. (Both as we read the paper, which trains for 200 epochs, and has next to no weight
+            decay in the first 20, under SRIP in all of them.)
         targets: Prefixes of module names; the convolutions and linear layers below them that
             train have a part in the penalty. Defaults to all of the model, as in the paper.
 
@@ -98,8 +98,11 @@ class OrthogonalityHook(Hook):
             self._has_joined = True
             coefficient = self.coefficient_at(runner.epoch)
             time = f'{runner.seed}/{runner.iter}'
-            value = penalty(self._layers, self.kind, time) if coefficient else torch.tensor(0.0)
-            return {**losses, LOSS: coefficient * value}
+            if coefficient:
+                value = coefficient * penalty(self._layers, self.kind, time)
+            else:
+                value = torch.zeros((), device=next(model.parameters()).device)
+            return {**losses, LOSS: value}
 
         self._handle = model.register_forward_hook(join)
         runner.logger.info(

@@ -25,10 +25,10 @@ class RePrHook(LeaveOutHook):
     """Train the network and a part of it in turns (Prakash et al., RePr, 1811.07275).
 
     Each cycle has two stages. The whole network trains for ``full_epochs``. Then the filters that
-    overlap most (:func:`mmwau.overlap.filter_overlap`, section 4 of the paper), ranked over all
-    layers together, are dropped, and what is left trains for ``sub_epochs``. After that the
-    dropped filters begin anew, orthogonal to what they were and to the filters that stayed, and
-    the next cycle begins. After the last one the whole network trains on to the end.
+    overlap most (:func:`mmwau.overlap.filter_overlap`), ranked over all layers together, are
+    dropped, and what is left trains for ``sub_epochs``. After that the dropped filters begin anew,
+    orthogonal to what they were and to the filters of their layer that stayed, and the next cycle
+    begins. After the last one the whole network trains on to the end.
 
     A dropped filter is zero, its bias and its channel of the norm layer that follows are zero,
     and so is what comes out. It begins anew with its bias at 0, and with weight 1, bias 0, mean 0
@@ -38,10 +38,10 @@ class RePrHook(LeaveOutHook):
 
     What we decided where we know of no word of the paper:
 
-    - The new filters of a layer are orthogonal to each other too, in a random direction, and as
-      long as the filters that stayed are in the mean.
-    - A layer with as many filters as a filter has values has no such direction left. A filter is
-      then orthogonal to its old self alone; the log tells how many are.
+    - A new filter has a random direction among those allowed, and the mean length of the filters
+      that stayed. As long as there is room, the new ones are orthogonal to each other too.
+    - If the filters that stayed leave no direction free, there being as many as a filter has
+      values, a new one is orthogonal to its old self alone. The log tells how many are.
     - Every layer keeps the filter that overlaps least.
     - Groups of a convolution are layers of their own; depthwise convolutions stay as they are.
 
@@ -52,11 +52,13 @@ class RePrHook(LeaveOutHook):
         full_epochs: Epochs of the whole network in a cycle, ``S1`` in the paper; at least 1.
         sub_epochs: Epochs of what is left in a cycle, ``S2``; at least 1.
         drop_ratio: Fraction of all filters that is dropped, ``p``, in (0, 1).
-        cycles: Number of cycles, ``N``; at least 1. Training has to be longer than all of them.
+        cycles: Number of cycles, ``N``; at least 1. Training has to be longer than all of them. The
+            defaults of these four are the paper's as we read it; it has three cycles in 150 epochs
+            where it compares RePr with DSD on CIFAR-10.
         targets: Prefixes of module names; filters are dropped from the convolutions below them
             that train. Defaults to ``('backbone', 'neck')``.
         skip_first: Whether the first convolution of the model keeps all filters. Defaults to
-            True. (So the authors are said to do; the first layer has the fewest values.)
+            True. (So the authors are said to do it. Its filters have few values too.)
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -181,8 +183,8 @@ class RePrHook(LeaveOutHook):
                     if getattr(norm, key, None) is not None:
                         getattr(norm, key).data[index.to(norm.weight.device)] = start
         runner.logger.info(
-            f'RePr: {sum(map(len, dropped.values()))} filters begin anew, of which {without} found '
-            'no direction orthogonal to the filters that stayed'
+            f'RePr: {sum(map(len, dropped.values()))} filters begin anew'
+            + (f', {without} of them not orthogonal to those that stayed' if without else '')
         )
 
     def _trace_norms(self, model: nn.Module) -> None:
@@ -245,7 +247,7 @@ def restart(
         name: The same.
 
     Returns:
-        How many found no orthogonal direction and are orthogonal to their old self alone.
+        How many are orthogonal to their old self alone, there being no direction left.
     """
     groups = _rows(convolution).double().cpu()
     per_group, values = groups.shape[1:]
@@ -283,22 +285,24 @@ def orthogonal_filters(kept: Tensor, former: Tensor, draws: Tensor) -> tuple[Ten
 
     Returns:
         Filters of norm 1, float64 of shape (dropped, values), and a bool tensor of shape
-        (dropped,). Where that is True the filter is orthogonal to its former self, to those kept,
-        and to the new ones before it; else, there being no such direction, to its former self
-        alone, as far as filters have more than one value.
+        (dropped,). Where that is True, a filter is orthogonal to its former self and to those
+        kept, and also to the new ones before it, if there is room. Where it is False, there is no
+        such direction: it is orthogonal to its former self alone, if it has more than one value.
     """
     values = kept.shape[1]
     _, sizes, directions = torch.linalg.svd(kept, full_matrices=False)
-    basis = directions[sizes > 1e-9 * sizes.amax()] if len(sizes) else kept
+    stayed = directions[sizes > 1e-9 * sizes.amax()] if len(sizes) else kept
+    taken = stayed
     found, orthogonal = [], []
     for old, draw in zip(former, draws, strict=True):
-        apart = _extend(basis, old)
-        orthogonal.append(len(apart) < values)
-        if not orthogonal[-1]:
-            apart = _extend(basis[:0], old)[: values - 1]
-        new = _without(draw, apart)
+        for others in (taken, stayed, stayed[:0]):
+            apart = _extend(others, old)
+            if len(apart) < values:
+                break
+        orthogonal.append(len(apart) < values and len(others) >= len(stayed))
+        new = _without(draw, apart[: values - 1])
         found.append(new / new.norm())
-        basis = _extend(basis, new)
+        taken = _extend(taken, new)
     return torch.stack(found), torch.tensor(orthogonal)
 
 
