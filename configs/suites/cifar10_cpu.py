@@ -1,5 +1,6 @@
-# CIFAR-10 on two CPU cores: few images and many epochs, many images and few epochs, and controls of
-# how far filters moved. Data of image folders: tools/dataset_converters/cifar_folders_to_batches.py
+# CIFAR-10 on two CPU cores: few images and many epochs, many images and few epochs (as many updates
+# in both), and controls of how far filters moved. Data, from image folders:
+#   python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS data/cifar10
 title = 'CIFAR-10 on two CPU cores'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]
@@ -7,6 +8,8 @@ options = {
     'train_dataloader.dataset.type': 'CIFARBatches',
     'val_dataloader.dataset.type': 'CIFARBatches',
     'test_dataloader.dataset.type': 'CIFARBatches',
+    # Half of the recipe's batch, for more updates in the same time.
+    'train_dataloader.batch_size': 64,
     'train_dataloader.num_workers': 0,
     'train_dataloader.persistent_workers': False,
     'val_dataloader.num_workers': 0,
@@ -18,23 +21,24 @@ options = {
 }
 settings = {
     # As in the recipe the learning rate falls after 1/2 and 3/4 of the epochs.
-    'ResNet-20, 2,500 images × 40 epochs': dict(
+    'ResNet-20, 1,500 images × 40 epochs': dict(
         config='configs/cifar/resnet20{arm}_cifar10.py',
         options={
-            'train_dataloader.dataset.indices': 2500,
+            'train_dataloader.dataset.indices': 1500,
             'train_cfg.max_epochs': 40,
-            'train_cfg.val_interval': 10,
+            'train_cfg.val_interval': 20,
             'param_scheduler.milestones': [20, 30],
         },
     ),
-    'ResNet-20, 10,000 images × 10 epochs': dict(
+    'ResNet-20, 10,000 images × 6 epochs': dict(
         config='configs/cifar/resnet20{arm}_cifar10.py',
         arms=['plain', 'WAU', "WAU, authors' code", "WAU, hold='state'"],
         options={
             'train_dataloader.dataset.indices': 10000,
-            'train_cfg.max_epochs': 10,
-            'train_cfg.val_interval': 5,
-            'param_scheduler.milestones': [5, 8],
+            'train_cfg.max_epochs': 6,
+            'train_cfg.val_interval': 3,
+            'param_scheduler.by_epoch': False,
+            'param_scheduler.milestones': [471, 706],
         },
     ),
 }
@@ -50,4 +54,9 @@ arms = {
     ),
     'WAU, ratio 0.25': dict(config='_wau', options={'optim_wrapper.update_ratio': 0.25}),
     'WAU, ratio 0.75': dict(config='_wau', options={'optim_wrapper.update_ratio': 0.75}),
+    # The epochs of these are in proportion to those of their configs.
+    'SO': dict(config='_so', options={'custom_hooks.1.milestones': [5, 12, 17, 29]}),
+    'RePr': dict(
+        config='_repr', options={'custom_hooks.1.full_epochs': 5, 'custom_hooks.1.sub_epochs': 2}
+    ),
 }

@@ -1,0 +1,11 @@
+# ResNet-50 on ImageNet, MMPreTrain's recipe for 8 GPUs.
+title = 'ResNet-50 on ImageNet'
+metric = 'accuracy/top1'
+seeds = [0, 1, 2]
+processes = 8
+settings = {'ResNet-50': dict(config='configs/imagenet/resnet50{arm}_8xb32_in1k.py')}
+arms = {
+    'plain': dict(),
+    'WAU': dict(config='_wau'),
+    "WAU, authors' code": dict(config='_wau_authors'),
+}
