@@ -554,7 +554,7 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
     for arms in suite.settings.values():
         assert arms[0] == 'plain'
     # What options change is there, or is an argument that the config leaves at its default.
-    defaults = ('indices', 'persistent_workers', 'movement', 'hold', 'rescale')
+    defaults = ('indices', 'persistent_workers', 'overlap_interval', 'movement', 'hold', 'rescale')
     first = {}
     for one in suite.trainings:
         if one.setting == suite.trainings[0].setting and one.seed == suite.trainings[0].seed:
