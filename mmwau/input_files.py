@@ -20,6 +20,10 @@ ADVICE = {
         'put COCO 2017 there (annotations/, train2017/, val2017/), or link to it: '
         'ln -s /path/to/coco data/coco'
     ),
+    'data/cifar10': (
+        'convert folders of images with: python tools/dataset_converters/'
+        'cifar_folders_to_batches.py FOLDERS data/cifar10'
+    ),
 }
 # Data sets of MMPreTrain that fetch themselves on first use.
 FETCHED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')

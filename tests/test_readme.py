@@ -68,10 +68,13 @@ def test_hook_of_plain_runs_is_that_of_the_plain_twins():
     assert scope['custom_imports'] == config.custom_imports
 
 
-@pytest.mark.parametrize('page', ['analysis', 'speed', 'usage'])
+PAGES = sorted(path.stem for path in (ROOT / 'docs').glob('*.md'))
+
+
+@pytest.mark.parametrize('page', PAGES)
 def test_files_that_the_docs_name_exist(page):
     text = (ROOT / 'docs' / f'{page}.md').read_text()
-    links = re.findall(r'\]\((?!https?:)([\w/.]+)(?:#[\w-]+)?\)|src="([^"]+)"', text)
+    links = re.findall(r'\]\((?!https?:)([\w/.-]+)(?:#[\w-]+)?\)|src="([^"]+)"', text)
     names = [first or second for first, second in links]
     assert [name for name in names if not (ROOT / 'docs' / name).exists()] == []
     scripts = set(re.findall(r'\b(?:configs|tools|mmwau)/[a-z0-9_/]+\.(?:py|sh)\b', text))

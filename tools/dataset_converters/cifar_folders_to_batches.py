@@ -3,14 +3,13 @@ r"""Convert CIFAR-10 or CIFAR-100 from image folders into CIFAR's batch files.
 Reads {train,test}/<class>/*.{jpg,png}; writes cifar-10-batches-py/ or cifar-100-python/ with the
 names and keys of the original files. The public CIFAR-10 images, for example:
 
-    python tools/dataset_converters/cifar_folders_to_batches.py cifar10 data/cifar10_folders
+    python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS data/cifar10
 
-MMPreTrain's CIFAR10 compares checksums and takes the original files alone; mmwau's CIFARBatches
-takes these:
+MMPreTrain's CIFAR10 compares checksums and takes the original files alone; it fetches them into the
+same folder if others are there. mmwau's CIFARBatches takes these and the original ones:
 
     python tools/train.py configs/cifar/resnet20_wau_cifar10.py --cfg-options \
-        {train,val}_dataloader.dataset.type=CIFARBatches \
-        {train,val}_dataloader.dataset.data_root=data/cifar10_folders
+        {train,val}_dataloader.dataset.type=CIFARBatches
 """
 
 import argparse
@@ -21,8 +20,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-from mmengine.utils import track_iter_progress
 from PIL import Image
+from rich.progress import track
 
 from mmwau.datasets.cifar import LAYOUTS
 from mmwau.files import write_whole
@@ -64,9 +63,8 @@ def convert(source: Path, target: Path, seed: int = 0) -> dict[str, int]:
         for split in SPLITS:
             paths = [path for name in classes for path in _find_images(source / split / name)]
             np.random.default_rng([seed, *split.encode()]).shuffle(paths)
-            print(f'Reading {len(paths)} images of the split {split!r}')
-            pixels = np.stack([_read(path) for path in track_iter_progress(paths)])
-            print()
+            what = f'Reading {len(paths)} images of {split}/'
+            pixels = np.stack([_read(path) for path in track(paths, what)])
             parts = np.array_split(np.arange(len(paths)), len(layout.batches[split]))
             for name, part in zip(layout.batches[split], parts, strict=True):
                 content = {
