@@ -70,7 +70,8 @@ def summarise_run(training: Training, run: Run, metric: str, command: str, start
         command: The command that repeats it.
         starts: How often it was started.
     """
-    last = max(run.loss)
+    # The log leaves out the last iterations of an epoch; the overlap is measured at the end.
+    last = max([*run.loss, *run.overlaps.get('overlap', {})])
     names = [*run.metrics, 'loss', 'overlap', *run.movements]
     values = {name: run.final(name) for name in names}
     curves = {'loss': _binned(run), 'overlap': _points(run.overlaps.get('overlap', {}))}
@@ -81,7 +82,7 @@ def summarise_run(training: Training, run: Run, metric: str, command: str, start
         # As many points as epochs, where each logged one would fill a file.
         every = max(1, len(points) // BINS)
         curves[name] = _points(points)[every - 1 :: every]
-    trained = math.isfinite(run.loss[last])
+    trained = math.isfinite(run.loss[max(run.loss)])
     return Record(
         training.setting, training.arm, training.seed, command, training.digest,
         status='finished' if trained else 'diverged', starts=starts, iterations=last,
