@@ -39,7 +39,8 @@ def angles(directions: Tensor, others: Tensor) -> Tensor:
         others: The same of another time.
 
     Returns:
-        Float32 tensor of shape (filters,), in radians in [0, pi]. It is exactly 0 for a filter that
+        Float32 tensor of shape (filters,), in radians in [0, pi]; pi/2 where one of the two is all
+        zero. It is exactly 0 for a filter that
         kept its weights, and tells small angles, for which a cosine has too few digits.
     """
     apart, together = (directions - others).norm(dim=1), (directions + others).norm(dim=1)
@@ -70,6 +71,10 @@ class Movement:
         """
         now, displacement = self._directions(), []
         for name, rows in now.items():
+            # A filter that is all zero, as RePr makes it for some epochs, has no direction; it goes
+            # on from its last one.
+            rows = torch.where(rows.any(dim=1, keepdim=True), rows, self._last[name])
+            now[name] = rows
             self._way[name] = self._way[name] + angles(rows, self._last[name]).mean()
             displacement.append(angles(rows, self._start[name]).mean())
         self._last = now

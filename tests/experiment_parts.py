@@ -1,5 +1,10 @@
 """What the config of the experiment tests names: a small model, data and a metric, registered."""
 
+import os
+import time
+from pathlib import Path
+
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
@@ -28,8 +33,14 @@ class WaitFor(Hook):
         self.path = path
 
     def before_train_epoch(self, runner):
-        import time
-        from pathlib import Path
-
         while runner.epoch == 1 and not Path(self.path).exists():
             time.sleep(0.1)
+
+
+@HOOKS.register_module()
+class KeepGPUs(Hook):
+    """Keeps in a file which GPUs each process may see."""
+
+    def before_train(self, runner):
+        path = Path(runner.work_dir) / f'gpus_{get_rank()}'
+        path.write_text(os.environ['CUDA_VISIBLE_DEVICES'])

@@ -8,6 +8,7 @@ gap to the baseline and its 95 % interval, as Markdown and JSON, and pictures.
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -15,11 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmwau.analysis.page import png
-from mmwau.experiment.record import Record, read_records, write_records
+from mmwau.experiment.record import Record, read_records, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
@@ -65,10 +67,22 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.jobs is None:
         args.jobs = max(1, len(args.gpus))
+    check_gpus(parser, args.gpus)
     for name in ('jobs', 'threads'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
     return args
+
+
+def check_gpus(parser: argparse.ArgumentParser, gpus: Sequence[str]) -> None:
+    """End with a sentence unless these are GPUs that this process may use, each named once."""
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    known = visible.split(',') if visible else list(map(str, range(torch.cuda.device_count())))
+    if not set(gpus) <= set(known) or len(set(gpus)) < len(gpus):
+        parser.error(
+            f'--gpus takes numbers of GPUs, each once, as in --gpus 0 1; got {" ".join(gpus)}, and '
+            f'there are {" ".join(known) or "none"} here'
+        )
 
 
 class Show:
@@ -123,23 +137,26 @@ class Show:
         )  # fmt: skip
 
 
-def show_list(suite: Suite, done: dict[Training, Record], console: Console) -> None:
+def show_list(
+    suite: Suite, done: dict[Training, Record], trainer: Trainer, console: Console
+) -> None:
     """Print each training with its state and command."""
     for training in suite.trainings:
         state = done[training].status if training in done else 'to do'
         console.print(f'{state}: {training.name}', markup=False, soft_wrap=True)
-        console.print(f'    {shlex.join(training.command)}', markup=False, soft_wrap=True)
+        console.print(f'    {shlex.join(trainer.command(training))}', markup=False, soft_wrap=True)
 
 
 def write_report(report: Report, out: Path, console: Console) -> None:
     """Print the tables; write the page and the pictures."""
     name, pictures = report.suite.name, {}
     settings = report.settings
-    if any(len(setting.arms) > 1 for setting in settings):
-        pictures[f'{name}_gaps.png'] = report.draw_gaps()
-    for index, setting in enumerate(settings, start=1):
-        pictures[f'{name}_{index}.png'] = setting.draw_curves()
-        for table in (setting.table(), setting.overlap_table()):
+    gaps = report.draw_gaps()
+    if gaps is not None:
+        pictures[f'{name}_gaps.png'] = gaps
+    for setting in settings:
+        pictures[f'{name}_{setting.number}.png'] = setting.draw_curves()
+        for table in setting.tables():
             console.print(table.to_terminal())
     for warning in report.warnings():
         console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
@@ -160,10 +177,13 @@ def train_missing(
     console: Console,
 ) -> None:
     """Train what has no record; ``done`` gets the records."""
-    missing = [
-        one for one in suite.trainings
-        if one not in done and all(text in one.name for text in only)
-    ]  # fmt: skip
+    chosen = [one for one in suite.trainings if all(text in one.name for text in only)]
+    if not chosen:
+        raise ValueError(
+            f'--only {shlex.join(only)}: no training of {suite.name} has this in its name, such as '
+            f'{suite.trainings[0].name!r}; see --list'
+        )
+    missing = [one for one in chosen if one not in done]
     console.print(
         f'{suite.title}: {len(suite.trainings)} trainings, {len(done)} done, '
         f'{len(missing)} to train, {trainer.jobs} at a time',
@@ -193,26 +213,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = args.work_dir or Path('work_dirs') / suite.name
     out = args.out or folder
     results = out / f'{suite.name}.json'
-    done = dict(find_records(suite.trainings, folder, read_records(results)))
+    published = read_records(results)
+    done = find_records(suite.trainings, folder, published)
+    trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
     if args.list:
-        show_list(suite, done, console)
+        show_list(suite, done, trainer, console)
         return 0
 
     def keep() -> None:
-        ordered = [done[one] for one in suite.trainings if one in done]
-        write_records(ordered, results)
+        update_records([done[one] for one in suite.trainings if one in done], results)
 
     # What ends this process ends the trainings too, and leaves results that are whole.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(one) != signal.SIG_IGN:  # nohup
+            signal.signal(one, lambda number, _: sys.exit(128 + number))
     status = 0
     try:
         if not args.report:
-            trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
+            keep()  # raises, before anything is trained, where it can't be written
             train_missing(suite, done, trainer, args.only, keep, console)
     except KeyboardInterrupt:
         status = 130
         console.print('Stopped; the same command goes on from the last checkpoints')
-    report = Report(suite, done)
+    names = {(one.setting, one.arm, one.seed) for one in done.values()}
+    others = [one for one in published if (one.setting, one.arm, one.seed) not in names]
+    report = Report(suite, done, [one for one in others if one.status != 'failed'])
     if not report.settings:
         console.print('No training is finished: there is nothing to compare')
     else:

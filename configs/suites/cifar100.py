@@ -3,6 +3,7 @@ _base_ = './cifar10.py'
 
 title = 'CIFAR-100, the recipes of the authors'
 settings = {
+    '_delete_': True,
     'AlexNet': dict(config='configs/cifar/alexnet{arm}_cifar100.py'),
     'VGG19-BN': dict(config='configs/cifar/vgg19bn{arm}_cifar100.py'),
     'ResNet-20': dict(config='configs/cifar/resnet20{arm}_cifar100.py'),

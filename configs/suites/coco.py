@@ -3,6 +3,10 @@ title = 'Faster R-CNN on COCO'
 metric = 'coco/bbox_mAP'
 seeds = [0, 1, 2]
 processes = 8
+options = {
+    'custom_hooks.0.movement': True,
+    'default_hooks.checkpoint.max_keep_ckpts': 2,
+}
 settings = {
     'R-50-FPN 1x': dict(config='configs/faster_rcnn_r50{arm}_coco.py'),
     'R-50-FPN 2x': dict(config='configs/detection/faster_rcnn_r50{arm}_2x_coco.py'),

@@ -3,6 +3,10 @@ title = 'ResNet-50 on ImageNet'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]
 processes = 8
+options = {
+    'custom_hooks.0.movement': True,
+    'default_hooks.checkpoint.max_keep_ckpts': 2,
+}
 settings = {'ResNet-50': dict(config='configs/imagenet/resnet50{arm}_8xb32_in1k.py')}
 arms = {
     'plain': dict(),

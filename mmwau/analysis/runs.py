@@ -52,6 +52,7 @@ class Run:
             ``'displacement'``; empty where a hook did not measure it.
         times: Seconds of an iteration by iteration, as logged.
         notes: Sentences on what was odd.
+        starts: In how many parts it was trained: 1, or more for a run that was resumed.
     """
 
     work_dir: Path
@@ -69,6 +70,7 @@ class Run:
     movements: Mapping[str, Mapping[int, float]]
     times: Mapping[int, float]
     notes: Sequence[str]
+    starts: int = 1
 
     @property
     def unit(self) -> str:
@@ -190,6 +192,7 @@ def read_run(work_dir: str | PathLike) -> Run:
         length=loop['max_epochs' if by_epoch else 'max_iters'],
         **_merge(starts, by_epoch),
         notes=notes,
+        starts=len(starts),
     )
 
 

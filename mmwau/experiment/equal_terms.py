@@ -1,11 +1,11 @@
 """The overlap of two trainings at the point where both are as far: as trained, or as moved.
 
 Overlap grows from its random start as training goes on, so that a training which is behind another
-overlaps less for that reason alone. At equal training loss, or when filters moved as far, what is
-left of a difference is not explained by being behind.
+overlaps less for that reason alone. A difference that is gone at equal training loss, or where
+filters moved as far, was one of how far training had come.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,32 +24,36 @@ def at_equal_loss(record: Record, baseline: Record) -> tuple[float, float] | Non
         baseline: The one to compare it with.
 
     Returns:
-        The overlaps of both; None where a curve is missing.
+        The overlaps of both; None where a curve is missing, or where one of the two was below
+        that loss already after its first epoch, so that nobody knows when it had it.
     """
-    return _at_equal(record, baseline, 'loss', lambda curve: min(value for _, value in curve), -1)
+    fallen = [
+        [(step, -loss) for step, loss in one.curves.get('loss', ())] for one in (record, baseline)
+    ]
+    return _at_equal(record, baseline, fallen)
 
 
 def at_equal_movement(record: Record, baseline: Record) -> tuple[float, float] | None:
     """Overlap of two trainings when their filters had moved as far; see :func:`at_equal_loss`."""
-    return _at_equal(record, baseline, 'movement', lambda curve: curve[-1][1], 1)
+    both = [one.curves.get('movement') for one in (record, baseline)]
+    return _at_equal(record, baseline, [[(0, 0.0), *curve] if curve else [] for curve in both])
 
 
 def _at_equal(
-    record: Record,
-    baseline: Record,
-    name: str,
-    reached: Callable[[Sequence[Point]], float],
-    sign: int,
+    record: Record, baseline: Record, curves: Sequence[Sequence[Point]]
 ) -> tuple[float, float] | None:
-    both = (record, baseline)
-    if not all(one.curves.get(name) and one.curves.get('overlap') for one in both):
+    """Overlap of both where their curves, which rise, first are at what both reach."""
+    overlaps = [one.curves.get('overlap') for one in (record, baseline)]
+    if not all([*curves, *overlaps]):
         return None
-    level = min(sign * reached(one.curves[name]) for one in both)
-    overlaps = []
-    for one in both:
-        curve = [(step, sign * value) for step, value in one.curves[name]]
-        overlaps.append(interpolate(one.curves['overlap'], first_reach(curve, level)))
-    return overlaps[0], overlaps[1]
+    level = min(max(value for _, value in curve) for curve in curves)
+    if any(curve[0][1] > level for curve in curves):
+        return None
+    ours, theirs = (
+        interpolate(overlap, first_reach(curve, level))
+        for curve, overlap in zip(curves, overlaps, strict=True)
+    )
+    return ours, theirs
 
 
 def first_reach(curve: Sequence[Point], level: float) -> float:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 
+from mmengine.device import get_device
+
 from mmwau.analysis.runs import Run
 from mmwau.files import write_whole
 
@@ -31,14 +33,15 @@ class Record:
         status: ``'finished'``, ``'diverged'`` (trained to the end, but the loss is no number) or
             ``'failed'``.
         error: Why it failed; ``''`` otherwise.
-        starts: How often it was started: after a kill a training goes on from its last checkpoint,
-            with other random augmentations than one without a break.
+        starts: In how many parts it was trained: after a kill a training goes on from its last
+            checkpoint, with other random augmentations than one without a break.
         iterations: Iterations that were trained.
-        seconds: Training time in seconds, without validation: the median time of an iteration
-            times their number.
+        seconds: How long training took; 0 where it is not known. With a GPU or another accelerator
+            the median time of an iteration times their number; without one the processor's time
+            of the whole process, which other processes on the machine disturb less.
         values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'movement'``, ...
         curves: Points (iteration, value) by name: the metric, ``'loss'`` as the mean of each
-            epoch, ``'overlap'``, ``'movement'``.
+            epoch, which stands at its middle, ``'overlap'``, ``'movement'``.
     """
 
     setting: str
@@ -60,7 +63,9 @@ class Record:
         return self.status == 'finished'
 
 
-def summarise_run(training: Training, run: Run, metric: str, command: str, starts: int) -> Record:
+def summarise_run(
+    training: Training, run: Run, metric: str, command: str, processor_seconds: float
+) -> Record:
     """What is kept of a training that came to its end.
 
     Args:
@@ -68,7 +73,7 @@ def summarise_run(training: Training, run: Run, metric: str, command: str, start
         run: What MMEngine logged.
         metric: Name of the metric whose curve is kept.
         command: The command that repeats it.
-        starts: How often it was started.
+        processor_seconds: Processor time of its process; 0 where it is not known.
     """
     # The log leaves out the last iterations of an epoch; the overlap is measured at the end.
     last = max([*run.loss, *run.overlaps.get('overlap', {})])
@@ -81,12 +86,15 @@ def summarise_run(training: Training, run: Run, metric: str, command: str, start
     for name, points in run.movements.items():
         # As many points as epochs, where each logged one would fill a file.
         every = max(1, len(points) // BINS)
-        curves[name] = _points(points)[every - 1 :: every]
+        curves[name] = _points(points)[::-every][::-1]
+    seconds = median(run.times.values()) * last if run.times else 0.0
+    if get_device() == 'cpu':
+        seconds = processor_seconds
     trained = math.isfinite(run.loss[max(run.loss)])
     return Record(
         training.setting, training.arm, training.seed, command, training.digest,
-        status='finished' if trained else 'diverged', starts=starts, iterations=last,
-        seconds=_short(median(run.times.values()) * last) if run.times else 0.0,
+        status='finished' if trained else 'diverged', starts=run.starts,
+        iterations=last, seconds=_short(seconds),
         values={name: _short(value) for name, value in values.items() if _is_number(value)},
         curves={
             name: [(_short(at), _short(value)) for at, value in points if _is_number(value)]
@@ -120,6 +128,18 @@ def write_records(records: Sequence[Record], path: Path) -> None:
     write_whole(f'[\n{lines}\n]\n'.encode(), path)
 
 
+def update_records(records: Sequence[Record], path: Path) -> None:
+    """Write records to a JSON file; others that it has stay in it.
+
+    Raises:
+        OSError: If it can't be written.
+        ValueError: If it can't be read.
+    """
+    names = {(one.setting, one.arm, one.seed) for one in records}
+    others = [one for one in read_records(path) if (one.setting, one.arm, one.seed) not in names]
+    write_records([*records, *others], path)
+
+
 def read_records(path: Path) -> list[Record]:
     """Records from the file that :func:`write_records` wrote; none if it does not exist.
 
@@ -141,7 +161,7 @@ def _binned(run: Run) -> Curve:
     for step, loss in run.loss.items():
         place = run.epochs[step] if run.by_epoch else math.ceil(step * BINS / last)
         bins.setdefault(place, []).append((step, loss))
-    return [(points[-1][0], fmean(loss for _, loss in points)) for points in bins.values()]
+    return [tuple(map(fmean, zip(*points, strict=True))) for points in bins.values()]
 
 
 def _points(curve: Mapping[int, float]) -> Curve:

@@ -27,12 +27,12 @@ HOW_TO_READ = (
     'means that these runs do not tell the two apart; of twenty intervals one misses by chance.',
     'Training loss: mean of the last epoch. Overlap: mean |cosine| between the filters of a layer, '
     'mean over layers. Movement: the way that filters went, the sum over updates of the angle in '
-    'radians between a filter before and after. Time: median time of an iteration times the '
-    'iterations, in relation to the baseline with the same seed; trainings that run side by side '
-    'disturb one another, so this is no measurement of speed.',
+    'radians between a filter before and after. Time: in relation to the baseline with the same '
+    'seed, median over seeds; without a GPU that of the processor for the whole process. Trainings '
+    'that run side by side disturb one another, so this is no measurement of speed.',
     'At equal training loss or movement: the difference of the overlap at the point where each of '
     'the two first had the training loss (the movement) that both reached. Overlap grows as '
-    'training goes on; what is left here is not explained by being behind.',
+    'training goes on; a difference that is gone here was one of how far training had come.',
 )  # fmt: skip
 
 
@@ -42,12 +42,14 @@ class Setting:
 
     Args:
         name: Its name.
+        number: Its place in the suite, from 1.
         metric: Name of the metric.
         arms: For each arm its finished records; the first arm is the baseline.
         planned: For each arm how many trainings the suite has.
     """
 
     name: str
+    number: int
     metric: str
     arms: Mapping[str, Sequence[Record]]
     planned: Mapping[str, int]
@@ -98,6 +100,10 @@ class Setting:
         """Decimals that the metric is told with: of a percentage 2, of a fraction 3."""
         values = [value for arm in self.arms for _, value in self.values(arm, 'metric')]
         return 2 if values and max(map(abs, values)) > 1 else 3
+
+    def tables(self) -> list[Table]:
+        """What came out, and the overlap beside the baseline's where there are other arms."""
+        return [self.table(), *([self.overlap_table()] if len(self.arms) > 1 else [])]
 
     def table(self) -> Table:
         """What came out."""
@@ -169,7 +175,7 @@ class Setting:
             tidy(axes)
         panels[3].invert_xaxis()
         panels[0].set_title(self.name, fontsize=10, loc='left')
-        legend_above(figure, panels[0])
+        legend_above(figure, max(panels, key=lambda axes: len(axes.get_lines())))
         return figure
 
     def _draw(self, axes: Axes, arm: str, name: str, along: str | None, look: dict) -> None:
@@ -205,21 +211,23 @@ class Report:
     Args:
         suite: The suite.
         records: The outcome of each training that ended.
+        others: Records of earlier settings, which do not count.
     """
 
     suite: Suite
     records: Mapping[Training, Record]
+    others: Sequence[Record] = ()
 
     @property
     def settings(self) -> list[Setting]:
         """The settings that have a finished training, in the suite's order."""
         found = []
-        for name, arms in self.suite.settings.items():
+        for number, (name, arms) in enumerate(self.suite.settings.items(), start=1):
             trainings = [one for one in self.suite.trainings if one.setting == name]
             ended = {arm: self._finished(trainings, arm) for arm in arms}
             planned = {arm: sum(one.arm == arm for one in trainings) for arm in arms}
             if any(ended.values()):
-                found.append(Setting(name, self.suite.metric, ended, planned))
+                found.append(Setting(name, number, self.suite.metric, ended, planned))
         return found
 
     def _finished(self, trainings: Sequence[Training], arm: str) -> list[Record]:
@@ -235,10 +243,16 @@ class Report:
                 found.append(f'{training.name} diverged and is left out of the means')
             elif record is not None and record.status == 'failed':
                 found.append(f'{training.name} failed and is left out: {record.error}')
-            elif record is not None and record.starts > 1:
+            elif record is not None and self.suite.metric not in record.values:
+                names = [name for name in record.values if '/' in name] or list(record.values)
                 found.append(
-                    f'{training.name} was resumed {record.starts - 1} times, after which its '
-                    'random augmentations were others than without a break'
+                    f'{training.name} has no {self.suite.metric} and is left out of its mean; it '
+                    f'has {", ".join(names)}. (Where nothing is detected there is no AP)'
+                )
+            if record is not None and record.starts > 1:
+                found.append(
+                    f'{training.name} was trained in {record.starts} parts; after a break random '
+                    'augmentations are others than without one'
                 )
         missing = [one.name for one in self.suite.trainings if one not in self.records]
         if missing:
@@ -246,6 +260,13 @@ class Report:
             found.append(
                 f'{len(missing)} of {len(self.suite.trainings)} trainings are not done: '
                 f'{", ".join(missing[:3])}{more}'
+            )
+        if self.others:
+            names = [f'{one.setting} / {one.arm} / seed {one.seed}' for one in self.others]
+            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+            found.append(
+                f'{len(names)} results do not count, since the suite or a config was changed '
+                f'since: {", ".join(names[:3])}{more}. They are kept until trained anew'
             )
         for setting in self.settings:
             found += _seed_warnings(setting)
@@ -260,7 +281,7 @@ class Report:
         """
         parts = [f'# {self.suite.title}\n', f'```\n{command}\n```\n']
         for setting in self.settings:
-            parts += [setting.table().to_markdown(), setting.overlap_table().to_markdown()]
+            parts += [table.to_markdown() for table in setting.tables()]
         warnings = self.warnings()
         if warnings:
             parts += ['## Warnings\n', ''.join(f'- {warning}\n' for warning in warnings)]
@@ -268,9 +289,18 @@ class Report:
         parts += ['## How to read this\n', *(f'{text}\n' for text in HOW_TO_READ)]
         return '\n'.join(parts)
 
-    def draw_gaps(self) -> Figure:
-        """The gap of the metric to the baseline of each arm, with interval and single pairs."""
-        settings = self.settings
+    def draw_gaps(self) -> Figure | None:
+        """The gap of the metric to the baseline of each arm, with interval and single pairs.
+
+        Returns:
+            The picture; None if there is no gap.
+        """
+        settings = [
+            setting for setting in self.settings
+            if any(setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline)
+        ]  # fmt: skip
+        if not settings:
+            return None
         heights = [max(1, len(setting.arms) - 1) for setting in settings]
         figure = Figure(figsize=(9, 0.42 * sum(heights) + 1.1 * len(heights)), layout='constrained')
         grid = figure.subplots(len(settings), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -312,22 +342,29 @@ class Report:
 
 def _seed_warnings(setting: Setting) -> list[str]:
     """What so few seeds can't tell."""
-    gaps = [setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline]
-    gaps = [gap for gap in gaps if gap is not None]
-    if not gaps:
-        return []
-    fewest = min(gap.count for gap in gaps)
-    if fewest == 1:
-        return [f'{setting.name}: one pair of runs tells nothing about chance; train more seeds']
-    halves = [half_width(gap) for gap in gaps]
-    unclear = sum(abs(gap.mean) <= half for gap, half in zip(gaps, halves, strict=True))
-    told = [
-        f'{setting.name}: {unclear} of {len(gaps)} gaps can not be told from 0 with '
-        f'{fewest} seeds; a gap has to be about {_number(median(halves), setting.decimals)} to be '
-        'told'
-    ] if unclear else []  # fmt: skip
-    if fewest < FEW_SEEDS:
-        told.append(f'{setting.name}: {fewest} seeds are too few to tell but huge gaps')
+    gaps = {arm: setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline}
+    gaps = {arm: gap for arm, gap in gaps.items() if gap is not None}
+    told = []
+    if len(setting.arms) > 1 and not setting.arms[setting.baseline]:
+        told.append(
+            f'{setting.name}: no training of {setting.baseline} is finished: there are no gaps'
+        )
+    single = [arm for arm, gap in gaps.items() if gap.count == 1]
+    if single:
+        told.append(
+            f'{setting.name}: one pair of runs tells nothing about chance '
+            f'({"; ".join(single)}); train more seeds'
+        )
+    spread = {arm: (gap, half_width(gap)) for arm, gap in gaps.items() if gap.count > 1}
+    unclear = [half for gap, half in spread.values() if abs(gap.mean) <= half]
+    if unclear:
+        told.append(
+            f'{setting.name}: {len(unclear)} of {len(spread)} gaps can not be told from 0; they '
+            f'would have to be about {_number(median(unclear), setting.decimals)} to be told'
+        )
+    few = [f'{arm} ({gap.count})' for arm, (gap, _) in spread.items() if gap.count < FEW_SEEDS]
+    if few:
+        told.append(f'{setting.name}: too few seeds to tell but huge gaps: {"; ".join(few)}')
     return told
 
 

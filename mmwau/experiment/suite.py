@@ -1,5 +1,6 @@
 """A suite: which trainings make an experiment, read from a small file."""
 
+import argparse
 import copy
 import hashlib
 import json
@@ -10,7 +11,7 @@ from functools import cached_property, lru_cache
 from os import PathLike
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
 from mmwau.analysis.runs import split_settings
 
@@ -19,6 +20,11 @@ PARTS = {
     'setting': ('config', 'options', 'processes', 'arms', 'seeds'),
     'arm': ('config', 'options'),
 }
+# Settings that make no difference to what is trained.
+IRRELEVANT = (
+    'test_', 'env_cfg.', 'default_hooks.logger.', 'default_hooks.checkpoint.',
+    'default_hooks.timer.', 'default_hooks.runtime_info.',
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +70,7 @@ class Training:
     @cached_property
     def cfg(self) -> Config:
         """Its whole config."""
-        cfg = copy.deepcopy(_read_config(self.config))
+        cfg = copy.deepcopy(_read_config(self.config, Path.cwd()))
         cfg.merge_from_dict({**copy.deepcopy(dict(self.options)), 'randomness.seed': self.seed})
         return cfg
 
@@ -72,12 +78,7 @@ class Training:
     def digest(self) -> str:
         """What tells two trainings apart: a hash of the settings that make a difference."""
         settings, wau = split_settings(self.cfg.to_dict())
-        kept = {
-            name: value for name, value in settings.items()
-            if not name.startswith(('default_hooks.', 'test_', 'env_cfg.'))
-        }  # fmt: skip
-        settings = json.dumps([kept, wau, self.seed], sort_keys=True, default=str)
-        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+        return digest(settings, wau, self.seed, self.processes)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,14 @@ def read_suite(path: str | PathLike) -> Suite:
                     **read.get('options', {}), **parts.get('options', {}),
                     **arms[arm].get('options', {}),
                 }  # fmt: skip
+                _check_options(path, options)
                 found.append(Training(setting, arm, seed, config, options, processes))
+    for name in {name for training in found for name in (training.setting, training.arm)}:
+        if not _file_name(name).strip('.'):
+            raise ValueError(
+                f'{path}: {name!r} can not name a folder; a setting or arm needs a name with a '
+                'letter of a to z or a digit'
+            )
     folders = [training.folder for training in found]
     if len(set(folders)) < len(folders):
         raise ValueError(
@@ -165,6 +173,25 @@ def read_suite(path: str | PathLike) -> Suite:
             'in signs alone that no file name has. Give them other names'
         )
     return Suite(path.stem, read['title'], read['metric'], found)
+
+
+def digest(
+    settings: Mapping[str, object], wau: Mapping[str, object] | None, seed: int, processes: int
+) -> str:
+    """A hash of what makes a difference to a training.
+
+    Args:
+        settings: See :func:`mmwau.analysis.runs.split_settings`.
+        wau: See there.
+        seed: Seed of the run.
+        processes: Number of processes.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    told = {name: value for name, value in settings.items() if not name.startswith(IRRELEVANT)}
+    whole = json.dumps([told, wau, seed, processes], sort_keys=True, default=str)
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def _check_keys(
@@ -194,9 +221,23 @@ def _check_seeds(path: Path, seeds: object) -> Sequence[int]:
     return seeds
 
 
+def _check_options(path: Path, options: Mapping[str, object]) -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    for name, value in options.items():
+        text = f'{name}={_option(value)}'
+        read = parser.parse_args(['--cfg-options', text]).cfg_options
+        if read != {name: value} or type(read[name]) is not type(value):
+            raise ValueError(
+                f'{path}: options can have numbers, True, False, None, words and lists of these, '
+                f'as --cfg-options takes them; {name!r} has {value!r}, which would be read as '
+                f'{read.get(name)!r}. Name keys of a dict by dots, or write a config'
+            )
+
+
 @lru_cache(maxsize=64)
-def _read_config(path: Path) -> Config:
-    return Config.fromfile(path, import_custom_modules=False)
+def _read_config(path: Path, folder: Path) -> Config:
+    return Config.fromfile(folder / path, import_custom_modules=False)
 
 
 def _option(value: object) -> str:

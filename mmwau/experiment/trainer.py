@@ -1,30 +1,37 @@
 """Train what a suite lacks: each training in its own process and work_dir, some at a time."""
 
+import errno
 import fcntl
 import json
 import os
+import re
+import resource
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
+import psutil
+
 from mmwau.analysis.runs import SCALARS, read_run
 from mmwau.files import write_whole
 
-from .record import Record, read_record, summarise_run, write_record
-from .suite import Training
+from .record import RECORD, Record, read_record, summarise_run, write_record
+from .suite import Training, digest
 
 STARTED, LOG = 'started.json', 'output.log'
+# In the environment of a training's processes: its work_dir, by which they are found.
+MARK = 'MMWAU_EXPERIMENT'
 POLL_SECONDS = 0.5
-# A launcher passes the end on to its processes, which takes a moment.
 SECONDS_TO_END = 20
+ERROR = re.compile(r'^\s*(\[rank\d+\]: *)?[\w.]*(Error|Exception|Interrupt)\b')
 
 
 @dataclass
@@ -35,6 +42,7 @@ class Process:
         training: What it trains.
         process: Its process.
         starts: How often it has been started, with this time.
+        log_start: Size of its log before this start.
         gpus: Its GPUs, where they are shared out.
         began: When this start was, as :func:`time.monotonic` tells it.
     """
@@ -42,6 +50,7 @@ class Process:
     training: Training
     process: subprocess.Popen
     starts: int
+    log_start: int
     gpus: Sequence[str] = ()
     began: float = field(default_factory=time.monotonic)
 
@@ -82,7 +91,7 @@ class Trainer:
             on_wait: Called twice a second.
 
         Raises:
-            BlockingIOError: If trainings of an earlier start are still running in the folder.
+            BlockingIOError: If the folder is in use, also by trainings that an earlier start left.
             ValueError: If a training needs more GPUs than there are to share out.
         """
         most = max((one.processes for one in trainings), default=0)
@@ -92,30 +101,32 @@ class Trainer:
                 f'{most} processes; got {" ".join(self.gpus)}'
             )
         self.waiting = list(trainings)
-        with self._alone() as lock:
+        with self._alone():
             try:
                 while self.waiting or self.running:
                     while self._can_start():
-                        self.running.append(self._start(self.waiting.pop(0), lock))
+                        self.running.append(self._start(self.waiting.pop(0)))
                     time.sleep(POLL_SECONDS)
-                    for one in [one for one in self.running if one.process.poll() is not None]:
-                        self.running.remove(one)
-                        self._free += one.gpus
-                        on_end(self._end(one))
+                    for one in list(self.running):
+                        seconds = _poll(one.process)
+                        if seconds is not None:
+                            self.running.remove(one)
+                            self._free += one.gpus
+                            on_end(self._end(one, seconds))
                     on_wait()
             finally:
                 self._end_all()
 
     def _end_all(self) -> None:
         """End what runs, with the workers that load its data and the processes of a launcher."""
-        for one in self.running:
-            os.killpg(one.process.pid, signal.SIGTERM)
-        for one in self.running:
-            with suppress(subprocess.TimeoutExpired):
-                one.process.wait(SECONDS_TO_END)
-            with suppress(ProcessLookupError):
-                os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait()
+        # A second Ctrl-C would leave some of them behind.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            end_processes(find_processes(self.folder / one.training.folder for one in self.running))
+            for one in self.running:
+                one.process.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _can_start(self) -> bool:
         if not self.waiting or len(self.running) == self.jobs:
@@ -123,8 +134,7 @@ class Trainer:
         return not self.gpus or self.waiting[0].processes <= len(self._free)
 
     @contextmanager
-    def _alone(self) -> Iterator[int]:
-        """A lock that trainings inherit, so that they keep it when this process is killed."""
+    def _alone(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / '.lock', 'w') as lock:
             try:
@@ -132,18 +142,26 @@ class Trainer:
             except BlockingIOError as error:
                 raise BlockingIOError(
                     error.errno,
-                    f'Trainings are running in {self.folder}, of this tool or left by one that was '
-                    'killed. Wait for them or end them (pgrep -af tools/train.py), or name another '
-                    '--work-dir',
+                    f'This tool is running in {self.folder} already. Wait for it or end it, or '
+                    'name another --work-dir',
                 ) from error
-            yield lock.fileno()
+            left = find_processes([self.folder])
+            if left:
+                raise BlockingIOError(
+                    errno.EAGAIN,
+                    f'Trainings that an earlier start left are running in {self.folder}. Wait for '
+                    f'them or end them (kill {" ".join(str(one.pid) for one in left)}), or name '
+                    'another --work-dir',
+                )
+            yield
 
-    def _start(self, training: Training, lock: int) -> Process:
+    def _start(self, training: Training) -> Process:
         folder = self.folder / training.folder
-        starts = check_start(training, folder) + 1
+        started = read_start(folder)
+        starts = started['starts'] + 1 if started else 1
         started = dict(digest=training.digest, starts=starts)
         write_whole(json.dumps(started).encode(), folder / STARTED)
-        arguments = [*training.command, '--work-dir', str(folder)]
+        arguments = self.command(training)
         if (folder / 'last_checkpoint').is_file():
             arguments.append('--resume')
         env = {**os.environ, 'OMP_NUM_THREADS': str(self.threads), 'PYTHON': sys.executable}
@@ -152,29 +170,48 @@ class Trainer:
             env['CUDA_VISIBLE_DEVICES'] = ','.join(gpus)
         if training.processes > 1:
             env['PORT'] = str(_free_port())
+        env[MARK] = str(folder.resolve())
         with open(folder / LOG, 'a') as log:
+            log_start = log.tell()
             process = subprocess.Popen(
                 [sys.executable if arguments[0] == 'python' else arguments[0], *arguments[1:]],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env,
-                start_new_session=True, pass_fds=[lock],
+                start_new_session=True,
             )  # fmt: skip
-        return Process(training, process, starts, gpus)
+        return Process(training, process, starts, log_start, gpus)
 
-    def _end(self, one: Process) -> Record:
+    def command(self, training: Training) -> list[str]:
+        """The command that trains it, for a shell in the project's folder."""
+        return [*training.command, '--work-dir', str(self.folder / training.folder)]
+
+    def _end(self, one: Process, seconds: float) -> Record:
         """The record of a training that ended; a failed one is tried anew at the next start."""
         training, folder = one.training, self.folder / one.training.folder
-        told = shlex.join(training.command)
+        told = shlex.join(self.command(training))
         try:
             if one.process.returncode:
-                raise RuntimeError(_last_line(folder / LOG, one.process.returncode))
-            record = summarise_run(training, read_run(folder), self.metric, told, one.starts)
+                # Of several processes some may be left.
+                end_processes(find_processes([folder]))
+                raise RuntimeError(_reason(folder / LOG, one))
+            run = read_run(folder)
+            if digest(run.settings, run.wau, run.seed, training.processes) != training.digest:
+                raise RuntimeError(
+                    f'{training.config} was changed after the tool had read it. Remove {folder} '
+                    'and start the tool again'
+                )
+            if one.starts > 1:
+                seconds = 0.0
+            record = summarise_run(training, run, self.metric, told, seconds)
             write_record(record, folder)
-            self._seconds.setdefault(training.setting, []).append(time.monotonic() - one.began)
-        except (RuntimeError, ValueError, OSError) as error:
-            record = Record(
+        # Whatever is wrong with one training, the others go on.
+        except Exception as error:
+            return Record(
                 training.setting, training.arm, training.seed, told, training.digest,
-                status='failed', error=str(error), starts=one.starts,
+                status='failed', error=str(error) or repr(error), starts=one.starts,
             )  # fmt: skip
+        if one.starts == 1:
+            passed = time.monotonic() - one.began
+            self._seconds.setdefault(training.setting, []).append(passed)
         return record
 
     def fraction(self, one: Process) -> float:
@@ -211,28 +248,17 @@ class Trainer:
         return left / min(self.jobs, max(1, len(self.running) + len(self.waiting)))
 
 
-def check_start(training: Training, folder: Path) -> int:
-    """How often a training was started in its work_dir before.
-
-    Raises:
-        ValueError: If what was started there had other settings, so that going on would mix the
-            two.
-    """
-    if not (folder / STARTED).is_file():
-        return 0
-    started = json.loads((folder / STARTED).read_text())
-    if started['digest'] != training.digest:
-        raise ValueError(
-            f'{folder} holds a training with other settings than {training.name} has now: the '
-            'suite or its config was changed since. Remove the folder to train anew, or name '
-            'another --work-dir'
-        )
-    return started['starts']
+def read_start(folder: Path) -> dict | None:
+    """What was started in a work_dir, None where nothing is left of it to go on with."""
+    kept = (folder / 'last_checkpoint').is_file() or (folder / RECORD).is_file()
+    if not kept or not (folder / STARTED).is_file():
+        return None
+    return json.loads((folder / STARTED).read_text())
 
 
 def find_records(
     trainings: Sequence[Training], folder: Path, published: Sequence[Record] = ()
-) -> Mapping[Training, Record]:
+) -> dict[Training, Record]:
     """The trainings that came to their end already, here or in published results.
 
     Args:
@@ -241,18 +267,69 @@ def find_records(
         published: Records of an earlier time; those of trainings with other settings do not count.
 
     Raises:
-        ValueError: If a work_dir holds a training with other settings.
+        ValueError: If two trainings have the same settings, or a work_dir holds a training with
+            other settings, so that going on would mix the two.
     """
     known = {record.digest: record for record in published if record.status != 'failed'}
-    found = {}
+    digests: dict[str, Training] = {}
+    found, others = {}, []
     for training in trainings:
+        twin = digests.setdefault(training.digest, training)
+        if twin is not training:
+            raise ValueError(
+                f'{twin.name} and {training.name} have the same settings: is an option misspelt?'
+            )
         place = folder / training.folder
-        check_start(training, place)
+        started = read_start(place)
+        if started is not None and started['digest'] != training.digest:
+            others.append(str(place))
+            continue
         record = read_record(place) or known.get(training.digest)
         if record is not None:
             # Published results may call the same training by other names.
             found[training] = replace(record, setting=training.setting, arm=training.arm)
+    if others:
+        more = f' and {len(others) - 3} more' if len(others) > 3 else ''
+        raise ValueError(
+            f'These hold trainings with other settings than the suite has now: '
+            f'{", ".join(others[:3])}{more}. The suite or a config was changed since. Remove the '
+            'folders to train anew, or name another --work-dir'
+        )
     return found
+
+
+def find_processes(folders: Iterable[Path]) -> list[psutil.Process]:
+    """The processes that train in these folders, or below them, whoever started them."""
+    places = [folder.resolve() for folder in folders]
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get(MARK)
+        except psutil.Error:  # it has ended, or is somebody else's
+            continue
+        if mark and any(Path(mark).is_relative_to(place) for place in places):
+            found.append(process)
+    return found
+
+
+def end_processes(processes: Sequence[psutil.Process]) -> None:
+    """End processes; those that do not end by themselves in some seconds are killed."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, SECONDS_TO_END)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _poll(process: subprocess.Popen) -> float | None:
+    """Processor time in seconds of a process that has ended, None for one that runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.poll() is None:
+        return None
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def _free_port() -> int:
@@ -261,7 +338,13 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _last_line(log: Path, status: int) -> str:
-    lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
+def _reason(log: Path, one: Process) -> str:
+    """Why a training ended too early: the last line of its log that looks like an error."""
+    with open(log, 'rb') as file:
+        file.seek(one.log_start)
+        lines = file.read().decode(errors='replace').splitlines()
+    told = [line.strip() for line in lines if ERROR.search(line)]
+    told = told or [line.strip() for line in lines if re.search('[a-z]', line)]
+    status = one.process.returncode
     end = f'ended by signal {-status}' if status < 0 else f'exit status {status}'
-    return f'{end}: {lines[-1][:300] if lines else "it printed nothing"} (whole output in {log})'
+    return f'{end}: {told[-1][:300] if told else "it printed nothing"} (whole output in {log})'
