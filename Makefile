@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 help:
 	@echo "make demo     train, evaluate and show WAU on a small detection set (about 6 minutes)"
-	@echo "make test     run the test suite (about 7 minutes)"
+	@echo "make test     run the test suite (about 12 minutes)"
 	@echo "make lint     check style and format"
 	@echo "make install  install everything into $(VENV); demo, test and lint do it by themselves"
 	@echo "make clean    remove $(VENV); built wheels stay in the cache"

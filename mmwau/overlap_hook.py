@@ -47,7 +47,8 @@ class OverlapHook(Hook):
         targets: Prefixes of module names; the convolutions below them that train are measured,
             see :func:`mmwau.find_layers`.
         movement: Whether to measure how far filters move, after each iteration. It costs a pass
-            over their weights each time, and memory for two copies of them.
+            over their weights each time, memory for two copies of them, and one more copy in
+            each checkpoint.
 
     Raises:
         TypeError: If ``targets`` is not a string or a sequence of strings, or ``movement`` not

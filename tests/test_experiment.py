@@ -311,15 +311,18 @@ def rows(table):
 
 def test_tables_pair_by_seed():
     records = [
-        record('plain', seed, mean=mean, overlap=0.1, loss=1.0)
+        record('plain', seed, mean=mean, top=2 * mean, overlap=0.1, loss=1.0)
         for seed, mean in enumerate((50.0, 60.0, 70.0))
     ]
     records += [
         replace(record('WAU', seed, mean=mean, overlap=0.05, loss=1.0), seconds=3.0)
         for seed, mean in enumerate((51.0, 62.0, 73.0))
     ]
-    (setting,) = report_of(records).settings
+    report = report_of(records)
+    report = replace(report, suite=replace(report.suite, other_metrics=['top']))
+    (setting,) = report.settings
     table = rows(setting.table())
+    assert (table['plain']['top'], table['WAU']['top']) == ('120.00 ± 20.00', '–')
     assert table['plain']['mean'] == '60.00 ± 10.00'
     assert table['plain']['Gap (95 % interval)'] == '–'
     # 1, 2, 3: mean 2, standard deviation 1, t(2) = 4.303, 4.303 / sqrt(3) = 2.484.

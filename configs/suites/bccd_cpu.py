@@ -1,6 +1,7 @@
 # BCCD blood cells on two CPU cores: Faster R-CNN R18-FPN from scratch.
 title = 'BCCD blood cells on two CPU cores'
 metric = 'coco/bbox_mAP'
+other_metrics = ['coco/bbox_mAP_50']
 seeds = [0, 1, 2]
 options = {
     'train_dataloader.num_workers': 0,

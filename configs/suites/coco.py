@@ -1,6 +1,7 @@
 # Faster R-CNN on COCO, MMDetection's 1x and 2x recipes for 8 GPUs.
 title = 'Faster R-CNN on COCO'
 metric = 'coco/bbox_mAP'
+other_metrics = ['coco/bbox_mAP_50']
 seeds = [0, 1, 2]
 processes = 8
 options = {

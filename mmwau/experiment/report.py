@@ -44,6 +44,7 @@ class Setting:
         name: Its name.
         number: Its place in the suite, from 1.
         metric: Name of the metric.
+        other_metrics: Names of metrics that are told beside it.
         arms: For each arm its finished records; the first arm is the baseline.
         planned: For each arm how many trainings the suite has.
     """
@@ -51,6 +52,7 @@ class Setting:
     name: str
     number: int
     metric: str
+    other_metrics: Sequence[str]
     arms: Mapping[str, Sequence[Record]]
     planned: Mapping[str, int]
 
@@ -115,13 +117,14 @@ class Setting:
                 f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK),
                 _mean(self.mean(arm, 'metric'), self.decimals),
                 self._gap(self.gap(arm, 'metric'), arm, self.decimals),
+                *(_mean(self.mean(arm, name), self.decimals) for name in self.other_metrics),
                 _mean(self.mean(arm, 'loss'), 3),
                 _mean(self.mean(arm, 'overlap'), 4),
                 _mean(self.mean(arm, 'movement'), 2),
                 NO_VALUE if time is None else f'{time:.2f}',
             ])  # fmt: skip
-        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', 'training loss', 'overlap',
-                   'movement', 'time']  # fmt: skip
+        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *self.other_metrics,
+                   'training loss', 'overlap', 'movement', 'time']  # fmt: skip
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:
@@ -227,7 +230,8 @@ class Report:
             ended = {arm: self._finished(trainings, arm) for arm in arms}
             planned = {arm: sum(one.arm == arm for one in trainings) for arm in arms}
             if any(ended.values()):
-                found.append(Setting(name, number, self.suite.metric, ended, planned))
+                metrics = self.suite.metric, self.suite.other_metrics
+                found.append(Setting(name, number, *metrics, ended, planned))
         return found
 
     def _finished(self, trainings: Sequence[Training], arm: str) -> list[Record]:

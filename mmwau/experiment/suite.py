@@ -16,10 +16,19 @@ from mmengine.config import Config, DictAction
 from mmwau.analysis.runs import split_settings
 
 PARTS = {
-    'suite': ('title', 'metric', 'seeds', 'options', 'processes', 'settings', 'arms'),
+    'suite': (
+        'title',
+        'metric',
+        'other_metrics',
+        'seeds',
+        'options',
+        'processes',
+        'settings',
+        'arms',
+    ),
     'setting': ('config', 'options', 'processes', 'arms', 'seeds'),
     'arm': ('config', 'options'),
-}
+}  # fmt: skip
 # Settings that make no difference to what is trained.
 IRRELEVANT = (
     'test_', 'env_cfg.', 'default_hooks.logger.', 'default_hooks.checkpoint.',
@@ -90,12 +99,14 @@ class Suite:
         title: What it shows.
         metric: Name of the validation metric that is compared.
         trainings: All trainings, seed by seed, so that what is done early has all arms.
+        other_metrics: Names of metrics that are told beside it.
     """
 
     name: str
     title: str
     metric: str
     trainings: Sequence[Training]
+    other_metrics: Sequence[str] = ()
 
     @property
     def settings(self) -> dict[str, list[str]]:
@@ -111,6 +122,7 @@ def read_suite(path: str | PathLike) -> Suite:
 
     - ``title``: what the suite shows.
     - ``metric``: name of the validation metric, for example ``'accuracy/top1'``.
+    - ``other_metrics``: list of metrics to tell beside it (optional).
     - ``seeds``: list of integers.
     - ``options``: settings for all trainings, as ``--cfg-options`` takes them (optional).
     - ``processes``: number of processes of each training (optional; 1 by default).
@@ -172,7 +184,8 @@ def read_suite(path: str | PathLike) -> Suite:
             f'{path}: two trainings would share a work_dir, since names of settings or arms differ '
             'in signs alone that no file name has. Give them other names'
         )
-    return Suite(path.stem, read['title'], read['metric'], found)
+    other_metrics = read.get('other_metrics', [])
+    return Suite(path.stem, read['title'], read['metric'], found, other_metrics)
 
 
 def digest(
