@@ -204,7 +204,7 @@ def test_a_resumed_run_has_the_lost_work_left_out(tmp_path):
     assert run.loss == {2: 9.0, 4: 8.0, 6: 5.0, 8: 4.0, 10: 3.0}
     assert run.metrics == {BOX: {1: 0.1}}
     assert run.overlaps == {'overlap': {0: 0.1, 4: 0.15}}
-    assert (run.seed, run.trained, run.finished) == (1, 2, False)
+    assert (run.seed, run.trained, run.finished, run.starts) == (1, 2, False, 2)
     assert run.config == tmp_path / '20260102_000000/vis_data/config.py'
     assert run.final('loss') == 4.5
 
@@ -213,7 +213,7 @@ def test_a_training_that_was_begun_anew_replaces_the_first(tmp_path):
     write(tmp_path, two_epochs(0.5))
     write(tmp_path, [train(2, 1.0)], start='20260102_000000')
     run = read_run(tmp_path)
-    assert (run.loss, run.metrics, run.trained) == ({2: 1.0}, {}, 0)
+    assert (run.loss, run.metrics, run.trained, run.starts) == ({2: 1.0}, {}, 0, 1)
 
 
 def test_half_a_last_line_is_left_out_with_a_note(tmp_path):

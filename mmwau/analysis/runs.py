@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from numbers import Real
@@ -192,7 +192,7 @@ def read_run(work_dir: str | PathLike) -> Run:
         length=loop['max_epochs' if by_epoch else 'max_iters'],
         **_merge(starts, by_epoch),
         notes=notes,
-        starts=len(starts),
+        starts=_count_parts(starts.values()),
     )
 
 
@@ -300,6 +300,14 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
         overlaps=_columns(overlaps, lambda name: name.split('/')[0] == 'overlap'),
         movements=_columns(training, lambda name: name in MOVEMENTS),
         times=_columns(training, lambda name: name == 'time').get('time', {}),
+    )
+
+
+def _count_parts(starts: Iterable[Sequence[Mapping]]) -> int:
+    """In how many starts some iteration was trained that no later one trained anew."""
+    firsts = [next(entry['step'] for entry in lines if 'iter' in entry) for lines in starts]
+    return sum(
+        first < min(firsts[place + 1 :], default=math.inf) for place, first in enumerate(firsts)
     )
 
 
