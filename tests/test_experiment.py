@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.registry import MODELS
 from PIL import Image
 from scipy import stats
 
@@ -684,3 +685,15 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
             for key in parents:
                 place = place[int(key) if isinstance(place, list) else key]
             assert last in place or last in defaults.split(), name
+
+
+def test_the_suite_in_the_docs_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / 'docs/experiments.md').read_text()
+    (tmp_path / 'suite.py').write_text(re.search(r'```python\n(.*?)```', text, re.DOTALL)[1])
+    suite = read_suite(tmp_path / 'suite.py')
+    assert list(suite.settings) == ['ResNet-20', 'WRN-16-4']
+    assert len(suite.trainings) == 18
+    wide = suite.trainings[-1].cfg
+    assert MODELS.build(wide.model.backbone).conv1.out_channels == 16
+    assert wide.optim_wrapper.update_ratio == 0.25
