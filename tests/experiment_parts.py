@@ -33,7 +33,10 @@ class WaitFor(Hook):
         self.path = path
 
     def before_train_epoch(self, runner):
+        end = time.monotonic() + 120
         while runner.epoch == 1 and not Path(self.path).exists():
+            if time.monotonic() > end:
+                raise TimeoutError(f'waited two minutes for {self.path}')
             time.sleep(0.1)
 
 
