@@ -531,6 +531,8 @@ def start_tool(place):
     return subprocess.Popen(
         [sys.executable, SCRIPT, 'suite.py'], cwd=place, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
+        # Where tests run in the background, Ctrl-C is ignored, and would be here too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'tests')},
     )  # fmt: skip
 
@@ -613,7 +615,8 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
     (place / 'go').touch()
     trainer = Trainer(Path('runs'), 'mean', jobs=4, gpus=['3', '5', '7'])
     trainer.train(suite.trainings, ended.append, lambda: None)
-    assert [(one.status, one.starts) for one in ended] == [('finished', 2), ('finished', 1)]
+    told = [(one.status, one.starts, one.error) for one in ended]
+    assert told == [('finished', 2, ''), ('finished', 1, '')]
     gpus = [sorted(path.read_text() for path in place.glob(f'runs/*/*/seed{seed}/gpus_?'))
             for seed in (0, 1)]  # fmt: skip
     assert gpus == [['3,5', '3,5'], ['7,3', '7,3']]
