@@ -277,14 +277,17 @@ def test_overlap_at_equal_terms():
     # no movement, whatever the first point is.
     fast = record(curves=dict(
         loss=[(0, 2.0), (10, 1.0), (20, 0.5)], movement=[(15, 3.0), (20, 4.0)],
-        overlap=[(0, 0.1), (20, 0.5)],
+        overlap=[(0, 0.1), (20, 0.5)], displacement=[(10, 0.8), (20, 0.7)],
     ))  # fmt: skip
     slow = record(curves=dict(
         loss=[(0, 2.0), (20, 1.0)], movement=[(20, 2.0)], overlap=[(0, 0.1), (20, 0.25)],
+        displacement=[(20, 0.4)],
     ))  # fmt: skip
     assert at_equal_loss(slow, fast) == pytest.approx((0.25, 0.3))
     assert at_equal_loss(fast, slow) == pytest.approx((0.3, 0.25))
     assert at_equal_movement(slow, fast) == pytest.approx((0.25, 0.3))
+    # Filters may come back: it counts when they were that far first.
+    assert at_equal_movement(slow, fast, 'displacement') == pytest.approx((0.25, 0.2))
     assert at_equal_loss(fast, fast) == pytest.approx((0.5, 0.5))
     # Nobody knows when that one had the other's loss of 1: it was below after its first epoch.
     ahead = record(curves=dict(loss=[(5, 0.9), (20, 0.5)], overlap=[(0, 0.1), (20, 0.5)]))

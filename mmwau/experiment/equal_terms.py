@@ -33,9 +33,21 @@ def at_equal_loss(record: Record, baseline: Record) -> tuple[float, float] | Non
     return _at_equal(record, baseline, fallen)
 
 
-def at_equal_movement(record: Record, baseline: Record) -> tuple[float, float] | None:
-    """Overlap of two trainings when their filters had moved as far; see :func:`at_equal_loss`."""
-    both = [one.curves.get('movement') for one in (record, baseline)]
+def at_equal_movement(
+    record: Record, baseline: Record, name: str = 'movement'
+) -> tuple[float, float] | None:
+    """Overlap of two trainings when their filters had moved as far; see :func:`at_equal_loss`.
+
+    Args:
+        record: A training that finished.
+        baseline: The one to compare it with.
+        name: ``'movement'``, the way that filters went, or ``'displacement'``, how far they are
+            from where they started.
+
+    Returns:
+        The overlaps of both; None where a curve is missing.
+    """
+    both = [one.curves.get(name) for one in (record, baseline)]
     return _at_equal(record, baseline, [[(0, 0.0), *curve] if curve else [] for curve in both])
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from mmwau.analysis.arms import Summary, difference, half_width, summarise
 from mmwau.analysis.page import Table
 from mmwau.analysis.runs_report import MINUS, NO_BREAK, NO_VALUE
+from mmwau.overlap_hook import MOVEMENTS
 from mmwau.plots import COLOURS, MARKERS, legend_above, tidy
 
 from .equal_terms import at_equal_loss, at_equal_movement, interpolate
@@ -27,12 +28,13 @@ HOW_TO_READ = (
     'means that these runs do not tell the two apart; of twenty intervals one misses by chance.',
     'Training loss: mean of the last epoch. Overlap: mean |cosine| between the filters of a layer, '
     'mean over layers. Movement: the way that filters went, the sum over updates of the angle in '
-    'radians between a filter before and after. Time: in relation to the baseline with the same '
+    'radians between a filter before and after. Displacement: the angle between a filter and '
+    'itself at the start. Time: in relation to the baseline with the same '
     'seed, median over seeds; without a GPU that of the processor for the whole process. Trainings '
     'that run side by side disturb one another, so this is no measurement of speed.',
-    'At equal training loss or movement: the difference of the overlap at the point where each of '
-    'the two first had the training loss (the movement) that both reached. Overlap grows as '
-    'training goes on; a difference that is gone here was one of how far training had come.',
+    'At equal training loss, movement or displacement: the difference of the overlap at the point '
+    'where each of the two first had the training loss (the movement) that both reached. Overlap '
+    'grows as training goes on; a difference that is gone here was one of how far it had come.',
 )  # fmt: skip
 
 
@@ -121,24 +123,27 @@ class Setting:
                 _mean(self.mean(arm, 'loss'), 3),
                 _mean(self.mean(arm, 'overlap'), 4),
                 _mean(self.mean(arm, 'movement'), 2),
+                _mean(self.mean(arm, 'displacement'), 3),
                 NO_VALUE if time is None else f'{time:.2f}',
             ])  # fmt: skip
         columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *self.other_metrics,
-                   'training loss', 'overlap', 'movement', 'time']  # fmt: skip
+                   'training loss', 'overlap', 'movement', 'displacement', 'time']  # fmt: skip
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:
-        """The overlap beside the baseline's, on three sorts of equal terms."""
+        """The overlap beside the baseline's, on four sorts of equal terms."""
         rows = [
             [
                 arm,
                 self._gap(self.gap(arm, 'overlap'), arm, 4),
                 self._gap(self.gap_at(arm, at_equal_loss), arm, 4),
                 self._gap(self.gap_at(arm, at_equal_movement), arm, 4),
+                self._gap(self.gap_at(arm, at_equal_displacement), arm, 4),
             ]
             for arm in self.arms if arm != self.baseline
         ]  # fmt: skip
-        columns = ['arm', 'at the end', 'at equal training loss', 'at equal movement']
+        columns = ['arm', 'at the end', 'at equal training loss', 'at equal movement',
+                   'at equal displacement']  # fmt: skip
         title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
         return Table(title, columns, rows)
 
@@ -153,27 +158,29 @@ class Setting:
         return f'{text} ({low}, {high})'.replace(' ', NO_BREAK)
 
     def draw_curves(self) -> Figure:
-        """Metric and overlap as training goes on, and the overlap by movement and by loss."""
-        figure = Figure(figsize=(13, 8.4), layout='constrained')
-        panels = figure.subplots(2, 2).ravel()
+        """Metric, loss and overlap as training goes on, and the overlap along loss and movement."""
+        figure = Figure(figsize=(16, 8.4), layout='constrained')
+        panels = figure.subplots(2, 3).ravel()
+        drawn = [
+            ('metric', None), ('loss', None), ('overlap', None), ('overlap', 'loss'),
+            ('overlap', 'movement'), ('overlap', 'displacement'),
+        ]  # fmt: skip
         for index, arm in enumerate(self.arms):
             look = dict(
                 label=arm, color=COLOURS[index % len(COLOURS)],
                 linestyle='-' if index < len(COLOURS) else '--', marker=MARKERS[index % 8],
                 markersize=5, markerfacecolor='white', linewidth=1.6,
             )  # fmt: skip
-            self._draw(panels[0], arm, 'metric', None, look)
-            self._draw(panels[1], arm, 'overlap', None, look)
-            self._draw(panels[2], arm, 'overlap', 'movement', look)
-            self._draw(panels[3], arm, 'overlap', 'loss', look)
-        labels = [
-            ('iterations', self.metric), ('iterations', 'filter overlap'),
-            ('movement of filters (radians)', 'filter overlap'),
-            ('training loss (falls to the right)', 'filter overlap'),
-        ]  # fmt: skip
-        for axes, (below, beside) in zip(panels, labels, strict=True):
-            axes.set_xlabel(below)
-            axes.set_ylabel(beside)
+            for axes, (name, along) in zip(panels, drawn, strict=True):
+                self._draw(axes, arm, name, along, look)
+        texts = dict(
+            metric=self.metric, loss='training loss', overlap='filter overlap',
+            movement='movement of filters (radians)',
+            displacement='displacement of filters from the start (radians)',
+        )  # fmt: skip
+        for axes, (name, along) in zip(panels, drawn, strict=True):
+            axes.set_xlabel('iterations' if along is None else texts[along])
+            axes.set_ylabel(texts[name])
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
             tidy(axes)
         panels[3].invert_xaxis()
@@ -203,7 +210,7 @@ class Setting:
     @staticmethod
     def _from_start(record: Record, name: str) -> Sequence[tuple[float, float]]:
         """A curve with the start of training, where nothing has moved yet."""
-        start = [(0.0, 0.0)] if name == 'movement' else []
+        start = [(0.0, 0.0)] if name in MOVEMENTS else []
         return [*start, *record.curves[name]]
 
 
@@ -370,6 +377,11 @@ def _seed_warnings(setting: Setting) -> list[str]:
     if few:
         told.append(f'{setting.name}: too few seeds to tell but huge gaps: {"; ".join(few)}')
     return told
+
+
+def at_equal_displacement(record: Record, baseline: Record) -> tuple[float, float] | None:
+    """See :func:`mmwau.experiment.equal_terms.at_equal_movement`."""
+    return at_equal_movement(record, baseline, 'displacement')
 
 
 def _paired(
