@@ -196,10 +196,11 @@ class Setting:
         ]  # fmt: skip
         if not records:
             return
-        steps = sorted(set.intersection(*({step for step, _ in r.curves[name]} for r in records)))
+        values = [dict(map(tuple, record.curves[name])) for record in records]
+        steps = sorted(set.intersection(*map(set, values)))
         if along == 'loss':  # before the first epoch ended there is none
             steps = [step for step in steps if step >= records[0].curves['loss'][0][0]]
-        means = [fmean(dict(map(tuple, r.curves[name]))[step] for r in records) for step in steps]
+        means = [fmean(curve[step] for curve in values) for step in steps]
         where = steps
         if along is not None:
             curves = [self._from_start(record, along) for record in records]

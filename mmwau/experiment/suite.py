@@ -146,6 +146,8 @@ def read_suite(path: str | PathLike) -> Suite:
     read = Config.fromfile(path, import_custom_modules=False).to_dict()
     _check_keys(path, 'suite', read, required=('title', 'metric', 'seeds', 'settings', 'arms'))
     arms, found = read['arms'], []
+    for arm, parts in arms.items():
+        _check_keys(path, 'arm', parts, where=f'arms[{arm!r}]')
     for setting, parts in read['settings'].items():
         where = f'settings[{setting!r}]'
         _check_keys(path, 'setting', parts, required=('config',), where=where)
@@ -157,21 +159,25 @@ def read_suite(path: str | PathLike) -> Suite:
         if not isinstance(processes, int) or processes < 1:
             raise ValueError(f'{path}: processes must be at least 1, got {processes!r}')
         seeds = _check_seeds(path, parts.get('seeds', read['seeds']))
-        for seed in seeds:
-            for arm in chosen:
-                _check_keys(path, 'arm', arms[arm], where=f'arms[{arm!r}]')
-                config = Path(parts['config'].format(arm=arms[arm].get('config', '')))
-                if not config.is_file():
-                    raise FileNotFoundError(
-                        f'{path}: {where} with the arm {arm!r} needs the config {config}, which '
-                        f'does not exist (from {Path.cwd()})'
-                    )
-                options = {
-                    **read.get('options', {}), **parts.get('options', {}),
-                    **arms[arm].get('options', {}),
-                }  # fmt: skip
-                _check_options(path, options)
-                found.append(Training(setting, arm, seed, config, options, processes))
+        variants = []
+        for arm in chosen:
+            config = Path(parts['config'].format(arm=arms[arm].get('config', '')))
+            if not config.is_file():
+                raise FileNotFoundError(
+                    f'{path}: {where} with the arm {arm!r} needs the config {config}, which '
+                    f'does not exist (from {Path.cwd()})'
+                )
+            options = {
+                **read.get('options', {}), **parts.get('options', {}),
+                **arms[arm].get('options', {}),
+            }  # fmt: skip
+            _check_options(path, options)
+            variants.append((arm, config, options))
+        found += [
+            Training(setting, arm, seed, config, options, processes)
+            for seed in seeds
+            for arm, config, options in variants
+        ]
     for name in {name for training in found for name in (training.setting, training.arm)}:
         if not _file_name(name).strip('.'):
             raise ValueError(
