@@ -59,7 +59,7 @@ settings = {
         },
         arms=[arm for arm in arms if 'equal time' not in arm],
     ),
-    # Twice as wide as ResNet-20. The rate falls after 0.3, 0.6 and 0.8 of the epochs, as in the recipe.
+    # Twice as wide. As in its recipe the rate falls after 0.3, 0.6 and 0.8 of the epochs.
     'WRN-10-2, 1,500 images × 40 epochs': dict(
         config='configs/cifar/wrn28_10{arm}_cifar10.py',
         options={
