@@ -1,4 +1,4 @@
-"""Short names for files and folders that are looked at side by side."""
+"""Names in messages and tables: short ones for paths side by side, the first ones of many."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -37,3 +37,17 @@ def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
     labels = ['/'.join(name[first : len(name) - last]) for name in names]
     # One path may be another one's beginning.
     return [label or name[-1] for label, name in zip(labels, names, strict=True)]
+
+
+def name_some(names: Sequence[str], most: int) -> str:
+    """The first names with commas between, and how many more there are.
+
+    Args:
+        names: All names.
+        most: How many to tell.
+
+    Returns:
+        For example ``'a, b and 3 more'``.
+    """
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more

@@ -19,6 +19,7 @@ from mmwau.overlap import (
 from mmwau.plots import draw_layers, legend_above, styles, tidy
 
 from .filters import Filters
+from .labels import name_some
 from .page import Section, Table
 
 EXPLAINED = (
@@ -157,8 +158,7 @@ def left_out_lines(checkpoints: Mapping[str, Measured]) -> list[str]:
         for name, reason in each.left_out.items():
             reasons.setdefault(reason, {})[name] = None
     return [
-        f'Left out, since {reason}: {", ".join(list(names)[:12])}'
-        + (f' and {len(names) - 12} more' if len(names) > 12 else '')
+        f'Left out, since {reason}: {name_some(list(names), 12)}'
         for reason, names in reasons.items()
     ]
 

@@ -17,6 +17,8 @@ from mmwau.hook import WAUHook
 from mmwau.optim_wrapper import WAUMixin
 from mmwau.overlap_hook import MOVEMENTS
 
+from .labels import name_some
+
 SCALARS = 'vis_data/scalars.json'
 # Arguments of the Runner that tell nothing about how a network was trained.
 NOT_TRAINING = {
@@ -209,10 +211,9 @@ def _find_scalars(work_dir: Path) -> list[Path]:
     message = f'No training is logged in {work_dir}: there is no <time of start>/{SCALARS} in it. '
     below = sorted({str(path.parents[2]) for path in work_dir.glob(f'*/*/{SCALARS}')})
     if below:
-        more = f' and {len(below) - 5} more' if len(below) > 5 else ''
         message += (
             f'It holds runs; name them, for many with a pattern such as {work_dir}/*_seed?: '
-            f'{", ".join(below[:5])}{more}'
+            f'{name_some(below, 5)}'
         )
     elif (work_dir / SCALARS).exists():
         message += f'It is one start of a run; name the folder above: {work_dir.resolve().parent}'

@@ -13,6 +13,7 @@ from mmwau.overlap_hook import MOVEMENTS
 from mmwau.plots import legend_above, styles, tidy
 
 from .arms import Arm, Summary, difference, differences_of_settings, summarise
+from .labels import name_some
 from .metrics import choose_metric
 from .page import Section, Table
 from .runs import Run
@@ -391,10 +392,9 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
     for arm in arms[1:]:
         differences = differences_of_settings(arm, arms[0])
         if differences:
-            more = f' and {len(differences) - 6} more settings' if len(differences) > 6 else ''
             found.append(
                 f'These arms differ in more than WAU: {arms[0].label} and {arm.label} in '
-                f'{", ".join(differences[:6])}{more}'
+                f'{name_some(differences, 6)}'
             )
     unfinished = [run for run in runs if not run.finished]
     if at is None and unfinished:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmwau.analysis.arms import Summary, difference, half_width, summarise
+from mmwau.analysis.labels import name_some
 from mmwau.analysis.page import Table
 from mmwau.analysis.runs_report import MINUS, NO_BREAK, NO_VALUE
 from mmwau.overlap_hook import MOVEMENTS
@@ -268,17 +269,15 @@ class Report:
                 )
         missing = [one.name for one in self.suite.trainings if one not in self.records]
         if missing:
-            more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
             found.append(
                 f'{len(missing)} of {len(self.suite.trainings)} trainings are not done: '
-                f'{", ".join(missing[:3])}{more}'
+                f'{name_some(missing, 3)}'
             )
         if self.others:
             names = [f'{one.setting} / {one.arm} / seed {one.seed}' for one in self.others]
-            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
             found.append(
                 f'{len(names)} results do not count, since the suite or a config was changed '
-                f'since: {", ".join(names[:3])}{more}. They are kept until trained anew'
+                f'since: {name_some(names, 3)}. They are kept until trained anew'
             )
         for setting in self.settings:
             found += _seed_warnings(setting)

@@ -20,6 +20,7 @@ from statistics import fmean
 
 import psutil
 
+from mmwau.analysis.labels import name_some
 from mmwau.analysis.runs import SCALARS, read_run
 from mmwau.files import write_whole
 
@@ -289,10 +290,9 @@ def find_records(
             # Published results may call the same training by other names.
             found[training] = replace(record, setting=training.setting, arm=training.arm)
     if others:
-        more = f' and {len(others) - 3} more' if len(others) > 3 else ''
         raise ValueError(
             f'These hold trainings with other settings than the suite has now: '
-            f'{", ".join(others[:3])}{more}. The suite or a config was changed since. Remove the '
+            f'{name_some(others, 3)}. The suite or a config was changed since. Remove the '
             'folders to train anew, or name another --work-dir'
         )
     return found
