@@ -10,6 +10,8 @@ from .wau import WAU
 __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
 
 if find_spec('mmengine'):  # the method itself needs torch alone
+    from mmengine.config.utils import MODULE2PACKAGE
+
     from . import models  # noqa: F401
     from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
@@ -19,3 +21,14 @@ if find_spec('mmengine'):  # the method itself needs torch alone
 
     __all__ += ['OverlapHook', 'WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']
     __all__ += ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']
+    MODULE2PACKAGE['mmwau'] = 'mmwau'  # for `_base_ = 'mmwau::...'`, which goes by this list
+else:
+
+    def __getattr__(name: str):
+        if name.endswith(('Hook', 'OptimWrapper')):
+            raise ModuleNotFoundError(
+                f'mmwau.{name} needs MMEngine, which is not installed. Install it with: '
+                "pip install 'mmwau[engine]', or mmengine of OpenMMLab",
+                name='mmengine',
+            )
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

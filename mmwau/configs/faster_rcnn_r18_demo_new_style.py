@@ -1,0 +1,79 @@
+# The plain twin of faster_rcnn_r18_wau_demo_new_style.py: the demo's shapes, from scratch.
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
+from mmdet.evaluation import CocoMetric
+from mmengine.config import read_base
+from mmengine.dataset import DefaultSampler
+from mmengine.optim import CosineAnnealingLR, LinearLR
+from mmengine.runner import EpochBasedTrainLoop
+
+from mmwau import OverlapHook
+
+with read_base():
+    from ._base_.faster_rcnn_r18_fpn_small import *
+
+data_root = 'data/demo/'
+metainfo = dict(classes=('circle', 'square', 'triangle', 'star', 'cross'))
+
+model.roi_head.bbox_head.num_classes = 5
+
+train_pipeline = [
+    dict(type=LoadImageFromFile),
+    dict(type=LoadAnnotations, with_bbox=True),
+    dict(type=RandomFlip, prob=0.5),
+    dict(type=PackDetInputs),
+]
+test_pipeline = [
+    dict(type=LoadImageFromFile),
+    dict(type=LoadAnnotations, with_bbox=True),
+    dict(type=Resize, scale=(160, 160), keep_ratio=True),
+    dict(
+        type=PackDetInputs,
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(
+        type=CocoDataset,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(
+        type=CocoDataset,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type=CocoMetric, ann_file=data_root + 'annotations/instances_val.json', metric='bbox'
+)
+test_evaluator = val_evaluator
+
+max_epochs = 14
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = [
+    dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type=CosineAnnealingLR, by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
+]
+
+# The same curves as its twin.
+custom_hooks = [dict(type=OverlapHook, overlap_interval=50)]
