@@ -4,14 +4,17 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint clean
+UPSTREAM := .venv-upstream
+
+.PHONY: help install demo test test-upstream lint clean
 
 help:
 	@echo "make demo     train, evaluate and show WAU on a small detection set (about 6 minutes)"
 	@echo "make test     run the test suite (about 12 minutes)"
+	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make lint     check style and format"
 	@echo "make install  install everything into $(VENV); demo, test and lint do it by themselves"
-	@echo "make clean    remove $(VENV); built wheels stay in the cache"
+	@echo "make clean    remove $(VENV) and $(UPSTREAM); built wheels stay in the cache"
 
 install: $(INSTALLED)
 
@@ -25,9 +28,16 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest
 
+$(UPSTREAM)/.installed: pyproject.toml requirements/upstream.txt tools/install.py
+	$(PYTHON) tools/install.py --stack upstream --venv $(UPSTREAM)
+	@touch $@
+
+test-upstream: $(UPSTREAM)/.installed
+	$(UPSTREAM)/bin/python -m pytest
+
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(UPSTREAM)

@@ -1,8 +1,10 @@
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -48,22 +50,23 @@ def test_wheels_are_kept_outside_of_the_clone(installer, tmp_path, monkeypatch):
 
 def test_check_names_what_does_not_import(installer, monkeypatch, capfd):
     monkeypatch.setattr(installer, 'CHECKED_IMPORTS', ('torch', 'no_such_package'))
-    venv = installer.Venv(Path(sys.prefix))
+    venv = installer.Venv(Path(sys.prefix), installer.STACKS['tested'])
     with pytest.raises(SystemExit, match='What is marked MISSING above does not import'):
         installer.check_installation(venv)
     assert 'MISSING: ModuleNotFoundError' in capfd.readouterr().out
 
 
 def test_pins_are_in_one_place_and_are_what_is_installed(installer):
-    from importlib.metadata import version
-
-    for package in ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'numpy'):
-        assert version(package).split('+')[0] == installer.pinned_version(package)
-    pinned = installer.pinned_version('onedl-mmcv')
-    others = [path for path in ROOT.glob('*.toml') if pinned in path.read_text()]
+    found = {one.metadata['Name']: one.version for one in distributions()}
+    (stack,) = (stack for stack in installer.STACKS.values() if stack.mmcv in found)
+    pins = dict(re.findall(r'^([\w-]+)==(\S+)$', stack.constraints.read_text(), re.M))
+    assert len(pins) == 12
+    for package, version in pins.items():
+        assert found[package].split('+')[0] == version == stack.pinned_version(package)
+    others = [path for path in ROOT.glob('*.toml') if pins[stack.mmcv] in path.read_text()]
     assert others == []
     with pytest.raises(SystemExit, match='has no line "nothing==<version>"'):
-        installer.pinned_version('nothing')
+        stack.pinned_version('nothing')
 
 
 def test_second_run_of_make_installs_nothing(tmp_path):

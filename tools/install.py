@@ -1,4 +1,4 @@
-"""Install mmwau and the tested OpenMMLab stack into a virtual environment.
+"""Install mmwau and an OpenMMLab stack into a virtual environment.
 
 Needs Python's standard library alone. The one slow step is compiling mmcv's ops
 (NMS, RoIAlign, ...), about 13 minutes on 2 cores. The wheel is kept outside the
@@ -19,12 +19,47 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-CONSTRAINTS = ROOT / 'requirements' / 'tested.txt'
 BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil')
 CHECKED_IMPORTS = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet',
                    'mmpretrain', 'pycocotools.mask', 'mmwau')  # fmt: skip
+
+
+class Stack(NamedTuple):
+    """The OpenMMLab packages under one of their distribution names.
+
+    Attributes:
+        constraints: File that pins their versions.
+        mmcv: The distribution that has mmcv.
+        packages: What is installed beside torch and mmcv, with mmwau itself.
+    """
+
+    constraints: Path
+    mmcv: str
+    packages: tuple[str, ...]
+
+    def pinned_version(self, package: str) -> str:
+        """Version of ``package`` in the constraints."""
+        pin = re.search(rf'^{re.escape(package)}==(\S+)$', self.constraints.read_text(), re.M)
+        if pin is None:
+            fail(f'{self.constraints} has no line "{package}==<version>".')
+        return pin.group(1)
+
+
+STACKS = {
+    'tested': Stack(
+        constraints=ROOT / 'requirements' / 'tested.txt',
+        mmcv='onedl-mmcv',
+        packages=('-e', '.[detection,classification,analysis,dev]'),
+    ),
+    'upstream': Stack(
+        constraints=ROOT / 'requirements' / 'upstream.txt',
+        mmcv='mmcv',
+        packages=('mmengine', 'mmdet', 'mmpretrain', 'pycocotools', '-e', '.[analysis,dev]'),
+    ),
+}
 GIBIBYTE = 2**30
 DISK_NEEDED = 12 * GIBIBYTE
 
@@ -43,14 +78,6 @@ def wheel_cache() -> Path:
     """Folder that keeps compiled wheels between installations."""
     cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(os.environ.get('MMWAU_WHEELS') or Path(cache) / 'mmwau' / 'wheels')
-
-
-def pinned_version(package: str) -> str:
-    """Version of ``package`` in requirements/tested.txt."""
-    pin = re.search(rf'^{re.escape(package)}==(\S+)$', CONSTRAINTS.read_text(), re.M)
-    if pin is None:
-        fail(f'{CONSTRAINTS} has no line "{package}==<version>".')
-    return pin.group(1)
 
 
 def check_machine(venv: Path) -> None:
@@ -102,7 +129,8 @@ def run(command: list, what: str, **kwargs) -> str:
 class Venv:
     """The virtual environment that everything goes into."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, stack: Stack):
+        self.stack = stack
         self.python = folder / 'bin' / 'python'
         self.env = {
             **os.environ,
@@ -114,8 +142,8 @@ class Venv:
             run([sys.executable, '-m', 'venv', folder], 'Creating the virtual environment')
 
     def pip_install(self, *arguments: str) -> None:
-        """Install with pip under the constraints of the tested stack."""
-        command = [self.python, '-m', 'pip', 'install', '-c', CONSTRAINTS, *arguments]
+        """Install with pip under the constraints of the stack."""
+        command = [self.python, '-m', 'pip', 'install', '-c', self.stack.constraints, *arguments]
         run(command, f'Installing {" ".join(arguments)}', env=self.env, cwd=ROOT)
 
     def evaluate(self, expression: str) -> str:
@@ -126,7 +154,7 @@ class Venv:
 
 def mmcv_wheel(venv: Venv) -> Path:
     """The compiled mmcv wheel for this Python and torch, built unless it is kept already."""
-    version = pinned_version('onedl-mmcv')
+    version = venv.stack.pinned_version(venv.stack.mmcv)
     torch_version = venv.evaluate('torch.__version__')
     device = 'cpu'
     if venv.evaluate('torch.cuda.is_available()') == 'True':
@@ -152,7 +180,7 @@ def mmcv_wheel(venv: Venv) -> Path:
 def build_mmcv(venv: Venv, version: str, folder: Path) -> None:
     """Compile mmcv's ops into a wheel in ``folder``, showing progress and time left."""
     command = [venv.python, '-m', 'pip', 'wheel', '-v', '--no-build-isolation', '--no-deps',
-               '--no-cache-dir', '-w', folder, f'onedl-mmcv=={version}']  # fmt: skip
+               '--no-cache-dir', '-w', folder, f'{venv.stack.mmcv}=={version}']  # fmt: skip
     env = {**venv.env, 'MMCV_WITH_OPS': '1'}
     env.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
     last_lines = collections.deque(maxlen=40)
@@ -208,17 +236,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--venv', type=Path, default=Path('.venv'),
                         help='virtual environment to install into (default: .venv)')  # fmt: skip
-    folder = parser.parse_args().venv.absolute()
+    parser.add_argument('--stack', choices=list(STACKS), default='tested',
+                        help='OpenMMLab packages: tested (default), those of requirements/'
+                             'tested.txt, or upstream')  # fmt: skip
+    args = parser.parse_args()
+    folder, stack = args.venv.absolute(), STACKS[args.stack]
     start = time.monotonic()
     say(f'[1/5] Machine: Python {platform.python_version()}, {os.cpu_count()} cores')
     check_machine(folder)
     say(f'[2/5] PyTorch, about 7 GB, into {folder}')
-    venv = Venv(folder)
+    venv = Venv(folder, stack)
     venv.pip_install('torch', 'torchvision', *BUILD_TOOLS)
     say('[3/5] mmcv with its compiled ops')
     venv.pip_install(str(mmcv_wheel(venv)))
     say('[4/5] MMEngine, MMDetection, MMPreTrain and mmwau itself')
-    venv.pip_install('-e', '.[detection,classification,analysis,dev]')
+    venv.pip_install(*stack.packages)
     say('[5/5] Check')
     check_installation(venv)
     say(f'Installed in {(time.monotonic() - start) / 60:.1f} min.')
