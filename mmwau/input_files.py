@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from .type_names import type_name
+
 # What to do about a folder that is missing, by its place.
 ADVICE = {
     'data/demo': 'draw it with: python tools/make_demo_data.py',
@@ -115,7 +117,7 @@ def check_data(cfg: Config, stages: Sequence[str]) -> None:
             if not isinstance(prefixes, dict):
                 prefixes = {'img': prefixes}
             annotations = _check_path(f'{name}.dataset.ann_file', root, dataset['ann_file'])
-            if annotations and dataset.get('type') == 'CocoDataset':
+            if annotations and type_name(dataset.get('type')) == 'CocoDataset':
                 _check_coco(
                     f'{name}.dataset.ann_file', annotations, dataset.get('test_mode', False)
                 )
@@ -172,7 +174,7 @@ def _datasets(dataset: dict | None) -> Iterator[dict]:
     if not isinstance(dataset, dict):
         return
     of_files = dataset.get('ann_file') or dataset.get('data_root')
-    if of_files and _is_here(dataset) and dataset.get('type') not in FETCHED:
+    if of_files and _is_here(dataset) and type_name(dataset.get('type')) not in FETCHED:
         yield dataset
     yield from _datasets(dataset.get('dataset'))
     for part in dataset.get('datasets') or []:

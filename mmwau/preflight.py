@@ -16,6 +16,7 @@ from .hook import WAUHook, wrong_runner, wrong_wrapper
 from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
 from .optim_wrapper import WAUMixin, sharded
 from .overlap_hook import OverlapHook, check_alone
+from .type_names import type_name
 
 COMPARISONS = (RePrHook, DSDHook, OrthogonalityHook, DropoutHook)
 SHARDED_TYPES = (
@@ -101,7 +102,7 @@ def check_wau(cfg: Config) -> None:
     ]
     kinds = [kind for kind, _ in hooks]
     if WAUHook in kinds and not is_wau:
-        raise TypeError(wrong_wrapper(str(wrapper.get('type', 'OptimWrapper'))))
+        raise TypeError(wrong_wrapper(_name(wrapper) or 'OptimWrapper'))
     check_alone([kind for kind in kinds if issubclass(kind, OverlapHook)])
     for kind, hook in hooks:
         elsewhere = ('type', '_scope_', 'priority')
@@ -137,8 +138,7 @@ def _check_wrapper(wrapper_type: type[WAUMixin], settings: dict) -> None:
 
 def _name(part: dict | str | type | None) -> str | None:
     """Name of the type that a part of a config has, or is."""
-    kind = part.get('type') if isinstance(part, dict) else part
-    return kind.__name__ if isinstance(kind, type) else kind
+    return type_name(part.get('type') if isinstance(part, dict) else part)
 
 
 def _class_of(name_or_class: str | type | None, registry) -> type | None:

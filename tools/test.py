@@ -1,8 +1,9 @@
 """Test a trained detector or classifier: metrics, and predictions as pictures."""
 
 import argparse
+from copy import copy
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
 from mmwau.preflight import check_test_config
@@ -51,7 +52,9 @@ def use_tta(cfg: Config) -> None:
     """
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise ValueError('--tta needs tta_model and tta_pipeline in the config')
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    tta_model = copy(cfg.tta_model)
+    tta_model.module = cfg.model
+    cfg.model = tta_model
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -60,7 +63,8 @@ def use_tta(cfg: Config) -> None:
 
 def dump_predictions(cfg: Config, path: str) -> None:
     """Add a metric that writes the predictions to a file."""
-    dump = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    scope = cfg.get('default_scope') or cfg.to_dict()['model']['type'].partition('.')[0]
+    dump = 'mmdet.DumpDetResults' if scope == 'mmdet' else 'DumpResults'
     metrics = cfg.test_evaluator
     metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
     cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=path)]

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmwau.checkpoint import remove_unfinished
 from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
 from mmwau.preflight import check_train_config
+from mmwau.type_names import type_name
 
 AMP_TWIN = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
 
@@ -37,8 +38,7 @@ def use_amp(cfg: Config) -> None:
     Raises:
         ValueError: If the wrapper has no known twin.
     """
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    wrapper = wrapper if isinstance(wrapper, str) else wrapper.__name__
+    wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if wrapper in AMP_TWIN.values():
         return
     if wrapper not in AMP_TWIN:

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmwau.hook import WAUHook
 from mmwau.optim_wrapper import WAUMixin
 from mmwau.overlap_hook import MOVEMENTS
+from mmwau.type_names import type_name
 
 from .labels import name_some
 
@@ -364,8 +365,8 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
     return dict(_flatten(parts)), wau
 
 
-def _type(part: Mapping) -> str:
-    return str(part.get('type', '')).rpartition('.')[2]
+def _type(part: Mapping) -> str | None:
+    return type_name(part.get('type'))
 
 
 def _defaults(owner: type) -> dict[str, object]:
