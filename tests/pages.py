@@ -116,7 +116,9 @@ def parser_of(script):
         try:
             runpy.run_path(str(script), run_name='__main__')
         except Found as found:
-            return found.args[0]
+            parser = found.args[0]
+            parser.allow_abbrev = False  # what is written down is written out
+            return parser
     raise AssertionError(f'{script} does not parse its options')
 
 
