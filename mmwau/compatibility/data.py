@@ -1,0 +1,74 @@
+"""Drawn data for recipes of any kind: boxes, masks, a semantic map, classes."""
+
+import json
+import shutil
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from mmwau.datasets.shapes import CLASSES, make_shapes
+
+SIDE = 128
+NUM_IMAGES = 8
+
+
+def make_data(root: str | Path) -> Path:
+    """Draw shapes into a new folder, in the two layouts that recipes read; return the folder.
+
+    ``detection/`` is laid out like COCO, with the box of each shape as its mask too, and a semantic
+    map for each image (0 is background, then the classes). ``classification/`` has the same images
+    in two folders, one for each class.
+
+    Raises:
+        FileExistsError: If ``root`` exists.
+    """
+    root = Path(root)
+    if root.exists():
+        raise FileExistsError(f'{root} exists already; remove it to draw the data set anew')
+    detection = root / 'detection'
+    make_shapes(detection, {'train': NUM_IMAGES}, image_size=SIDE)
+    path = detection / 'annotations' / 'instances_train.json'
+    content = json.loads(path.read_text())
+    maps = {image['id']: Image.new('L', (SIDE, SIDE)) for image in content['images']}
+    for annotation in content['annotations']:
+        left, top, width, height = annotation['bbox']
+        right, bottom = left + width, top + height
+        annotation['segmentation'] = [[left, top, right, top, right, bottom, left, bottom]]
+        draw = ImageDraw.Draw(maps[annotation['image_id']])
+        draw.rectangle((left, top, right, bottom), fill=annotation['category_id'])
+    path.write_text(json.dumps(content))
+    (detection / 'semantic').mkdir()
+    for image in content['images']:
+        name = Path(image['file_name'])
+        maps[image['id']].save(detection / 'semantic' / f'{name.stem}.png')
+        place = root / 'classification' / 'train' / CLASSES[image['id'] % 2] / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(detection / 'train' / name, place)
+    return root
+
+
+def drawn_detection(dataset: dict, root: Path, num_classes: int) -> dict:
+    """A recipe's data set of files, with the drawn images for its own and its own pipeline.
+
+    Args:
+        dataset: The part of the config.
+        root: What :func:`make_data` returned.
+        num_classes: How many classes the recipe's head tells apart, at least 1. Those that are not
+            drawn have names too.
+    """
+    names = [*CLASSES, *(f'class {index}' for index in range(len(CLASSES), num_classes))]
+    kept = {key: dataset[key] for key in ('pipeline', 'filter_cfg') if key in dataset}
+    return dict(
+        type='CocoDataset', data_root=str(root / 'detection'),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/', seg='semantic/'),
+        metainfo=dict(classes=tuple(names[:num_classes])), **kept,
+    )  # fmt: skip
+
+
+def drawn_classification(dataset: dict, root: Path) -> dict:
+    """The same for data sets of MMPreTrain."""
+    return dict(
+        type='CustomDataset', data_root=str(root / 'classification'), data_prefix='train',
+        pipeline=dataset['pipeline'],
+    )  # fmt: skip

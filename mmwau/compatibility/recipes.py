@@ -1,0 +1,328 @@
+"""The recipes of MMDetection and MMPreTrain: which to try, how to make them small, WAU added."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from .data import SIDE, drawn_classification, drawn_detection
+
+PROJECTS = ('mmdet', 'mmpretrain')
+WRAPPER = 'WAUOptimWrapper'
+SEED = 3
+UPDATE_RATIO = 0.5
+UPDATES = 2
+BATCH_SIZE = 2
+# From small to large, as names of recipes have it; what has none of these stands in the middle.
+WORDS = (
+    'atto femto pico nano', 'xxsmall xsmall tiny t 5m', 'small s', '', 'medium m base b',
+    'large l x xlarge', 'huge giant h g',
+)  # fmt: skip
+SMALL_RESNETS = r'(?:r|resnet)(18|34|50)(?![0-9])'
+# Sizes of images, in transforms and batch augmentations of detectors.
+SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'random_size_range', 'pad_size')
+# At most so many regions and queries.
+FEW = {
+    **dict.fromkeys(('num_queries', 'num_proposals', 'num_dn_queries'), 20),
+    **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
+    'num': 16,  # regions that a sampler draws
+}
+VIDEO = ('MOTChallengeDataset', 'YouTubeVISDataset', 'ReIDDataset')
+PROPOSALS = ('LoadProposals', 'ProposalBroadcaster')
+# Names of what is for other uses than training on a CPU.
+OTHER_USES = ('deploy', 'delopy', 'ipu', 'tta')
+
+
+@dataclass(frozen=True)
+class Exempt:
+    """What one family needs beside the general rules.
+
+    Args:
+        reason: Why.
+        mark: What names of the family's own recipes have, where it is not the family's name.
+        image_side: Side of the images of a detector, in pixels.
+        settings: Settings of the config, by their dotted names.
+    """
+
+    reason: str
+    mark: str = ''
+    image_side: int = SIDE
+    settings: dict = field(default_factory=dict)
+
+
+def inside(module: str) -> dict:
+    """The setting for a detector inside of another module."""
+    return {'optim_wrapper.targets': (f'{module}.backbone', f'{module}.neck')}
+
+
+EXEMPT = {
+    'mmdet/ssd': Exempt(
+        'SSD itself, not the light one; the sizes of its feature maps are fixed', 'ssd300', 300
+    ),
+    'mmdet/dcn': Exempt('deformable convolution, not pooling', 'dconv'),
+    'mmdet/dcnv2': Exempt('deformable convolution, not pooling', 'mdconv'),
+    'mmdet/cascade_rpn': Exempt(
+        'the RPN alone can not be built, without WAU neither', 'faster-rcnn'
+    ),
+    'mmdet/gcnet': Exempt('with the global context block, not its baseline', 'gcb'),
+    'mmdet/soft_teacher': Exempt('targets name the student', settings=inside('student')),
+    **{
+        f'mmdet/{family}': Exempt('targets name the detector', settings=inside('detector'))
+        for family in ('bytetrack', 'ocsort')
+    },
+}
+
+
+class NotTriedError(Exception):
+    """A recipe that this tool does not try, with the reason."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that a project ships.
+
+    Args:
+        project: ``'mmdet'`` or ``'mmpretrain'``.
+        family: Folder of its configs.
+        path: The config, or None if the family has none to try.
+        reason: Why there is none; ``''`` otherwise.
+    """
+
+    project: str
+    family: str
+    path: Path | None = None
+    reason: str = ''
+
+    @property
+    def name(self) -> str:
+        """What the record of the family is found by."""
+        return f'{self.project}/{self.family}'
+
+
+def zoo_of(project: str) -> Path:
+    """Folder of the configs that a project brings along when it is installed.
+
+    Raises:
+        FileNotFoundError: If it has brought none.
+    """
+    folder = Path(import_module(project).__file__).parent / '.mim' / 'configs'
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'{folder} does not exist: this {project} was installed without its configs. Install '
+            f'the wheel of {project}, or run "pip install" without --editable'
+        )
+    return folder
+
+
+def find_families(project: str) -> list[str]:
+    """Folders of configs of a project, in alphabetical order."""
+    return sorted(path.name for path in zoo_of(project).iterdir() if path.name != '_base_')
+
+
+def choose_recipe(project: str, family: str) -> Recipe:
+    """Choose the smallest recipe of a family that can be tried on drawn data.
+
+    Raises:
+        ValueError: If there is no such family.
+    """
+    folder = zoo_of(project) / family
+    if not folder.is_dir():
+        raise ValueError(f'{project} has no configs in {folder}; got family={family!r}')
+    reasons = []
+    exempt = EXEMPT.get(f'{project}/{family}')
+    mark = exempt.mark if exempt and exempt.mark else family
+    for path in sorted(folder.glob('*.py'), key=lambda path: size_of(path.stem, mark)):
+        try:
+            why_not_tried(read_recipe(path))
+            return Recipe(project, family, path)
+        except NotTriedError as error:
+            reasons.append(str(error))
+        except Exception as error:  # a recipe can need what is not installed
+            reasons.append(short(error))
+    return Recipe(project, family, reason=reasons[0] if reasons else 'no recipes')
+
+
+def size_of(name: str, mark: str) -> tuple:
+    """A key that sorts names of recipes: those with the mark first, then by size of the network."""
+
+    def plain(text: str) -> str:
+        return re.sub('[^a-z0-9]', '', text.lower())
+
+    words = re.split('[-_]', name.lower())
+    sizes = [size for size, known in enumerate(WORDS) if set(words) & set(known.split())]
+    size = 0 if re.search(SMALL_RESNETS, name) else min(sizes, default=3)
+    is_other = bool(set(words) & set(OTHER_USES))
+    # Names end in the data: plain COCO and ImageNet before what is derived from them.
+    is_plain = name.endswith(('_coco', '_in1k'))
+    numbers = tuple(map(int, re.findall('[0-9]+', name)))
+    return is_other, plain(mark) not in plain(name), not is_plain, size, numbers, len(name), name
+
+
+def read_recipe(path: Path) -> Config:
+    """Read a config file."""
+    return Config.fromfile(path)
+
+
+def why_not_tried(cfg: Config) -> None:
+    """Raise if a recipe needs what this tool can't draw, or has no training.
+
+    Raises:
+        NotTriedError: It tells what.
+    """
+    if 'model' not in cfg or not cfg.get('train_dataloader'):
+        raise NotTriedError('no recipe with a training part')
+    found = set()
+    visit(cfg.model, lambda part, key, value: found.add(key) or value)
+    if found & {'language_model', 'tokenizer', 'text_backbone', 'lang_encoder'}:
+        raise NotTriedError('needs texts and the weights of a language model: not tried')
+    visit(
+        cfg.train_dataloader.dataset,
+        lambda part, key, value: found.add(value) or value if key == 'type' else value,
+    )
+    if found & set(VIDEO):
+        raise NotTriedError('needs videos, or images of tracked objects: not tried')
+    if found & set(PROPOSALS):
+        raise NotTriedError('needs a file of proposals: not tried')
+    if 'CocoPanopticDataset' in found:
+        raise NotTriedError('needs panoptic data, and the package panopticapi: not tried')
+
+
+def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
+    """Add WAU by the three lines of the README; what a recipe has already stays beside them.
+
+    Recipes with automatic mixed precision are trained in float32: MMEngine's wrapper for it refuses
+    a machine without an accelerator.
+    """
+    imports = cfg.get('custom_imports') or {}
+    cfg.custom_imports = dict(
+        imports=['mmwau', *_listed(imports.get('imports', []))], allow_failed_imports=False
+    )
+    for of_amp in ('loss_scale', 'dtype', 'use_fsdp'):
+        cfg.optim_wrapper.pop(of_amp, None)
+    cfg.optim_wrapper.update(type=wrapper, update_ratio=UPDATE_RATIO)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WAUHook')]
+
+
+def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
+    """Make a recipe small enough for a CPU, by rules that are the same for all recipes.
+
+    No pretrained weights, SyncBN becomes BN, few regions and queries; drawn images, small ones for
+    detectors; 2 images in a batch, no workers; a constant learning rate; two updates, of at most
+    two iterations each; neither validation nor checkpoints. The rest stays: pipelines and wrappers
+    of data sets, samplers, losses, optimizers and their parameter groups, clipping, EMA and other
+    hooks.
+
+    Args:
+        cfg: The config, changed in place.
+        project: The project that it comes from.
+        data: What :func:`mmwau.compatibility.data.make_data` returned.
+        side: Longest side of the images of detectors, in pixels.
+    """
+    visit(cfg.model, _shrink_model)
+    loader = cfg.train_dataloader
+    if project == 'mmdet':
+        for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
+            visit(part, lambda part, key, value: _at_most(value, side) if key in SIZES else value)
+        num_classes = min(_values(cfg.model, 'num_classes'), default=80)
+        loader.dataset = _replace_files(
+            loader.dataset, lambda dataset: drawn_detection(dataset, data, num_classes)
+        )
+    else:
+        loader.dataset = _replace_files(
+            loader.dataset, lambda dataset: drawn_classification(dataset, data)
+        )
+    # A sampler that mixes sources has a batch of its own.
+    if 'batch_size' not in (loader.get('sampler') or {}):
+        loader.batch_size = BATCH_SIZE
+    loader.update(num_workers=0, persistent_workers=False)
+    for unused in ('prefetch_factor', 'pin_memory', 'num_batch_per_epoch'):
+        loader.pop(unused, None)
+    counts = min(cfg.optim_wrapper.get('accumulative_counts', 1), 2)
+    cfg.optim_wrapper.accumulative_counts = counts
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=UPDATES * counts)
+    cfg.param_scheduler = cfg.load_from = None
+    cfg.resume = False
+    for stage in ('val', 'test'):
+        for part in ('dataloader', 'evaluator', 'cfg'):
+            cfg[f'{stage}_{part}'] = None
+    cfg.default_hooks.update(checkpoint=None, logger=dict(type='LoggerHook', interval=1))
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.randomness = dict(seed=SEED)
+    cfg.launcher = 'none'
+    cfg.visualizer = None
+
+
+def prepare(recipe: Recipe, data: Path, wrapper: str = WRAPPER) -> Config:
+    """Read a recipe, make it small and add WAU."""
+    cfg = read_recipe(recipe.path)
+    exempt = EXEMPT.get(recipe.name, Exempt('none'))
+    shrink(cfg, recipe.project, data, exempt.image_side)
+    add_wau(cfg, wrapper)
+    cfg.merge_from_dict(exempt.settings)
+    return cfg
+
+
+def visit(part: object, change: Callable[[dict, str, object], object]) -> None:
+    """Let ``change(dict, key, value)`` give every value in a part of a config anew, from above."""
+    if isinstance(part, dict):
+        for key in list(part):
+            part[key] = change(part, key, part[key])
+            visit(part[key], change)
+    elif isinstance(part, (list, tuple)):
+        for item in part:
+            visit(item, change)
+
+
+def short(error: BaseException) -> str:
+    """An error in one line: its kind and the first line that it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else ''
+    return f'{type(error).__name__}: {said[:200]}' if said else type(error).__name__
+
+
+def _shrink_model(part: dict, key: str, value: object) -> object:
+    if key == 'init_cfg' and 'Pretrained' in _values(value, 'type'):
+        return None
+    if key in ('pretrained', 'teacher_ckpt'):
+        return False if value is True else None
+    if key == 'type' and value in ('SyncBN', 'MMSyncBN'):
+        return 'BN'
+    if key == 'teacher_config' and isinstance(value, str):
+        teacher = read_recipe(zoo_of('mmdet').parent / value)
+        return ConfigDict(model=teacher.model)
+    if key in FEW and isinstance(value, int):
+        return min(value, FEW[key])
+    return value
+
+
+def _at_most(value: object, limit: int) -> object:
+    """Integers of a size, or of a list of sizes, cut at a limit."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_at_most(item, limit) for item in value)
+    return min(value, limit) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _values(part: object, key: str) -> list:
+    """All that stands under a key somewhere in a part of a config."""
+    found = []
+    visit(part, lambda _, at, value: found.append(value) or value if at == key else value)
+    return found
+
+
+def _replace_files(dataset: dict, drawn: Callable[[dict], dict]) -> dict:
+    """Replace the data sets made of files, inside of what wraps, repeats or joins them."""
+    if 'dataset' in dataset:
+        return {**dataset, 'dataset': _replace_files(dataset['dataset'], drawn)}
+    if 'datasets' in dataset:
+        return {
+            **dataset,
+            'datasets': [_replace_files(each, drawn) for each in dataset['datasets']],
+        }
+    return drawn(dataset)
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)

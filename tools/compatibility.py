@@ -1,0 +1,153 @@
+"""Train recipes of MMDetection and MMPreTrain for two updates with WAU, and tell which work.
+
+    python tools/compatibility.py
+
+Of each family (a folder of configs of the installed packages) the smallest recipe gets WAU's three
+lines, is made small enough for a CPU, and is trained on drawn images in a process of its own. What
+held filters keep and what active ones move is compared bit for bit. Stopped or killed, the same
+command goes on with the next recipe; the report tells what failed too.
+"""
+
+import argparse
+import os
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
+from pathlib import Path
+
+from mmwau.compatibility.data import make_data
+from mmwau.compatibility.recipes import PROJECTS, Recipe, choose_recipe, find_families
+from mmwau.compatibility.report import read_records, write_records, write_report
+from mmwau.compatibility.trial import FAILED, Record, try_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK_DIR = ROOT / 'work_dirs' / 'compatibility'
+COMMAND = 'python tools/compatibility.py'
+MEMORY_BYTES = 6 * 2**30
+IMPORTED_BEFORE = ('mmdet.models', 'mmpretrain.models', 'mmwau.compatibility.trial')
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--only', metavar='TEXT',
+        help='families with this text in their name (mmdet/fcos), again if they are done already',
+    )  # fmt: skip
+    parser.add_argument(
+        '--report', action='store_true',
+        help='write docs/compatibility.md and .json from what is done, train nothing',
+    )  # fmt: skip
+    parser.add_argument(
+        '--time-limit', type=int, default=300, metavar='SECONDS', help='of a recipe (default: 300)'
+    )
+    parser.add_argument(
+        '--work-dir', type=Path, default=WORK_DIR, metavar='FOLDER',
+        help='for records, logs and data (default: work_dirs/compatibility)',
+    )  # fmt: skip
+    args = parser.parse_args(arguments)
+    if args.time_limit < 1:
+        parser.error(f'--time-limit must be at least 1 second, got {args.time_limit}')
+    return args
+
+
+def train_in_process(recipe: Recipe, data: Path, folder: Path) -> None:
+    """Try a recipe and leave the record in a file; what it prints goes to ``log.txt``."""
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    # Also what libraries print past Python.
+    with open(folder / 'log.txt', 'w') as log, redirect_stdout(log), redirect_stderr(log):
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        write_records([try_recipe(recipe, data, folder / 'run')], folder / 'record.json')
+
+
+def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) -> Record:
+    """Try a recipe in a process of its own; a crash and a process that hangs are records too."""
+    folder = work_dir / recipe.project / recipe.family
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / 'record.json'
+    result.unlink(missing_ok=True)
+    # Processes start from one that has imported everything, and has done nothing else.
+    context = get_context('forkserver')
+    context.set_forkserver_preload(
+        ['mmdet.models', 'mmpretrain.models', 'mmwau.compatibility.trial']
+    )
+    process = context.Process(target=train_in_process, args=(recipe, data, folder))
+    process.start()
+    process.join(time_limit)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        reason = f'not done after {time_limit} seconds'
+    else:
+        reason = f'the process ended with exit status {process.exitcode}'
+    records = read_records(result)
+    if records:
+        return records[0]
+    name = recipe.path.parent.name + '/' + recipe.path.name
+    return Record(recipe.project, recipe.family, name, FAILED, reason, seconds=time_limit)
+
+
+def run(args: argparse.Namespace) -> list[Record]:
+    """Try what is not done yet; return all records."""
+    path = args.work_dir / 'records.json'
+    records = {record.name: record for record in read_records(path)}
+    names = [f'{project}/{family}' for project in PROJECTS for family in find_families(project)]
+    if args.only:
+        chosen = [name for name in names if args.only in name]
+        if not chosen:
+            raise ValueError(
+                f'--only {args.only}: no family has this in its name. There are: {", ".join(names)}'
+            )
+    else:
+        chosen = [name for name in names if name not in records]
+    data = args.work_dir / 'data'
+    if not data.exists():
+        make_data(data)
+    start = time.monotonic()
+    for done, name in enumerate(chosen):
+        recipe = choose_recipe(*name.split('/', 1))
+        if recipe.path is None:
+            record = Record(recipe.project, recipe.family, reason=recipe.reason)
+        else:
+            record = try_in_process(recipe, data, args.work_dir, args.time_limit)
+        records[name] = record
+        write_records([records[name] for name in names if name in records], path)
+        per_recipe = (time.monotonic() - start) / (done + 1)
+        left = per_recipe * (len(chosen) - done - 1) / 60
+        print(
+            f'[{done + 1}/{len(chosen)}] {name}: {record.result}'
+            + (f' ({record.reason})' if record.reason else '')
+            + f', {record.seconds:.0f} s; about {left:.0f} min left',
+            flush=True,
+        )
+    return list(records.values())
+
+
+def main() -> None:
+    """Try recipes, or write the report."""
+    args = parse_args()
+    try:
+        if args.report:
+            records = read_records(args.work_dir / 'records.json')
+            if not records:
+                raise FileNotFoundError(
+                    f'There are no records in {args.work_dir}: run the same command without '
+                    '--report first'
+                )
+            write_report(records, ROOT / 'docs')
+            print('Written: docs/compatibility.md, docs/compatibility.json')
+        else:
+            run(args)
+            print(f'Records: {args.work_dir / "records.json"}. The report: {COMMAND} --report')
+    except (ValueError, OSError) as error:
+        sys.exit(f'{shlex.join(sys.argv)}: {error}')
+
+
+if __name__ == '__main__':
+    main()
