@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
-from .optim_wrapper import WAUMixin
+from .optim_wrapper import WAUMixin, check_send
 from .overlap_hook import OverlapHook
 from .schedule import RatioSchedule
 
@@ -81,12 +81,8 @@ class WAUHook(OverlapHook):
         Raises:
             ValueError: If they are.
         """
-        if self.send_active_only and hold == 'weight':
-            raise ValueError(
-                "WAUHook: send_active_only=True does not go with hold='weight', under which the "
-                "optimizer's state takes the gradients of held slices too. Set "
-                "optim_wrapper.hold='state', or leave send_active_only out"
-            )
+        if self.send_active_only:
+            check_send(hold)
 
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start, and arrange what the processes send.
@@ -108,7 +104,7 @@ class WAUHook(OverlapHook):
         self.check_hold(runner.optim_wrapper.wau.hold)
         self._log_changed_schedule(runner)
         if self.send_active_only and is_distributed():
-            runner.optim_wrapper.send_active_alone(runner.model)
+            runner.optim_wrapper.send_active_only(runner.model)
         super().before_train(runner)
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:

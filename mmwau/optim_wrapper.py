@@ -18,7 +18,7 @@ from .held import can_step_active_alone
 from .skipping import HeldGradSkipper
 from .slices import Layer
 from .targets import AXES, check_targets, find_layers, find_left_out, is_below
-from .traffic import ActiveTraffic, send_active_alone
+from .traffic import ActiveTraffic, send_active_only
 from .wau import WAU, check_choice
 
 DEFAULT_TARGETS = ('backbone', 'neck')
@@ -67,7 +67,12 @@ class WAUMixin:
     ):
         self._has_seed = seed is not None
         self.wau = WAU(
-            update_ratio, sampler, hold, rescale, seed if self._has_seed else 0, min_active
+            update_ratio,
+            sampler=sampler,
+            hold=hold,
+            rescale=rescale,
+            seed=seed if self._has_seed else 0,
+            min_active=min_active,
         )
         check_choice('axis', axis, AXES)
         self.axis = axis
@@ -80,6 +85,7 @@ class WAUMixin:
         self._skipper: HeldGradSkipper | None = None
         self.traffic: ActiveTraffic | None = None
         self._parameters: list[Parameter] = []
+        self._count_at_step = 0
         self.active_fraction: float | None = None
         super().__init__(*args, **kwargs)
 
@@ -93,10 +99,13 @@ class WAUMixin:
 
         Raises:
             TypeError: If the model's parameters are cut over processes (FSDP and the like).
-            ValueError: If there is no convolution to hold below ``targets``, or no seed.
+            ValueError: If there is no convolution to hold below ``targets``, no seed, or the
+                optimizer does not fit (see :meth:`mmwau.wau.WAU.check_optimizer`).
         """
         super().initialize_count_status(model, init_counts, max_counts)
         refuse_sharded(model)
+        self.wau.check_optimizer(self.optimizer)
+        self._count_at_step = init_counts
         if not self._has_seed:
             self.wau = replace(self.wau, seed=self._seed_of_run())
         self._is_wrapped = is_model_wrapper(model)
@@ -139,13 +148,13 @@ class WAUMixin:
         self._follow_freezing()
         if self.active is not None or not self.layers:
             return
-        self.active = self._rule.select(self.layers.values(), update)
+        self.active = self._rule.select(self.layers, update)
         num_active = int(torch.cat(self.active).sum())
         self.active_fraction = num_active / sum(map(len, self.active))
         if self._skipper is not None:
             self._skipper.start(self.active)
         if self.traffic is not None:
-            self.traffic.start(self.layers.values(), self.active)
+            self.traffic.start(self.layers, self.active)
 
     def end_update(self) -> None:
         """Leave the model as it was before the update; after a step nothing is left to do."""
@@ -174,13 +183,22 @@ class WAUMixin:
             **kwargs: Arguments of the optimizer's ``step``.
 
         Raises:
-            RuntimeError: If :meth:`initialize_count_status` has not been called.
+            RuntimeError: If :meth:`initialize_count_status` has not been called, or no backward
+                pass went through the wrapper since the last step.
         """
         if not self._parameters:
             raise RuntimeError(
                 f'{type(self).__name__} does not know the model yet. The Runner tells it; in '
-                'a loop of your own call initialize_count_status(model, 0, max_iters) first.'
+                'a loop of your own call initialize_count_status(model, 0, max_iters) first, and '
+                'update_params(loss) in each iteration.'
             )
+        if self._inner_count == self._count_at_step:
+            raise RuntimeError(
+                f'{type(self).__name__} counts iterations by its own backward, which was not '
+                'called since the last step: every update would select the same slices. Call '
+                'update_params(loss), or backward(loss) of the wrapper instead of loss.backward()'
+            )
+        self._count_at_step = self._inner_count
         self._start_update(self.update_index)
         if self.active is None:
             super().step(**kwargs)
@@ -188,7 +206,7 @@ class WAUMixin:
             grads = None if self._skipper is None else self._skipper.grads
             if grads and not can_step_active_alone(self.optimizer):  # somebody has hooked into it
                 self._skipper.flush()
-            with self._rule.holding(self.optimizer, self.layers.values(), self.active, grads):
+            with self._rule.holding(self.optimizer, self.layers, self.active, grads):
                 super().step(**kwargs)
             self._tell_skipping()
         self.end_update()
@@ -219,7 +237,7 @@ class WAUMixin:
         for reason, count in reasons.items():
             print_log(f'WAU computes all gradients of {count} layers: {reason}', logger='current')
 
-    def send_active_alone(self, model: nn.Module) -> None:
+    def send_active_only(self, model: nn.Module) -> None:
         """Let the processes send each other the gradients of active slices alone.
 
         Args:
@@ -227,9 +245,10 @@ class WAUMixin:
 
         Raises:
             TypeError: If the model is not wrapped by ``DistributedDataParallel``.
-            ValueError: If the model has a communication hook already.
+            ValueError: If ``hold='weight'``, or the model has a communication hook already.
         """
-        self.traffic = send_active_alone(model)
+        check_send(self.wau.hold)
+        self.traffic = send_active_only(model)
 
     @property
     def update_ratio(self) -> float:
@@ -331,6 +350,16 @@ class WAUMixin:
                 logger='current',
                 level=logging.WARNING if self.wau.min_active == 0 else logging.INFO,
             )
+
+
+def check_send(hold: str) -> None:
+    """Raise if the gradients of held slices are needed and so can't be left out of what is sent."""
+    if hold == 'weight':
+        raise ValueError(
+            "WAUHook: send_active_only=True does not go with hold='weight', under which the "
+            "optimizer's state takes the gradients of held slices too. Set "
+            "optim_wrapper.hold='state', or leave send_active_only out"
+        )
 
 
 def check_skip(skip_held_grads: bool | None, hold: str) -> bool:

@@ -26,7 +26,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # are computed too, so that the number of slices is a multiple of this.
 BLOCK = 16
 # A slice is skipped where its gradient is this many multiplications, or more, for each element
-# that is gathered. See "How cost grows" of tools/benchmark.py.
+# that is gathered. See docs/speed.md.
 MIN_SAVED = 64
 
 
@@ -40,10 +40,10 @@ class HeldGradSkipper:
         layers = find_layers(model)
         skipper = HeldGradSkipper(model, layers)
         for update, batch in enumerate(batches):
-            active = wau.select(layers.values(), update)
+            active = wau.select(layers, update)
             with skipper.skipping(active):
                 loss_of(model, batch).backward()
-            with wau.holding(optimizer, layers.values(), active, skipper.grads):
+            with wau.holding(optimizer, layers, active, skipper.grads):
                 optimizer.step()
             optimizer.zero_grad()
 
@@ -83,9 +83,12 @@ class HeldGradSkipper:
                 active.
         """
         self.stop()
-        for slices in find_slices(self._layers, active):
-            if slices.param in self._convolutions:
-                self._convolutions[slices.param].start(slices)
+        found = {slices.param: slices for slices in find_slices(self._layers, active)}
+        for weight, convolution in self._convolutions.items():
+            if weight in found:
+                convolution.start(found[weight])
+            else:
+                convolution.reason = 'all their slices are active'
 
     def stop(self) -> None:
         """Leave the modules as they were."""
@@ -243,13 +246,14 @@ class _ConvolutionOfActive(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple:
         x, weight, computed = ctx.saved_tensors
         own, bias, active = ctx.own, ctx.bias, ctx.active
-        of_x, _, of_bias, *_ = ctx.needs_input_grad
-        grad_x = grad_bias = None
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        grad_x = grad_weight = grad_bias = None
         if of_x:
             grad_x = own.backward(grad, x, weight, [True, False, False])[0]
         rows_of_bias = of_bias and len(own.tensors) > 1
         rows, bias_rows = own.weight_rows(grad, x, weight, computed, rows_of_bias)
-        grad_weight = own.put_grad(own.weight, own.dim, active, rows)
+        if of_weight:
+            grad_weight = own.put_grad(own.weight, own.dim, active, rows)
         if rows_of_bias:
             grad_bias = own.put_grad(bias, 0, active, bias_rows)
         elif of_bias:

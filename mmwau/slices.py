@@ -1,6 +1,6 @@
 """The layers that WAU holds, and which of their slices are held in one update."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,10 @@ class Layer(NamedTuple):
     tensors: tuple[tuple[Parameter, int], ...]
 
 
+# As find_layers returns them, by name, or one after another.
+Layers = Mapping[str, Layer] | Iterable[Layer]
+
+
 class Slices(NamedTuple):
     """A parameter of which some slices are held in this update.
 
@@ -41,7 +45,12 @@ class Slices(NamedTuple):
     held: Tensor
 
 
-def find_slices(layers: Collection[Layer], active: Sequence[Tensor]) -> list[Slices]:
+def list_layers(layers: Layers) -> list[Layer]:
+    """The layers in a list."""
+    return list(layers.values() if isinstance(layers, Mapping) else layers)
+
+
+def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
     """Find what is active and what is held in the parameters of which some slice is held.
 
     The indices are made for all layers at once, and reach a GPU in one copy that nobody waits for.
@@ -49,7 +58,17 @@ def find_slices(layers: Collection[Layer], active: Sequence[Tensor]) -> list[Sli
     Args:
         layers: The layers.
         active: For each of them a bool tensor of shape (num_slices,) on the CPU.
+
+    Raises:
+        ValueError: If there is not one such tensor for each layer.
     """
+    layers = list_layers(layers)
+    if [layer.num_slices for layer in layers] != [len(mask) for mask in active]:
+        raise ValueError(
+            f'active must have a tensor of shape (num_slices,) for each of {len(layers)} layers, '
+            f'got {len(active)} of shapes {[tuple(mask.shape) for mask in active[:5]]}; it is what '
+            'WAU.select returns for the same layers'
+        )
     if not layers:
         return []
     is_active = torch.cat(list(active))

@@ -3,7 +3,7 @@
 All processes select the same slices, so that none needs to tell the others which ones it sends.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
@@ -12,7 +12,7 @@ from torch.futures import Future
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from .slices import Layer, Slices, find_slices
+from .slices import Layers, Slices, find_slices
 
 
 class ActiveTraffic:
@@ -23,7 +23,7 @@ class ActiveTraffic:
 
     Attributes:
         sent_bytes: Bytes of the gradients that this process gave to the all-reduce in the last
-            update that it communicated.
+            backward pass that communicated.
         dense_bytes: Bytes that it would have given without leaving out held slices.
     """
 
@@ -33,14 +33,13 @@ class ActiveTraffic:
         self.dense_bytes = 0
         self.slices: dict[Parameter, Slices] = {}
 
-    def start(self, layers: Collection[Layer], active: Sequence[Tensor]) -> None:
+    def start(self, layers: Layers, active: Sequence[Tensor]) -> None:
         """Leave out held slices from now on.
 
         Args:
             layers: The layers.
             active: For each of them a bool tensor of shape (num_slices,) on the CPU.
         """
-        self.sent_bytes = self.dense_bytes = 0
         self.slices = {slices.param: slices for slices in find_slices(layers, active)}
 
     def stop(self) -> None:
@@ -71,6 +70,8 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
         sent = torch.cat([piece.flatten() for piece in pieces])
     else:
         sent = flat
+    if bucket.index() == 0:
+        traffic.sent_bytes = traffic.dense_bytes = 0
     traffic.sent_bytes += sent.numel() * sent.element_size()
     traffic.dense_bytes += flat.numel() * flat.element_size()
     sent.mul_(1 / distributed.get_world_size(traffic.group))
@@ -89,7 +90,7 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
     return work.get_future().then(put_back)
 
 
-def send_active_alone(model: DistributedDataParallel) -> ActiveTraffic:
+def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
     """Let the processes that train a model send the gradients of active slices alone.
 
     Args:
@@ -104,7 +105,7 @@ def send_active_alone(model: DistributedDataParallel) -> ActiveTraffic:
     """
     if not isinstance(model, DistributedDataParallel):
         raise TypeError(
-            'send_active_alone needs a model in DistributedDataParallel, whose communication it '
+            'send_active_only needs a model in DistributedDataParallel, whose communication it '
             f'changes, got {type(model).__name__}'
         )
     traffic = ActiveTraffic(model.process_group)
@@ -112,7 +113,7 @@ def send_active_alone(model: DistributedDataParallel) -> ActiveTraffic:
         model.register_comm_hook(traffic, all_reduce_active)
     except RuntimeError as error:
         raise ValueError(
-            'send_active_alone: DistributedDataParallel has a communication hook already and takes '
+            'send_active_only: DistributedDataParallel has a communication hook already and takes '
             'one alone. Leave that one out, or put fp16_compress_wrapper around '
             'mmwau.traffic.all_reduce_active and register that'
         ) from error

@@ -3,7 +3,7 @@
 In each update only a random subset of every layer's slices moves (they are *active*);
 the others keep their weights (they are *held*)::
 
-    layers = find_layers(model).values()  # mmwau.targets
+    layers = find_layers(model)  # mmwau.targets
     wau = WAU(update_ratio=0.5, seed=0)
     for update, batch in enumerate(batches):
         loss_of(model, batch).backward()
@@ -19,9 +19,9 @@ a deep convolutional network", Computational Visual Media 6(4), 2020, doi
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from .held import (
     zero_grads,
 )
 from .random_numbers import random_numbers
-from .slices import Layer, find_slices
+from .slices import Layers, find_slices, list_layers
 
 SAMPLERS = ('uniform', 'with_replacement', 'bernoulli', 'cyclic')
 HOLDS = ('weight', 'state', 'grad')
@@ -85,6 +85,7 @@ class WAU:
     """
 
     update_ratio: float = 0.5
+    _: KW_ONLY
     sampler: str = 'uniform'
     hold: str = 'weight'
     rescale: bool = False
@@ -99,23 +100,23 @@ class WAU:
             raise TypeError(f'rescale must be True or False, got {self.rescale!r}')
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise TypeError(f'seed must be an integer, got {self.seed!r}')
-        if not isinstance(self.min_active, int) or self.min_active not in (0, 1):
+        if type(self.min_active) is not int or self.min_active not in (0, 1):
             raise ValueError(
                 f'min_active must be 1 or 0, got {self.min_active!r}; 0 lets layers stand still '
                 'whose number of draws is rounded to 0'
             )
 
-    def select(self, layers: Collection[Layer], update: int) -> list[Tensor]:
+    def select(self, layers: Layers, update: int) -> list[Tensor]:
         """Select the active slices of every layer for one update.
 
         Args:
-            layers: The layers.
+            layers: The layers, as :func:`mmwau.targets.find_layers` returns them or in a list.
             update: Index of the update, counted from 0.
 
         Returns:
             For each layer a bool tensor of shape (num_slices,) on the CPU, True where active.
         """
-        layers = list(layers)
+        layers = list_layers(layers)
         if self.update_ratio == 1 or not layers:
             return [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
         # Layers of one size are drawn together, and the random numbers of all at once: a few
@@ -174,11 +175,23 @@ class WAU:
         expected = self.update_ratio * num_slices
         return math.floor(expected) if self.sampler == 'with_replacement' else round(expected)
 
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Raise if what a held slice keeps can't be kept with this optimizer.
+
+        Raises:
+            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices.
+        """
+        if self.hold == 'state' and isinstance(inner(optimizer), (LBFGS, Rprop)):
+            raise ValueError(
+                "hold='state' needs an optimizer whose state has one row for each slice, starting "
+                f"at zero; {type(inner(optimizer)).__name__}'s has not. Use hold='weight' with it."
+            )
+
     @contextmanager
     def holding(
         self,
         optimizer: Optimizer,
-        layers: Collection[Layer],
+        layers: Layers,
         active: Sequence[Tensor],
         grads: MutableMapping[Parameter, Tensor] | None = None,
     ) -> Iterator[None]:
@@ -189,22 +202,18 @@ class WAU:
 
         Args:
             optimizer: The optimizer that makes the step. It may hold other parameters too.
-            layers: The layers.
-            active: What :meth:`select` returned for them.
+            layers: The layers, as :meth:`select` got them.
+            active: What it returned for them.
             grads: Where held gradients are skipped, the ``grads`` of the
                 :class:`mmwau.skipping.HeldGradSkipper`. Under ``'state'`` the common optimizers
                 then step over the active slices alone: inside, these are the parameters, and
                 afterwards their ``grad`` is None.
 
         Raises:
-            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices, or if
-                there are ``grads`` that the optimizer can't use.
+            ValueError: If the optimizer does not fit (see :meth:`check_optimizer`), there are
+                ``grads`` that it can't use, or ``active`` is not that of the layers.
         """
-        if self.hold == 'state' and isinstance(inner(optimizer), (LBFGS, Rprop)):
-            raise ValueError(
-                "hold='state' needs an optimizer whose state has one row for each slice, starting "
-                f"at zero; {type(inner(optimizer)).__name__}'s has not. Use hold='weight' with it."
-            )
+        self.check_optimizer(optimizer)
         steps_alone = (
             self.hold == 'state' and grads is not None and can_step_active_alone(optimizer)
         )

@@ -356,6 +356,26 @@ def wrapper_of(**options):
     return wrapper, model
 
 
+def test_a_backward_pass_beside_the_wrapper_is_told():
+    wrapper, model = wrapper_of(seed=0)
+    for count in range(2):
+        with wrapper.optim_context(model):
+            loss = model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
+        wrapper.backward(loss) if count == 0 else loss.backward()
+        if count == 0:
+            wrapper.step()
+    with pytest.raises(RuntimeError, match=r'backward\(loss\) of the wrapper instead of loss.back'):
+        wrapper.step()
+
+
+def test_an_optimizer_without_rows_of_state_is_told_before_training(tmp_path):
+    wrapper = dict(type='WAUOptimWrapper', hold='state', optimizer=dict(type='Rprop', lr=0.01))
+    runner = small_runner(tmp_path, wrapper)
+    with pytest.raises(ValueError, match="Rprop's has not. Use hold='weight'"):
+        runner.train()
+    assert runner.iter == 0
+
+
 def find_neck():
     from mmwau import find_layers
 

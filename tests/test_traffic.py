@@ -1,15 +1,23 @@
 """What one process can show; two of them are in test_distributed.py."""
 
 import pytest
+import torch
 from small import SmallModel, small_runner
 
-from mmwau.traffic import send_active_alone
+from mmwau import WAUOptimWrapper
+from mmwau.traffic import send_active_only
 
 
 def test_a_model_that_is_not_distributed_is_told():
     words = 'needs a model in DistributedDataParallel, .* got SmallModel'
     with pytest.raises(TypeError, match=words):
-        send_active_alone(SmallModel())
+        send_active_only(SmallModel())
+
+
+def test_a_wrapper_that_needs_all_gradients_sends_all():
+    optimizer = torch.optim.SGD(SmallModel().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"does not go with hold='weight'"):
+        WAUOptimWrapper(optimizer=optimizer).send_active_only(SmallModel())
 
 
 def test_one_process_has_nothing_to_send(tmp_path):

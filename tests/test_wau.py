@@ -99,7 +99,7 @@ def layer(num_slices, name='conv.weight'):
 
 
 def select(num_slices, update=0, ratio=0.5, sampler='uniform', seed=0, name='conv.weight'):
-    return WAU(ratio, sampler, seed=seed).select([layer(num_slices, name)], update)[0]
+    return WAU(ratio, sampler=sampler, seed=seed).select([layer(num_slices, name)], update)[0]
 
 
 class TestSelection:
@@ -124,6 +124,26 @@ class TestSelection:
         assert not torch.equal(one, select(64, 4, sampler=sampler))
         assert not torch.equal(one, select(64, 3, sampler=sampler, seed=1))
         assert not torch.equal(one, select(64, 3, sampler=sampler, name='other.weight'))
+
+    @pytest.mark.parametrize(
+        ('sampler', 'expected'),
+        [
+            ('uniform', '01011001'),
+            ('with_replacement', '00010110'),
+            ('bernoulli', '00011000'),
+            ('cyclic', '00011011'),
+        ],
+    )
+    def test_is_what_it_was_in_earlier_versions(self, sampler, expected):
+        """Whoever resumes or repeats a training with a newer version has the same selections."""
+        active = select(8, update=3, sampler=sampler)
+        assert ''.join(str(int(one)) for one in active) == expected
+
+    def test_takes_layers_in_any_form(self):
+        layers = find_layers(network())
+        expected = WAU().select(list(layers.values()), 0)
+        for form in (layers, layers.values(), iter(layers.values())):
+            assert all(map(torch.equal, WAU().select(form, 0), expected))
 
     @pytest.mark.parametrize('sampler', SAMPLERS)
     def test_leaves_the_global_random_state_alone(self, sampler):
@@ -159,12 +179,12 @@ class TestSelection:
     @pytest.mark.parametrize('sampler', ['uniform', 'with_replacement', 'cyclic', 'bernoulli'])
     def test_with_min_active_0_layers_can_stand_still(self, sampler):
         still = [
-            not WAU(0.2, sampler, min_active=0).select([layer(2)], update)[0].any()
+            not WAU(0.2, sampler=sampler, min_active=0).select([layer(2)], update)[0].any()
             for update in range(100)
         ]
         # round(0.4) and floor(0.4) are 0; of two slices on their own both are held 64 % of times.
         assert sum(still) == 100 if sampler != 'bernoulli' else 45 < sum(still) < 83
-        assert WAU(0.2, sampler, min_active=1).select([layer(2)], 0)[0].any()
+        assert WAU(0.2, sampler=sampler, min_active=1).select([layer(2)], 0)[0].any()
 
     @pytest.mark.parametrize(
         ('sampler', 'expected'),
@@ -177,12 +197,13 @@ class TestSelection:
     )
     def test_every_slice_is_active_as_often_as_expected(self, sampler, expected):
         updates = 2000
-        often = sum(select(256, update, sampler=sampler).double() for update in range(updates))
+        drawn = torch.stack([select(256, update, sampler=sampler) for update in range(updates)])
+        often = drawn.double().sum(0)
         # The seed is fixed. Over all seeds, one of 256 slices strays this far once in 6,000 times.
         margin = 5 * math.sqrt(expected * (1 - expected) / updates)
         assert (often / updates - expected).abs().max() < margin
         # Drawn on their own, not in step: two slices are both active as often as chance has it.
-        both = sum(bool(select(256, update, sampler=sampler)[:2].all()) for update in range(2000))
+        both = int(drawn[:, :2].all(dim=1).sum())
         assert abs(both / updates - expected**2) < 0.06
 
 
@@ -206,7 +227,7 @@ class TestHolding:
         fast_optimizer, slow_optimizer = make(groups_of(fast)), make(groups_of(slow))
         fast_layers = find_layers(fast, axis=axis).values()
         slow_layers = find_layers(slow, axis=axis).values()
-        wau = WAU(ratio, sampler, hold, rescale, seed=7, min_active=min_active)
+        wau = WAU(ratio, sampler=sampler, hold=hold, rescale=rescale, seed=7, min_active=min_active)
         strides = [param.stride() for param in fast.parameters()]
         for update in range(20):
             for model, optimizer in ((fast, fast_optimizer), (slow, slow_optimizer)):
@@ -246,7 +267,7 @@ class TestHolding:
         input channels, drawn with replacement, take their step, all else takes it whole.
         """
         ratio, lr, momentum, decay = 0.4, 0.1, 0.9, 1e-3
-        wau = WAU(ratio, 'with_replacement', 'weight', seed=5, min_active=min_active)
+        wau = WAU(ratio, sampler='with_replacement', seed=5, min_active=min_active)
         convolutions = [nn.Conv2d(3, 8, 3), nn.Conv2d(2, 6, 1), nn.Conv2d(4, 4, 3, groups=4)]
         torch.manual_seed(0)
         ours = Network(convolutions)
@@ -322,7 +343,7 @@ class TestHolding:
     @pytest.mark.parametrize('hold', HOLDS)
     @pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
     def test_ratio_1_is_plain_training(self, optimizer_name, hold, sampler):
-        wau = WAU(1, sampler, hold, rescale=True)
+        wau = WAU(1, sampler=sampler, hold=hold, rescale=True)
         model, plain = network(), network()
         optimizer = OPTIMIZERS[optimizer_name](model.parameters())
         plain_optimizer = OPTIMIZERS[optimizer_name](plain.parameters())
@@ -334,6 +355,30 @@ class TestHolding:
                 optimizer.step()
             plain_optimizer.step()
         assert_same_training(model, optimizer, plain, plain_optimizer)
+
+    @pytest.mark.parametrize('form', [dict, list, iter])
+    def test_holds_layers_in_any_form(self, form):
+        model = network()
+        optimizer = OPTIMIZERS['momentum'](model.parameters())
+        layers = find_layers(model)
+        active = WAU().select(layers, 0)
+        before = {name: layer.tensors[0][0].detach().clone() for name, layer in layers.items()}
+        model.loss(0).backward()
+        with WAU().holding(optimizer, layers if form is dict else form(layers.values()), active):
+            optimizer.step()
+        for (name, layer), mask in zip(layers.items(), active, strict=True):
+            param, dim = layer.tensors[0]
+            moved = (param != before[name]).transpose(0, dim).flatten(1).any(dim=1)
+            assert torch.equal(moved, mask), name
+
+    def test_refuses_a_selection_of_other_layers(self):
+        model = network()
+        layers = list(find_layers(model).values())
+        active = WAU().select(layers, 0)
+        optimizer = OPTIMIZERS['momentum'](model.parameters())
+        with pytest.raises(ValueError, match=r'for each of 3 layers, got 4 of shapes \[\(8,\)'):  # noqa: SIM117
+            with WAU().holding(optimizer, layers[1:], active):
+                optimizer.step()
 
     @pytest.mark.parametrize('optimizer', [torch.optim.LBFGS, torch.optim.Rprop])
     def test_refuses_optimizers_whose_state_does_not_go_by_slices(self, optimizer):

@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 
 from mmwau import WAU, find_layers, skipping
 from mmwau.launch import leave_processes
-from mmwau.traffic import ActiveTraffic, all_reduce_active, send_active_alone
+from mmwau.traffic import ActiveTraffic, all_reduce_active, send_active_only
 from mmwau.wau import HOLDS, SAMPLERS
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=0.01)
@@ -140,7 +140,7 @@ def print_hooks():
         if rank == 0:
             print('HOOK', name, good, zero, traffic.sent_bytes, traffic.dense_bytes, sep=' | ')
         try:
-            send_active_alone(wrapped)
+            send_active_only(wrapped)
         except ValueError as error:
             print('TWICE', error, sep=' | ') if rank == 0 else None
 
@@ -154,7 +154,9 @@ def main():
         runner, moved = train(Path(sys.argv[1]) / name.replace(' ', '-'), options, **others)
         ends[name] = [param.detach() for param in runner.model.module.parameters()]
         if 'train/sent_mb' in runner.message_hub.log_scalars:
-            sent[name] = runner.message_hub.get_scalar('train/sent_mb').current()
+            # In every iteration since the first update, also where no gradients are sent.
+            since = options.get('accumulative_counts', 1) - 1
+            sent[name] = min(runner.message_hub.get_scalar('train/sent_mb').data[0][since:])
         different = [None] * distributed.get_world_size()
         distributed.all_gather_object(different, differences(runner))
         if distributed.get_rank() == 0:

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmwau import WAU, find_layers
 from mmwau.skipping import HeldGradSkipper
-from mmwau.traffic import send_active_alone
+from mmwau.traffic import send_active_only
 
 UPDATES = 3
 
@@ -40,7 +40,7 @@ def _train(rank: int, folder: str, model: nn.Module, image_size: int, ratio: flo
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
     wrapped = DistributedDataParallel(model)
-    traffic = send_active_alone(wrapped)
+    traffic = send_active_only(wrapped)
     layers = find_layers(model)
     skipper = HeldGradSkipper(model, layers)
     images = torch.randn(2, 3, image_size, image_size)
