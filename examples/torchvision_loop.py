@@ -43,11 +43,11 @@ def main() -> None:
     for epoch in range(args.epochs):
         losses = []
         for update, (images, labels) in enumerate(loader, start=epoch * len(loader)):
-            active = wau.select(layers.values(), update)
+            active = wau.select(layers, update)
             with skipper.skipping(active):
                 loss = cross_entropy(model(images.to(device)), labels.to(device))
                 loss.backward()
-            with wau.holding(optimizer, layers.values(), active, skipper.grads):
+            with wau.holding(optimizer, layers, active, skipper.grads):
                 optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())

@@ -28,7 +28,7 @@ def test_the_three_lines_are_those_of_the_configs(tmp_path):
 def test_plain_loop_runs_and_holds():
     scope = {}
     exec(next(text for text in BLOCKS if 'import torch' in text), scope)
-    assert [layer.num_slices for layer in scope['layers']] == [16, 8]
+    assert [layer.num_slices for layer in scope['layers'].values()] == [16, 8]
     assert scope['update'] == 9
 
 
