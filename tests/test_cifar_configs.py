@@ -64,6 +64,7 @@ SHRINK = {
     'densenet': dict(blocks=10),
 }
 RUNNER_SETTINGS = set(inspect.signature(Runner).parameters) - {'cfg', 'experiment_name'}
+BEYOND_ONE_EPOCH = ('param_scheduler', 'auto_scale_lr')
 CHANNELS = {'wrn28_10': 64, 'densenet': 27}
 
 
@@ -244,10 +245,20 @@ def draws(name):
     return name == 'cifar/resnet20_cifar10' or ('_wau_cifar10' in name and '100' not in name)
 
 
+@pytest.fixture(scope='module')
+def trained():
+    """Names of the configs that were trained, by what they are when made small."""
+    return {}
+
+
 @pytest.mark.parametrize('name', NAMES)
-def test_trains_two_updates_and_holds(name, data, tmp_path):
+def test_trains_two_updates_and_holds(name, data, trained, tmp_path):
     cfg = load(name)
     cfg.merge_from_dict(options(name, data))
+    # Depths and schedules make no difference here: those that are the same now train once.
+    small = {key: value for key, value in cfg.to_dict().items() if key not in BEYOND_ONE_EPOCH}
+    if trained.setdefault(repr(small), name) != name:
+        return
     cfg.work_dir = str(tmp_path)
     for stage in ('val', 'test'):
         cfg[f'{stage}_dataloader'] = cfg[f'{stage}_evaluator'] = cfg[f'{stage}_cfg'] = None
