@@ -79,30 +79,38 @@ def environment(folder, others, *what):
     return python, site
 
 
-def link_torch(folder):
-    """Links to torch and all that it requires, and to nothing else."""
+def required_by(distribution, extra=''):
+    required = map(Requirement, distribution.requires or [])
+    chosen = {'extra': extra}
+    return [each.name for each in required if not each.marker or each.marker.evaluate(chosen)]
+
+
+def link(folder, wanted):
+    """Links to packages and all that they require, and to nothing else."""
     folder.mkdir()
-    wanted, linked = ['torch'], set()
+    linked = set()
     while wanted:
         name = wanted.pop()
         if name in linked:
             continue
         linked.add(name)
-        distribution = importlib.metadata.distribution(name)
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f'{name} is not installed')
         for part in {path.parts[0] for path in distribution.files}:
             if part not in ('..', '__pycache__') and not (folder / part).exists():
                 (folder / part).symlink_to(distribution.locate_file(part))
-        required = map(Requirement, distribution.requires or [])
-        wanted += [
-            each.name for each in required if not each.marker or each.marker.evaluate({'extra': ''})
-        ]
+        wanted += required_by(distribution)
 
 
-@pytest.fixture(scope='module')
-def alone(place, wheel):
-    """Python with the wheel and torch alone."""
-    link_torch(place / 'torch_alone')
-    return environment(place / 'alone', place / 'torch_alone', wheel)[0]
+def environment_of_its_own(place, wheel, extra=''):
+    """Python with the wheel and what it requires."""
+    python, site = environment(place / f'with_{extra}', place / f'required_{extra}', wheel)
+    (metadata,) = site.glob('mmwau-*.dist-info')
+    installed = importlib.metadata.Distribution.at(metadata)
+    link(place / f'required_{extra}', required_by(installed, extra))
+    return python
 
 
 @pytest.fixture(scope='module')
@@ -117,42 +125,58 @@ def python_blocks(page, word):
 
 
 @pytest.mark.slow
-class TestWithTorchAlone:
-    def test_the_loops_of_the_documentation_run(self, alone, place):
-        pages = (ROOT / 'README.md', ROOT / 'docs' / 'usage.md')
-        loops = [loop for page in pages for loop in python_blocks(page, ' WAU(')]
-        assert len(loops) >= 2
-        code = (
-            'import json, mmwau, torch\n'
-            'from importlib.metadata import version\n'
-            'from importlib.util import find_spec\n'
-            f'for loop in {loops!r}:\n'
-            '    exec(loop, there := {})\n'
-            'from mmwau import *\n'
-            'from mmwau.overlap import layer_overlap\n'
-            'overlap = layer_overlap(there["model"][0])\n'
-            'others = "mmengine", "mmcv", "mmdet", "numpy", "yaml"\n'
-            'found = [name for name in others if find_spec(name)]\n'
-            'versions = mmwau.__version__, version("mmwau")\n'
-            'print(json.dumps([mmwau.__file__, found, *versions, float(overlap)]))\n'
-        )
-        path, found, *versions, overlap = json.loads(run(alone, '-c', code, cwd=place))
-        assert Path(path).is_relative_to(place / 'alone')
-        assert found == []
-        assert versions == [mmwau.__version__] * 2
-        assert 0 < overlap < 1
+def test_with_torch_alone_the_loops_run_and_the_rest_says_what_it_needs(place, wheel):
+    pages = (ROOT / 'README.md', ROOT / 'docs' / 'usage.md')
+    loops = [loop for page in pages for loop in python_blocks(page, ' WAU(')]
+    assert len(loops) >= 2
+    code = (
+        'import json, mmwau, torch\n'
+        'from importlib.metadata import version\n'
+        'from importlib.util import find_spec\n'
+        f'for loop in {loops!r}:\n'
+        '    exec(loop, there := {})\n'
+        'from mmwau import *\n'
+        'from mmwau.overlap import layer_overlap\n'
+        'overlap = layer_overlap(there["model"][0])\n'
+        'others = "mmengine", "mmcv", "mmdet", "numpy", "yaml"\n'
+        'found = [name for name in others if find_spec(name)]\n'
+        'versions = mmwau.__version__, version("mmwau")\n'
+        'told = []\n'
+        'for name in ("WAUOptimWrapper", "WaU"):\n'
+        '    try:\n'
+        '        exec(f"from mmwau import {name}")\n'
+        '    except ImportError as error:\n'
+        '        told.append(f"{type(error).__name__}: {error}")\n'
+        'print(json.dumps([mmwau.__file__, found, *versions, float(overlap), *told]))\n'
+    )
+    python = environment_of_its_own(place, wheel)
+    path, found, *versions, overlap, needs, unknown = json.loads(run(python, '-c', code, cwd=place))
+    assert Path(path).is_relative_to(place / 'with_')
+    assert found == []
+    assert versions == [mmwau.__version__] * 2
+    assert 0 < overlap < 1
+    assert needs.startswith('ModuleNotFoundError: mmwau.WAUOptimWrapper needs MMEngine, which is')
+    assert "pip install 'mmwau[engine]'" in needs
+    assert unknown.startswith("ImportError: cannot import name 'WaU' from 'mmwau'")
 
-    def test_what_needs_mmengine_says_so(self, alone, place):
-        code = (
-            'try:\n'
-            '    from mmwau import WaU\n'
-            'except ImportError as error:\n'
-            "    assert str(error).startswith(\"cannot import name 'WaU' from 'mmwau'\")\n"
-            'from mmwau import WAUOptimWrapper\n'
-        )
-        told = run(alone, '-c', code, cwd=place, fails=True)
-        assert 'ModuleNotFoundError: mmwau.WAUOptimWrapper needs MMEngine, which is not' in told
-        assert "pip install 'mmwau[engine]'" in told
+
+@pytest.mark.slow
+def test_the_extra_engine_is_enough_to_register_everything(place, wheel):
+    python = environment_of_its_own(place, wheel, 'engine')
+    code = (
+        'import json, mmwau\n'
+        'from importlib.util import find_spec\n'
+        'from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS\n'
+        'others = "mmcv", "mmdet", "mmpretrain", "pytorchcv", "scipy"\n'
+        'found = [name for name in others if find_spec(name)]\n'
+        'assert OPTIM_WRAPPERS.get("WAUAmpOptimWrapper") is mmwau.WAUAmpOptimWrapper\n'
+        'assert HOOKS.get("RePrHook") is mmwau.RePrHook\n'
+        'assert MODELS.get("CIFARAlexNet") and DATASETS.get("CIFARBatches")\n'
+        'print(json.dumps([mmwau.__file__, found]))\n'
+    )
+    path, found = json.loads(run(python, '-c', code, cwd=place))
+    assert Path(path).is_relative_to(place / 'with_engine')
+    assert found == []
 
 
 def files_below(folder):
