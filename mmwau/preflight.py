@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch.nn import Parameter
 from torch.optim import SGD
 
 from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
+from .comparison.leave_out import LeaveOutHook, check_one
 from .hook import WAUHook, wrong_runner, wrong_wrapper
 from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
 from .optim_wrapper import WAUMixin, sharded
@@ -92,7 +93,7 @@ def check_wau(cfg: Config) -> None:
             kind = _name(cfg.get(part))
             if kind in SHARDED_TYPES:
                 raise TypeError(sharded(kind))
-        if 'runner_type' in cfg and cfg.runner_type != 'Runner':
+        if 'runner_type' in cfg and _name(cfg.runner_type) != 'Runner':
             raise TypeError(wrong_runner(_name(cfg.runner_type)))
     hooks = [
         (kind, hook)
@@ -104,15 +105,19 @@ def check_wau(cfg: Config) -> None:
     if WAUHook in kinds and not is_wau:
         raise TypeError(wrong_wrapper(_name(wrapper) or 'OptimWrapper'))
     check_alone([kind for kind in kinds if issubclass(kind, OverlapHook)])
+    check_one(kinds)
+    loop = cfg.get('train_cfg') or {}
+    counts_iterations = _name(loop) == 'IterBasedTrainLoop' or loop.get('by_epoch') is False
     for kind, hook in hooks:
         elsewhere = ('type', '_scope_', 'priority')
         built = kind(**{name: value for name, value in hook.items() if name not in elsewhere})
-        if kind is not WAUHook:
-            continue
-        built.check_hold(wrapper.get('hold', 'weight'))
-        loop = cfg.get('train_cfg') or {}
-        if _name(loop) == 'IterBasedTrainLoop' or loop.get('by_epoch') is False:
-            built.check_iterations()
+        if kind is WAUHook:
+            built.check_hold(wrapper.get('hold', 'weight'))
+            if counts_iterations:
+                built.check_iterations()
+        elif isinstance(built, LeaveOutHook):
+            built.check_wrapper(wrapper_type or OptimWrapper)
+            built.check_epochs(None if counts_iterations else loop.get('max_epochs'))
 
 
 def _check_wrapper(wrapper_type: type[WAUMixin], settings: dict) -> None:

@@ -1,5 +1,7 @@
 """What RePr and DSD share: a part of the network is left out for some epochs."""
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -116,33 +118,65 @@ class LeaveOutHook(Hook):
         for param, mask in self._zeros:
             param.masked_fill_(mask, 0)
 
-    def _check(self, runner: Runner) -> None:
-        name, wrapper = type(self).__name__, type(runner.optim_wrapper).__name__
-        refuse_sharded(runner.model, name)
-        if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            raise TypeError(f'{name} works with one optimizer; optim_wrapper is an {wrapper}')
-        if isinstance(runner.optim_wrapper, WAUMixin):
+    def check_wrapper(self, wrapper: type) -> None:
+        """Raise if this does not go with the optimizer wrapper.
+
+        Args:
+            wrapper: Its class.
+
+        Raises:
+            TypeError: If it is that of WAU or of several optimizers.
+        """
+        name = type(self).__name__
+        if issubclass(wrapper, OptimWrapperDict):
             raise TypeError(
-                f'{name} and {wrapper} each decide which filters or weights train, and are there '
-                f"to be compared: set optim_wrapper.type to 'OptimWrapper', or remove {name}"
+                f'{name} works with one optimizer; optim_wrapper is an {wrapper.__name__}'
             )
-        alike = [type(hook).__name__ for hook in runner.hooks if isinstance(hook, LeaveOutHook)]
-        if len(alike) > 1:
-            raise ValueError(
-                f'custom_hooks has {" and ".join(alike)}, of which each leaves a part of the '
-                'network out; keep one of them'
+        if issubclass(wrapper, WAUMixin):
+            raise TypeError(
+                f'{name} and {wrapper.__name__} each decide which filters or weights train, and '
+                "are there to be compared: set optim_wrapper.type to 'OptimWrapper', or remove "
+                f'{name}'
             )
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
+
+    def check_epochs(self, max_epochs: int | None) -> None:
+        """Raise if training ends before all is brought back.
+
+        Args:
+            max_epochs: Its number of epochs; None if it counts iterations alone.
+
+        Raises:
+            ValueError: If it does, or counts no epochs.
+        """
+        name = type(self).__name__
+        if max_epochs is None:
             raise ValueError(
                 f'{name} counts epochs, but training counts iterations alone '
                 '(IterBasedTrainLoop). Set train_cfg.by_epoch=True'
             )
-        if runner.max_epochs <= self.whole_from:
+        if max_epochs <= self.whole_from:
             raise ValueError(
                 f'{name} brings the last part of the network back before epoch {self.whole_from}, '
-                f'counted from 0, but training ends after {runner.max_epochs} epochs. Train '
-                'longer, or let it begin earlier or last shorter'
+                f'counted from 0, but training ends after {max_epochs} epochs. Train longer, or '
+                'let it begin earlier or last shorter'
             )
+
+    def _check(self, runner: Runner) -> None:
+        refuse_sharded(runner.model, type(self).__name__)
+        self.check_wrapper(type(runner.optim_wrapper))
+        check_one([type(hook) for hook in runner.hooks])
+        counts_iterations = isinstance(runner.train_loop, IterBasedTrainLoop)
+        self.check_epochs(None if counts_iterations else runner.max_epochs)
+
+
+def check_one(hooks: Sequence[type]) -> None:
+    """Raise if more than one of the hooks, given as classes, leaves a part of the network out."""
+    alike = [hook.__name__ for hook in hooks if issubclass(hook, LeaveOutHook)]
+    if len(alike) > 1:
+        raise ValueError(
+            f'custom_hooks has {" and ".join(alike)}, of which each leaves a part of the '
+            'network out; keep one of them'
+        )
 
 
 def _bare(model: nn.Module) -> nn.Module:
