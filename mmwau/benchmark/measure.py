@@ -40,7 +40,7 @@ class Ratio(NamedTuple):
 
 
 def interleave(
-    arms: Mapping[str, Callable[[], dict[str, float]]], rounds: int, tick: Progress, seed: int = 0
+    arms: Mapping[str, Callable[[], dict[str, float]]], rounds: int, tick: Progress
 ) -> dict[str, list[dict[str, float]]]:
     """Run every arm once in each round, in random order, after warming up.
 
@@ -48,12 +48,11 @@ def interleave(
         arms: For each arm a function that runs it once and returns seconds by phase.
         rounds: Number of rounds that count, at least 2.
         tick: Called after each run, to show progress.
-        seed: Seed of the order.
 
     Returns:
         For each arm the seconds by phase, one dict for each round.
     """
-    order = random.Random(seed)
+    order = random.Random(0)
     times = {arm: [] for arm in arms}
     for turn in range(WARM_UP + rounds):
         for arm in order.sample(list(arms), len(arms)):
