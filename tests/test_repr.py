@@ -177,6 +177,24 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop):
         assert state['momentum_buffer'].equal(states[1][index]['momentum_buffer'])
 
 
+def test_a_resumed_run_can_have_other_layers(tmp_path):
+    hooks = [dict(SHORT, targets='neck')]
+    parts = small_runner(tmp_path, PLAIN, hooks, max_epochs=7)
+    parts.register_hook(StopAfter(2))
+    with pytest.raises(KeyboardInterrupt):
+        parts.train()
+    runner = small_runner(tmp_path, PLAIN, [SHORT], max_epochs=7, resume=True)
+    runner.train()
+    hook = next(hook for hook in runner.hooks if isinstance(hook, RePrHook))
+    assert hook.state['norms'] == {'neck': [], 'backbone.1': ['backbone.2']}
+    text = log(tmp_path)
+    # A third of the neck's 6 filters begins anew in the run that has other layers too.
+    assert 'drops 2 of 6 filters until epoch 3' in text
+    assert 'RePr: 2 filters begin anew' in text
+    assert 'RePr: cycle 2 of 2 drops 4 of 14 filters until epoch 6' in text
+    assert 'RePr: 4 filters begin anew' in text
+
+
 class StopAfter(Hook):
     """Ends a run after the checkpoint of an epoch."""
 

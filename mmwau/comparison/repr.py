@@ -42,8 +42,9 @@ class RePrHook(LeaveOutHook):
       that stayed. As long as there is room, the new ones are orthogonal to each other too.
     - If the filters that stayed leave no direction free, there being as many as a filter has
       values, a new one is orthogonal to its old self alone. The log tells how many are.
-    - Every layer keeps the filter that overlaps least.
-    - Groups of a convolution are layers of their own; depthwise convolutions stay as they are.
+    - Every convolution keeps the filter that overlaps least.
+    - The groups of a convolution have no inputs in common, so that overlap is measured, and new
+      filters are orthogonal, within a group; depthwise convolutions stay as they are.
 
     Filters of few values (those of 1x1 convolutions of few channels) overlap more by chance, and
     so are dropped first. ``targets`` can leave them out.
@@ -112,7 +113,9 @@ class RePrHook(LeaveOutHook):
                 f'targets={self.targets!r} has no convolution to drop filters from: the first one '
                 f'of the model (skip_first={self.skip_first}) and depthwise ones keep theirs'
             )
-        if 'norms' not in self.state:
+        # A run that is resumed knows the norms of its layers, unless those are others now.
+        known = self.state.setdefault('norms', {})
+        if not self._layers.keys() <= known.keys():
             self._trace_norms(model)
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
@@ -189,7 +192,9 @@ class RePrHook(LeaveOutHook):
 
     def _trace_norms(self, model: nn.Module) -> None:
         """Find the norm layers that take a layer's output as it is, from one forward pass."""
-        norms = self.state['norms'] = {name: [] for name in self._layers}
+        norms = self.state['norms']
+        for name in self._layers:
+            norms.setdefault(name, [])
 
         def mark(name):
             # The version tells whether something was added to the output in place.
