@@ -159,6 +159,20 @@ def test_settings_choose_arms_seeds_and_options(place):
         (dict(seeds=[1, 1]), r'seeds must be different integers in a list, got \[1, 1\]'),
         (dict(seeds='12'), r"seeds must be different integers in a list, got '12'"),
         (dict(seed=[1]), r'suite.py has seed, which a suite does not have; it can have title, met'),
+        (dict(title=1), r'suite.py: title must be a string, got 1'),
+        (dict(metric=['mean']), r"suite.py: metric must be a string, got \['mean'\]"),
+        (dict(other_metrics='max'), r"other_metrics must be a list of strings, got 'max'"),
+        (dict(options=[1]), r'suite.py: options must be a dict with strings as keys, got \[1\]'),
+        (dict(settings=['x']), r"settings must be a dict with strings as keys, got \['x'\]"),
+        (dict(arms=['plain']), r"arms must be a dict with strings as keys, got \['plain'\]"),
+        (dict(arms={1: dict()}), r'arms must be a dict with strings as keys, got \{1: \{\}\}'),
+        (dict(arms={'a': dict(config=1)}), r"arms\['a'\]: config must be a string, got 1"),
+        (dict(arms={'a': dict(options=[1])}), r"arms\['a'\]: options must be a dict with strin"),
+        (dict(settings={'x': dict(config='c', arms='plain')}),
+         r"settings\['x'\]: arms must be a list of strings, got 'plain'"),
+        (dict(settings={'x': dict(config='c', arms=[['plain']])}),
+         r"settings\['x'\]: arms must be a list of strings, got \[\['plain'\]\]"),
+        (dict(settings={'x': dict(config='c', seeds=[])}), r'seeds must be different integers in'),
         (dict(processes=0), r'processes must be at least 1, got 0'),
         (
             dict(arms={'plain': dict(lr=1)}),
@@ -185,7 +199,7 @@ def test_settings_choose_arms_seeds_and_options(place):
             r'two trainings would share a work_dir',
         ),
     ],
-)
+)  # fmt: skip
 def test_wrong_suites_are_told(place, changes, words):
     with pytest.raises(ValueError, match=words):
         read_suite(write_suite(place, **changes))
@@ -196,6 +210,8 @@ def test_files_that_do_not_exist_are_told(place):
         read_suite('none.py')
     with pytest.raises(FileNotFoundError, match=r"the arm 'x' needs the config configs/small_x.py"):
         read_suite(write_suite(place, arms={'x': dict(config='_x')}))
+    with pytest.raises(FileNotFoundError, match=r'needs the config \{x\}.py, which does not exist'):
+        read_suite(write_suite(place, settings={'x': dict(config='{x}.py')}))
 
 
 values = st.recursive(

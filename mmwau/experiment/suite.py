@@ -15,20 +15,16 @@ from mmengine.config import Config, DictAction
 
 from mmwau.analysis.runs import split_settings
 
+# What each part of a suite can have, and of what type; seeds and processes have their own checks.
 PARTS = {
-    'suite': (
-        'title',
-        'metric',
-        'other_metrics',
-        'seeds',
-        'options',
-        'processes',
-        'settings',
-        'arms',
+    'suite': dict(
+        title=str, metric=str, other_metrics=list, seeds=object, options=dict, processes=object,
+        settings=dict, arms=dict,
     ),
-    'setting': ('config', 'options', 'processes', 'arms', 'seeds'),
-    'arm': ('config', 'options'),
+    'setting': dict(config=str, options=dict, processes=object, arms=list, seeds=object),
+    'arm': dict(config=str, options=dict),
 }  # fmt: skip
+WORDS = {str: 'a string', list: 'a list of strings', dict: 'a dict with strings as keys'}
 # Settings that make no difference to what is trained.
 IRRELEVANT = (
     'test_', 'env_cfg.', 'default_hooks.logger.', 'default_hooks.checkpoint.',
@@ -161,7 +157,7 @@ def read_suite(path: str | PathLike) -> Suite:
         seeds = _check_seeds(path, parts.get('seeds', read['seeds']))
         variants = []
         for arm in chosen:
-            config = Path(parts['config'].format(arm=arms[arm].get('config', '')))
+            config = Path(parts['config'].replace('{arm}', arms[arm].get('config', '')))
             if not config.is_file():
                 raise FileNotFoundError(
                     f'{path}: {where} with the arm {arm!r} needs the config {config}, which '
@@ -228,11 +224,17 @@ def _check_keys(
             f'{place} has {", ".join(unknown)}, which a {kind} does not have; it can have '
             f'{", ".join(PARTS[kind])}'
         )
+    for key, value in part.items():
+        type_ = PARTS[kind][key]
+        inner = value if type_ in (list, dict) else ()
+        if not isinstance(value, type_) or not all(isinstance(one, str) for one in inner):
+            raise ValueError(f'{place}: {key} must be {WORDS[type_]}, got {value!r}')
 
 
 def _check_seeds(path: Path, seeds: object) -> Sequence[int]:
     if (
         not isinstance(seeds, (list, tuple))
+        or not seeds
         or not all(isinstance(seed, int) for seed in seeds)
         or len(set(seeds)) < len(seeds)
     ):
