@@ -118,19 +118,26 @@ def test_checkpoints_are_measured_without_a_config(folder):
 
 @pytest.mark.slow
 def test_with_a_config_groups_are_known_and_outputs_compared(folder):
-    done = overlap(folder, *CHECKPOINTS, '--config', 'tiny.py', '--images', '5', '--json')
+    weights = network().state_dict()
+    for name in ('backbone.2.weight', 'backbone.2.bias'):
+        weights[name].zero_()
+    torch.save(weights, folder / 'dead.pth')
+    done = overlap(
+        folder, *CHECKPOINTS, 'dead.pth', '--config', 'tiny.py', '--images', '5', '--json'
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     # What libraries and the progress print goes to the error output, here joined with it.
     content = json.loads((folder / 'out/filter_overlap.json').read_text())
     assert json.dumps(content, indent=1) in done.stdout
-    layer = content['checkpoints']['wau']['layers']['backbone.2']
+    layer = content['checkpoints']['wau/epoch_1']['layers']['backbone.2']
     assert layer['groups'] == 2
     assert layer['at_random']['overlap'] == pytest.approx(expected_overlap(16, 12 * 9))
     features = content['features']
     assert features['images'] == 6  # whole batches
-    assert list(features['overlap']['wau']) == ['backbone.0', 'backbone.2']
-    assert features['alike']['plain']['backbone.2'] == pytest.approx(1)
-    assert 0 < features['alike']['wau']['backbone.2'] < 1
+    assert list(features['overlap']['wau/epoch_1']) == ['backbone.0', 'backbone.2']
+    assert features['alike']['plain/epoch_1']['backbone.2'] == pytest.approx(1)
+    assert 0 < features['alike']['wau/epoch_1']['backbone.2'] < 1
+    assert features['alike']['dead']['backbone.2'] is None  # CKA of a constant has no value
     assert (folder / 'out/features.png').is_file()
 
 
@@ -167,6 +174,8 @@ def test_wrong_input_is_told_and_leaves_nothing(folder, monkeypatch, arguments, 
         (['runs/wau/epoch_1.pth'], ['wau/epoch_1']),
         (['runs/wau', 'runs/wau/epoch_1.pth'], ['wau', 'epoch_1']),
         (['w/e.pth', 'w/e.safetensors'], ['e.pth', 'e.safetensors']),
+        (['wau/wau.pth', 'wau.pth'], ['wau/wau', 'wau']),
+        (['wau', 'wau/wau.pth', 'wau/plain.pth'], ['wau', 'wau/wau', 'wau/plain']),
     ],
 )  # fmt: skip
 def test_labels_are_what_the_paths_differ_in(tmp_path, paths, labels):

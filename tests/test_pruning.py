@@ -483,8 +483,11 @@ class TestTool:
         tool.main([*ARGUMENTS, '--orders', 'l1', 'random', '--metric', 'accuracy/of'])
         assert Right.evaluations == len(after) + 1
 
-    def test_changed_checkpoint_is_told(self, place, tool):
+    def test_changed_checkpoint_or_input_is_told(self, place, tool):
         tool.main([*ARGUMENTS, '--orders', 'l1'])
+        scaled = ['--cfg-options', 'data_preprocessor.std=[2.0]']
+        with pytest.raises(ValueError, match=r'data_preprocessor: None there, .*2.0'):
+            tool.main([*ARGUMENTS, '--orders', 'l1', *scaled])
         save_classifier(place / 'rising.pth', [1.0, 2.0, 3.0, 5.0])
         with pytest.raises(ValueError, match=r'was another file: rising.pth[^$]*--overwrite'):
             tool.main([*ARGUMENTS, '--orders', 'l1'])

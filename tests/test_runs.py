@@ -11,6 +11,7 @@ from PIL import Image
 from small import SmallData, small_runner
 
 from mmwau.analysis.arms import difference, group_into_arms, summarise
+from mmwau.analysis.json_text import to_json
 from mmwau.analysis.runs import read_run
 from mmwau.analysis.runs_report import (
     MINUS,
@@ -551,7 +552,7 @@ def test_legend_of_many_arms_stays_within_the_picture(tmp_path):
 def test_what_json_has_no_number_for_is_left_open(tmp_path):
     folders = [write(tmp_path / 'a', [train(2, math.nan), val(1, 0.5)], seed=0)]
     report = Report(arms_of(*folders), BOX)
-    text = json.dumps(report.results(['odd']), allow_nan=False)
+    text = to_json(report.results(['odd']))
     found = json.loads(text)
     assert found['warnings'] == ['odd']
     assert found['arms']['plain']['values']['loss']['mean'] is None

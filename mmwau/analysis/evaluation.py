@@ -17,8 +17,10 @@ from mmwau.preflight import check_test_config
 from .prune_report import Point
 from .pruning import Removable, average_zeros, num_removed, removal_order, removed
 
+NEEDED_PARTS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
 # The parts of a config that a measurement depends on: a WAU config and its plain twin share them.
-MEASURED_PARTS = ('default_scope', 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
+# MMPreTrain has the data_preprocessor beside the model, MMDetection in it.
+MEASURED_PARTS = ('default_scope', 'data_preprocessor', *NEEDED_PARTS)
 DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
@@ -31,7 +33,7 @@ def prepare(cfg: Config, checkpoints: Sequence[str]) -> None:
         NotADirectoryError: If the work_dir is a file.
         PermissionError: If the work_dir can't be written to.
     """
-    missing = [key for key in MEASURED_PARTS[1:] if cfg.get(key) is None]
+    missing = [key for key in NEEDED_PARTS if cfg.get(key) is None]
     if missing:
         raise ValueError(f'The config has no {", ".join(missing)}, which evaluation needs')
     for checkpoint in checkpoints:

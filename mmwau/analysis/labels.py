@@ -34,9 +34,16 @@ def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
     last = 0
     while len({name[-last - 1 :] for name in names}) == 1:
         last += 1
-    labels = ['/'.join(name[first : len(name) - last]) for name in names]
+    labels = _cut(names, first, last)
+    while len(set(labels)) < len(labels):  # the same parts more often, as in m/m.pth and m.pth
+        first, last = first - 1, 0
+        labels = _cut(names, first, last)
+    return labels
+
+
+def _cut(names: Sequence[Sequence[str]], first: int, last: int) -> list[str]:
     # One path may be another one's beginning.
-    return [label or name[-1] for label, name in zip(labels, names, strict=True)]
+    return ['/'.join(name[first : len(name) - last]) or name[-1] for name in names]
 
 
 def name_some(names: Sequence[str], most: int) -> str:

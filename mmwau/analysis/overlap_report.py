@@ -218,8 +218,8 @@ def draw_features(features: Features) -> Figure:
     return figure
 
 
-def default_heat_maps(checkpoints: Mapping[str, Measured], count: int = 3) -> list[str]:
-    """The layers with the highest overlap in relation to random filters, the highest first.
+def default_heat_maps(checkpoints: Mapping[str, Measured]) -> list[str]:
+    """The three layers with the highest overlap in relation to random filters, the highest first.
 
     Layers with fewer than 16 filters are left to those who ask for them, if there are others.
     """
@@ -229,7 +229,7 @@ def default_heat_maps(checkpoints: Mapping[str, Measured], count: int = 3) -> li
         kind = few if having[0].filters[name].shape[0] < 16 else ratios
         kind[name] = max(each.ratio(name) for each in having)
     ratios = ratios or few
-    return sorted(ratios, key=ratios.get, reverse=True)[:count]
+    return sorted(ratios, key=ratios.get, reverse=True)[:3]
 
 
 def draw_heat_maps(checkpoints: Mapping[str, Measured], layers: Sequence[str]) -> Figure:
@@ -310,10 +310,10 @@ def sections(
     return parts
 
 
-def to_json(
+def results(
     checkpoints: Mapping[str, Measured], twin_cosine: float, features: Features | None
 ) -> dict:
-    """All that was measured, per filter, layer and network, for ``json.dump``."""
+    """All that was measured, per filter, layer and network, for a JSON file."""
     shown = {}
     for label, each in checkpoints.items():
         layers = {}

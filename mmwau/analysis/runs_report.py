@@ -237,7 +237,7 @@ class Report:
         ]
 
     def results(self, warnings: Sequence[str]) -> dict:
-        """Everything in the tables, for a JSON file; None where there is no number."""
+        """Everything in the tables, for a JSON file."""
         names = [*self.names(), *self.stages]
         return dict(
             baseline=self.arms[0].label,
@@ -251,7 +251,7 @@ class Report:
                         dict(
                             work_dir=str(run.work_dir), config=str(run.config), seed=run.seed,
                             trained=run.trained, planned=run.length, unit=run.unit,
-                            values={name: _finite(run.final(name, self.at)) for name in names},
+                            values={name: run.final(name, self.at) for name in names},
                         )
                         for run in arm.runs
                     ],
@@ -465,11 +465,4 @@ def _arguments(wau: Mapping[str, object]) -> str:
 
 
 def _as_dict(found: Summary | None) -> dict | None:
-    if found is None:
-        return None
-    return {name: _finite(value) for name, value in asdict(found).items()}
-
-
-def _finite(value: float | None) -> float | None:
-    """None for what JSON has no number for."""
-    return value if value is not None and math.isfinite(value) else None
+    return None if found is None else asdict(found)

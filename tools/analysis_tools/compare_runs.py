@@ -7,7 +7,6 @@ what is read is what MMEngine logged in each work_dir.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmwau.analysis.arms import group_into_arms
+from mmwau.analysis.json_text import to_json
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.page import png, write_page
 from mmwau.analysis.runs import read_run
@@ -66,8 +66,7 @@ def show(report: Report, warnings: Sequence[str], folder: Path, console: Console
         console.print(table.to_terminal())
     for warning in warnings:
         console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
-    results = json.dumps(report.results(warnings), indent=1)
-    write_whole(results.encode(), folder / 'compare_runs.json')
+    write_whole(to_json(report.results(warnings)).encode(), folder / 'compare_runs.json')
     for name, figure in pictures.items():
         write_whole(png(figure), folder / name)
     write_page(

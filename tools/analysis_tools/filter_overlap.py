@@ -8,7 +8,6 @@ images of the config's test data.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from mmwau.analysis import overlap_report as report
 from mmwau.analysis.filters import find_filters
+from mmwau.analysis.json_text import to_json
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.page import png, write_page
 from mmwau.analysis.weights_file import read_weights
@@ -206,7 +206,7 @@ def main() -> None:
     }
     if features is not None:
         figures['features'] = report.draw_features(features)
-    content = json.dumps(report.to_json(checkpoints, args.twin_cosine, features), indent=1)
+    content = to_json(report.results(checkpoints, args.twin_cosine, features))
     if args.json:
         print(content)
     else:
