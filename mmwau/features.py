@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-# Of a batch's positions so many, evenly spread, are looked at in each layer.
+# Of a batch's positions at least so many, evenly spread, are looked at in each layer, if it has
+# them; fewer than twice as many.
 POSITIONS = 8192
 
 

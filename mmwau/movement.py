@@ -40,8 +40,8 @@ def angles(directions: Tensor, others: Tensor) -> Tensor:
 
     Returns:
         Float32 tensor of shape (filters,), in radians in [0, pi]; pi/2 where one of the two is all
-        zero. It is exactly 0 for a filter that
-        kept its weights, and tells small angles, for which a cosine has too few digits.
+        zero. It is exactly 0 for a filter that kept its weights, and tells small angles, for which
+        a cosine has too few digits.
     """
     apart, together = (directions - others).norm(dim=1), (directions + others).norm(dim=1)
     return 2 * torch.atan2(apart, together)

@@ -17,6 +17,7 @@ COLOURS = (
 )  # fmt: skip
 MARKERS = ('o', 'D', 's', '^', 'v', 'P', 'X', '*')
 CLASS_COLOURS = colormaps['tab10'].colors
+MIN_SCORE = 0.5
 
 
 def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLike) -> None:
@@ -127,7 +128,7 @@ def plot_overlap_curve(
 
 
 def plot_detections(
-    samples: Sequence[Mapping], classes: Sequence[str], path: str | PathLike, min_score: float = 0.5
+    samples: Sequence[Mapping], classes: Sequence[str], path: str | PathLike
 ) -> None:
     """Draw detections on images, four images a row, each class in a colour of its own.
 
@@ -135,9 +136,9 @@ def plot_detections(
         samples: For each image its ``image`` (uint8 array (height, width, 3), RGB), the detected
             ``boxes`` ((n, 4): left, top, right, bottom in pixels), their ``labels`` (indices
             into ``classes``) and ``scores`` in [0, 1], and the annotated boxes ``truth``.
+            Detections below :data:`MIN_SCORE` are not drawn.
         classes: Names of at most 10 classes.
         path: File to write; its suffix gives the format.
-        min_score: Detections below this score are not drawn.
     """
     columns = min(4, len(samples))
     num_rows = math.ceil(len(samples) / columns)
@@ -152,7 +153,7 @@ def plot_detections(
         for box, label, score in zip(
             sample['boxes'], sample['labels'], sample['scores'], strict=True
         ):
-            if score < min_score:
+            if score < MIN_SCORE:
                 continue
             _draw_box(axes, box, edgecolor=CLASS_COLOURS[label], linewidth=2)
             near_right = box[0] > 0.7 * sample['image'].shape[1]
