@@ -1,8 +1,11 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 
 UNFINISHED = '.unfinished'
 
@@ -27,7 +30,8 @@ def write_whole(content: bytes, path: str | Path) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # where a part of the path is a file, nothing can be removed
+            unfinished.unlink()
         folder = next(parent for parent in path.parents if parent.exists())
         raise OSError(
             error.errno,
@@ -36,3 +40,20 @@ def write_whole(content: bytes, path: str | Path) -> None:
             'written before are whole. Make room or mend the folder, then go on (trainings with '
             '--resume)',
         ) from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder, which gets its name when the context ends, or goes if it fails.
+
+    Args:
+        path: The place, at which there is nothing; its parent is made if need be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

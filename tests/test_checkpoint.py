@@ -61,6 +61,15 @@ def test_full_disk_is_told_and_what_was_there_stays(tmp_path):
     assert files(tmp_path) == ['file']
 
 
+@pytest.mark.parametrize('place', ['taken/file', 'taken/new/file'])
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path, place):
+    (tmp_path / 'taken').write_bytes(b'good')
+    with pytest.raises(OSError, match=r'could not write .*/file \(.* mend the folder, then go on'):
+        AtomicLocalBackend().put(b'two', tmp_path / place)
+    assert (tmp_path / 'taken').read_bytes() == b'good'
+    assert files(tmp_path) == ['taken']
+
+
 def test_training_on_a_full_disk_keeps_the_good_checkpoint(tmp_path, whole_files):
     wrapper = dict(type='WAUOptimWrapper')
     small_runner(tmp_path, wrapper, max_epochs=1).train()

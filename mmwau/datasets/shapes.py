@@ -2,15 +2,15 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from mmengine.utils import track_iter_progress
 from numpy.random import Generator
 from PIL import Image, ImageDraw
+
+from ..files import whole_folder
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 SMOOTHING = 4  # drawn this many times larger and then shrunk, so that edges are smooth
@@ -46,15 +46,9 @@ def make_shapes(
     if image_size < 64:
         raise ValueError(f'image_size must be at least 64 pixels, got {image_size}')
     num_images = num_images or {'train': 400, 'val': 100}
-    root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
+    with whole_folder(root) as unfinished:
         for split, count in num_images.items():
             _make_split(unfinished, split, count, image_size, seed)
-        unfinished.chmod(0o755)
-        unfinished.rename(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _make_split(root: Path, split: str, count: int, size: int, seed: int) -> None:

@@ -14,17 +14,15 @@ same folder if others are there. mmwau's CIFARBatches takes these and the origin
 
 import argparse
 import pickle
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from PIL import Image
 from rich.progress import track
 
 from mmwau.datasets.cifar import LAYOUTS
-from mmwau.files import write_whole
+from mmwau.files import whole_folder, write_whole
 
 SPLITS = ('train', 'test')
 SUFFIXES = ('.jpg', '.jpeg', '.png')
@@ -56,10 +54,8 @@ def convert(source: Path, target: Path, seed: int = 0) -> dict[str, int]:
         raise FileExistsError(f'{target} exists already; remove it or name another folder')
     classes = _find_classes(source)
     layout = LAYOUTS[len(classes)]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(mkdtemp(prefix=f'.{target.name}-', dir=target.parent))
     written = {}
-    try:
+    with whole_folder(target) as unfinished:
         for split in SPLITS:
             paths = [path for name in classes for path in _find_images(source / split / name)]
             np.random.default_rng([seed, *split.encode()]).shuffle(paths)
@@ -77,10 +73,6 @@ def convert(source: Path, target: Path, seed: int = 0) -> dict[str, int]:
             written[split] = len(paths)
         names = pickle.dumps({layout.names: classes})
         write_whole(names, unfinished / layout.folder / layout.meta)
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return written
 
 

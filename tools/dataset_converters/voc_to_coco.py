@@ -12,10 +12,11 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 
 from mmengine.utils import track_iter_progress
 from PIL import Image
+
+from mmwau.files import whole_folder
 
 
 def convert(
@@ -59,20 +60,14 @@ def convert(
     if unknown:
         raise ValueError(f'no object is of class {", ".join(unknown)}; there are {found}')
     categories = {name: index + 1 for index, name in enumerate(classes or found)}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(mkdtemp(prefix=f'.{target.name}-', dir=target.parent))
-    try:
+    written = {}
+    with whole_folder(target) as unfinished:
         (unfinished / 'annotations').mkdir()
-        written = {}
         for split in splits:
             print(f'Converting {len(names[split])} images of the split {split!r}')
             coco = _convert_split(source, unfinished / split, names[split], objects, categories)
             (unfinished / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
             written[split] = coco
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return written
 
 
