@@ -18,7 +18,7 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml requirements/tested.txt tools/install.py
+$(INSTALLED): pyproject.toml setup.py requirements/tested.txt tools/install.py
 	$(PYTHON) tools/install.py --venv $(VENV)
 	@touch $@
 
@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest
 
-$(UPSTREAM)/.installed: pyproject.toml requirements/upstream.txt tools/install.py
+$(UPSTREAM)/.installed: pyproject.toml setup.py requirements/upstream.txt tools/install.py
 	$(PYTHON) tools/install.py --stack upstream --venv $(UPSTREAM)
 	@touch $@
 

@@ -10,18 +10,17 @@ from .wau import WAU
 __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
 
 if find_spec('mmengine'):  # the method itself needs torch alone
-    from mmengine.config.utils import MODULE2PACKAGE
-
     from . import models  # noqa: F401
     from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
     from .hook import WAUHook
     from .optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
     from .overlap_hook import OverlapHook
+    from .package_configs import take_bases
 
     __all__ += ['OverlapHook', 'WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']
     __all__ += ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']
-    MODULE2PACKAGE['mmwau'] = 'mmwau'  # for `_base_ = 'mmwau::...'`, which goes by this list
+    take_bases()
 else:
 
     def __getattr__(name: str):

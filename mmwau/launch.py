@@ -47,7 +47,6 @@ def load_config(args: argparse.Namespace) -> Config:
         raise FileNotFoundError(f'The config {args.config} does not exist (from {Path.cwd()})')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
-    leave_scope(cfg._cfg_dict)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -56,25 +55,6 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
-
-
-def leave_scope(part: object) -> None:
-    """Remove the scope ``mmwau``, with which MMEngine marks what ``_base_ = 'mmwau::...'`` brings.
-
-    There is nothing to be found in it: what mmwau registers, it registers with MMEngine, and the
-    rest belongs to the config's default scope.
-
-    Args:
-        part: The config or a part of it, which is changed.
-    """
-    if isinstance(part, dict):
-        if dict.get(part, '_scope_') == 'mmwau':
-            del part['_scope_']
-        part = dict.values(part)  # a ConfigDict's own would import all classes
-    elif not isinstance(part, (list, tuple)):
-        return
-    for inner in part:
-        leave_scope(inner)
 
 
 def build_runner(cfg: Config) -> Runner:

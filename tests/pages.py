@@ -75,7 +75,9 @@ def kind_of(block):
     names = {target.id for part in body for target in part.targets}
     if {'arms', 'settings'} <= names:
         return 'suite'
-    return 'config' if names & {'custom_hooks', 'custom_imports', 'optim_wrapper'} else None
+    return (
+        'config' if names & {'_base_', 'custom_hooks', 'custom_imports', 'optim_wrapper'} else None
+    )
 
 
 def text_without_blocks(text):

@@ -71,7 +71,7 @@ def test_pins_are_in_one_place_and_are_what_is_installed(installer):
 
 def test_second_run_of_make_installs_nothing(tmp_path):
     """The project's Makefile on files that are older than the installation, then newer."""
-    sources = ('pyproject.toml', 'requirements/tested.txt', 'tools/install.py')
+    sources = ('pyproject.toml', 'setup.py', 'requirements/tested.txt', 'tools/install.py')
     stamp = tmp_path / '.venv' / '.installed'
     for path in (*(tmp_path / name for name in sources), stamp):
         path.parent.mkdir(exist_ok=True)

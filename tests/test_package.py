@@ -16,7 +16,6 @@ import pytest
 import yaml
 from detection import ROOT
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 from packaging.requirements import Requirement
 
 import mmwau
@@ -191,7 +190,7 @@ def loads_by_base(python, cwd):
     """Read configs as a user's own config and as Python inherit them; where mmwau is."""
     cwd.mkdir(exist_ok=True)
     for number, base in enumerate(
-        ['detection/faster_rcnn_r101_wau_1x_coco.py', 'detection/../faster_rcnn_r50_wau_coco.py']
+        ['detection/faster_rcnn_r101_wau_1x_coco.py', 'faster_rcnn_r50_wau_coco.py']
     ):
         (cwd / f'text{number}.py').write_text(f"_base_ = 'mmwau::{base}'\n")
     (cwd / 'new.py').write_text(
@@ -240,7 +239,7 @@ class TestWithTheWholeStack:
         make_shapes(place / 'data' / 'demo', {'train': 4, 'val': 1}, image_size=64)
         mine = place / 'mine.py'
         mine.write_text(
-            "_base_ = 'mmwau::detection/../faster_rcnn_r18_wau_demo.py'\n"
+            "_base_ = 'mmwau::faster_rcnn_r18_wau_demo.py'\n"
             'train_cfg = dict(max_epochs=1)\n'
             'train_dataloader = dict(num_workers=0, persistent_workers=False)\n'
             'val_cfg = val_dataloader = val_evaluator = None\n'
@@ -267,8 +266,10 @@ class TestWithTheWholeStack:
             assert link.samefile(source / name)
 
 
-def test_mmengine_knows_the_package():
-    assert MODULE2PACKAGE['mmwau'] == 'mmwau'
+def test_a_config_that_the_package_has_not_is_told(tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmwau::faster_rcnn_r5_wau_coco.py'\n")
+    with pytest.raises(FileNotFoundError, match=r'mine.py: _base_ names mmwau::faster_rcnn_r5_wau'):
+        Config.fromfile(tmp_path / 'mine.py')
 
 
 def test_the_parser_of_model_indexes_finds_no_fault():
