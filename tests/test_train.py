@@ -1,15 +1,21 @@
+import argparse
 import os
 import pickle
 import re
+import runpy
 from pathlib import Path
 
 import mmdet
+import mmpretrain.registry
 import pytest
 import torch
 from detection import ROOT, SHRINK, TEST, TRAIN, free_port, make_coco, run, run_python
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmpretrain.engine import VisualizationHook
+from mmpretrain.structures import DataSample
+from mmpretrain.visualization import UniversalVisualizer
 
 from mmwau import WAU
 from mmwau.datasets.shapes import make_shapes
@@ -134,6 +140,20 @@ def test_slurm_script_asks_for_the_processes_and_passes_options_on(tmp_path):
     assert {'--partition=gpus', '--ntasks=4', '--gres=gpu:4', '-A', 'b', '-w', 'c'} <= set(said)
     expected = [str(TRAIN), str(CONFIG), '--work-dir=a place', '--launcher', 'slurm', '--resume']
     assert said[-6:] == expected
+
+
+@pytest.mark.parametrize('kind', ['VisualizationHook', VisualizationHook], ids=['name', 'class'])
+def test_test_script_has_predictions_of_a_classifier_drawn(tmp_path, kind):
+    hook = dict(type=kind, enable=False)
+    cfg = Config(dict(default_scope='mmpretrain', default_hooks=dict(visualization=hook)))
+    args = argparse.Namespace(show=False, show_dir=str(tmp_path), wait_time=2)
+    runpy.run_path(str(TEST))['show_predictions'](cfg, args)
+    UniversalVisualizer.get_instance('classifier').dataset_meta = dict(classes=('ant', 'bee'))
+    hook = mmpretrain.registry.HOOKS.build(cfg.default_hooks.visualization)
+    samples = [DataSample().set_pred_score(torch.tensor([0.2, 0.8])) for _ in range(2)]
+    batch = dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8) for _ in samples])
+    hook.after_test_iter(None, 0, batch, samples)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['0_0.png', '1_0.png']
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
 from mmwau.preflight import check_test_config
+from mmwau.type_names import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,9 +37,15 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
     if hook is None:
         raise ValueError(
             '--show and --show-dir need default_hooks.visualization in the config, for '
-            "MMDetection dict(type='DetVisualizationHook')"
+            "MMDetection dict(type='DetVisualizationHook'), for MMPreTrain "
+            "dict(type='VisualizationHook')"
         )
-    hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+    hook.update(show=args.show, wait_time=args.wait_time)
+    if type_name(hook.type) == 'VisualizationHook':  # MMPreTrain's has names of its own
+        hook.update(enable=True, out_dir=args.show_dir)
+        hook.setdefault('interval', 1)  # it would draw every 5,000th image
+        return
+    hook.draw = True
     if args.show_dir:
         hook.test_out_dir = args.show_dir
         cfg.visualizer.save_dir = args.show_dir
