@@ -147,6 +147,16 @@ class TestFindRemovable:
         assert layers['far'].norms == ()
         assert layers['near'].norms == (model.norms[1], model.norms[2])
 
+    def test_norm_behind_what_changed_in_place_takes_another_thing(self):
+        class Residual(nn.Sequential):
+            def forward(self, x):
+                output = self[0](x)
+                output += x
+                return self[1](output)
+
+        layers, _ = layers_of(Residual(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+        assert layers['0'].norms == ()
+
     def test_norm_of_a_tensor_in_the_place_of_an_output_that_is_gone_is_another_ones(self):
         class Forgetful(nn.Sequential):
             def forward(self, x):

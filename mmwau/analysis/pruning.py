@@ -4,23 +4,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
+from mmwau.norms import NormSearch
 from mmwau.overlap import filter_overlap
 from mmwau.random_numbers import random_numbers
 from mmwau.targets import filter_dim, find_convolutions
 from mmwau.wau import check_choice
 
 ORDERS = ('l1', 'overlap', 'apoz', 'random')
-NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,12 @@ def find_removable(
         ValueError: If there is no convolution to remove filters from.
     """
     convolutions = find_convolutions(model, targets)
-    norms = _norms_behind(model, convolutions, run_model)
+    search = NormSearch(model, convolutions)
+    try:
+        run_model()
+    finally:
+        search.stop()
+    norms = {name: tuple(map(model.get_submodule, behind)) for name, behind in search.found.items()}
     uses = Counter(
         id(module._parameters['weight'])
         for module in find_convolutions(model).values()
@@ -86,7 +85,7 @@ def find_removable(
         elif any(_is_bare(norm) for norm in norms[name]):
             left_out[name] = 'the norm behind it has no weight that could be zero'
         else:
-            found[name] = Removable(name, module, tuple(norms[name]))
+            found[name] = Removable(name, module, norms[name])
     if not found:
         reasons = '; '.join(f'{name}: {reason}' for name, reason in list(left_out.items())[:5])
         raise ValueError(f'No filters below targets={targets!r} can be removed ({reasons})')
@@ -214,38 +213,3 @@ def _is_bare(norm: nn.Module) -> bool:
     It takes the mean over several channels, and has no weight to make the outcome zero.
     """
     return isinstance(norm, (nn.GroupNorm, nn.LayerNorm)) and norm.weight is None
-
-
-def _norms_behind(
-    model: nn.Module, convolutions: Mapping[str, nn.Module], run_model: Callable[[], object]
-) -> dict[str, list[nn.Module]]:
-    """The norms whose input is the output of a convolution, by name of those that run at all."""
-    norms: dict[str, list[nn.Module]] = {}
-    sources: dict[int, tuple[ref, str]] = {}  # by id, which is given again when a tensor is gone
-
-    def remember(name: str, output: Tensor) -> None:
-        norms.setdefault(name, [])
-        sources[id(output)] = ref(output), name
-
-    def connect(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        source, name = sources.get(id(inputs[0]), (None, None))
-        if source is not None and source() is inputs[0] and norm not in norms[name]:
-            norms[name].append(norm)
-
-    handles = [
-        module.register_forward_hook(
-            lambda module, inputs, output, name=name: remember(name, output)
-        )
-        for name, module in convolutions.items()
-    ]
-    handles += [
-        module.register_forward_pre_hook(connect)
-        for module in model.modules()
-        if isinstance(module, NORMS)
-    ]
-    try:
-        run_model()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return norms

@@ -7,17 +7,14 @@ from mmengine.dist import broadcast
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from ..norms import NormSearch
 from ..overlap import filter_overlap, filter_rows, shape_of_filters
 from ..random_numbers import random_numbers
 from ..targets import check_targets, filter_dim, find_layers
 from .checks import check_bool, check_count, check_fraction
 from .leave_out import LeaveOutHook
 from .weights import first_convolution
-
-# Attribute of a convolution's output while norm layers are sought.
-MARK = '_mmwau_output_of'
 
 
 @HOOKS.register_module()
@@ -85,7 +82,7 @@ class RePrHook(LeaveOutHook):
         self.drop_ratio = drop_ratio
         self.targets = check_targets(targets)
         self.skip_first = skip_first
-        self._tracing = []
+        self._search: NormSearch | None = None
 
     @property
     def whole_from(self) -> int:
@@ -116,18 +113,20 @@ class RePrHook(LeaveOutHook):
         # A run that is resumed knows the norms of its layers, unless those are others now.
         known = self.state.setdefault('norms', {})
         if not self._layers.keys() <= known.keys():
-            self._trace_norms(model)
+            self._search = NormSearch(model, self._layers)
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Drop filters, or let them begin anew, if the epoch asks for it."""
-        if not self._tracing:
+        if self._search is None:
             super().before_train_iter(runner)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """End the search for norm layers after the first iteration."""
-        for handle in self._tracing:
-            handle.remove()
-        self._tracing = []
+        if self._search is not None:
+            self._search.stop()
+            for name in self._layers:
+                self.state['norms'].setdefault(name, self._search.found.get(name, []))
+            self._search = None
 
     def leave_out(self, runner: Runner, model: nn.Module, phase: int) -> None:
         """Choose the filters to drop."""
@@ -183,36 +182,12 @@ class RePrHook(LeaveOutHook):
             without += restart(conv, index.tolist(), former[name], time, name)
             for norm in map(model.get_submodule, self.state['norms'][name]):
                 for key, start in (('weight', 1), ('running_mean', 0), ('running_var', 1)):
-                    if getattr(norm, key, None) is not None:
-                        getattr(norm, key).data[index.to(norm.weight.device)] = start
+                    if (value := getattr(norm, key, None)) is not None:
+                        value.data[index.to(value.device)] = start
         runner.logger.info(
             f'RePr: {sum(map(len, dropped.values()))} filters begin anew'
             + (f', {without} of them not orthogonal to those that stayed' if without else '')
         )
-
-    def _trace_norms(self, model: nn.Module) -> None:
-        """Find the norm layers that take a layer's output as it is, from one forward pass."""
-        norms = self.state['norms']
-        for name in self._layers:
-            norms.setdefault(name, [])
-
-        def mark(name):
-            # The version tells whether something was added to the output in place.
-            return lambda module, args, output: setattr(output, MARK, (name, output._version))
-
-        def find(norm):
-            def look(module, args):
-                name, version = getattr(args[0], MARK, (None, None))
-                if version == args[0]._version and norm not in norms[name]:
-                    norms[name].append(norm)
-
-            return look
-
-        for name, module in self._layers.items():
-            self._tracing.append(module.register_forward_hook(mark(name)))
-        for name, module in model.named_modules():
-            if isinstance(module, (_NormBase, nn.GroupNorm)) and module.weight is not None:
-                self._tracing.append(module.register_forward_pre_hook(find(name)))
 
 
 def rank(overlaps: Sequence[Tensor], drop_ratio: float) -> list[Tensor]:
