@@ -7,6 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
+from .checks import check_bool
 from .optim_wrapper import WAUMixin, check_send
 from .overlap_hook import OverlapHook
 from .schedule import RatioSchedule
@@ -51,10 +52,8 @@ class WAUHook(OverlapHook):
         movement: bool = False,
     ):
         super().__init__(overlap_interval, movement=movement)
-        if not isinstance(by_epoch, bool):
-            raise TypeError(f'by_epoch must be True or False, got {by_epoch!r}')
-        if not isinstance(send_active_only, bool):
-            raise TypeError(f'send_active_only must be True or False, got {send_active_only!r}')
+        check_bool('by_epoch', by_epoch)
+        check_bool('send_active_only', send_active_only)
         self.send_active_only = send_active_only
         self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
         self.by_epoch = by_epoch

@@ -14,16 +14,16 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from .checks import check_choice
 from .held import can_step_active_alone
+from .sharding import refuse_sharded
 from .skipping import HeldGradSkipper
 from .slices import Layer
-from .targets import AXES, check_targets, find_layers, find_left_out, is_below
+from .targets import AXES, DEFAULT_TARGETS, check_targets, find_layers, find_left_out, is_below
 from .traffic import ActiveTraffic, send_active_only
-from .wau import WAU, check_choice
+from .wau import WAU
 
-DEFAULT_TARGETS = ('backbone', 'neck')
 OPTIONS = 'wau_options'
-SHARDED = ('FullyShardedDataParallel', 'MMDeepSpeedEngineWrapper', 'ColossalAIModelWrapper')
 
 
 class WAUMixin:
@@ -375,29 +375,6 @@ def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
             "gradients of held slices too. Use hold='state', or leave skip_held_grads out"
         )
     return hold != 'weight' if skip_held_grads is None else bool(skip_held_grads)
-
-
-def refuse_sharded(model: nn.Module, method: str = 'WAU') -> None:
-    """Raise if a model's parameters are cut over processes: slices have no fixed place then.
-
-    Args:
-        model: The model, wrapped for distributed training or not.
-        method: What does not work with it.
-
-    Raises:
-        TypeError: If they are.
-    """
-    for kind in type(model).__mro__:
-        if kind.__name__ in SHARDED:
-            raise TypeError(sharded(kind.__name__, method))
-
-
-def sharded(kind: str, method: str = 'WAU') -> str:
-    """Tell what to use instead of a way of training that cuts parameters over processes."""
-    return (
-        f'{method} does not work with {kind}, which cuts parameters over processes. Use '
-        'MMDistributedDataParallel'
-    )
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -10,10 +10,11 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from .checks import check_bool
 from .movement import Movement
 from .overlap import expected_overlap, layer_overlap, mean_overlap, shape_of_filters
 from .plots import plot_overlap, plot_overlap_curve
-from .targets import check_targets, filter_dim, find_layers
+from .targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
 
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
@@ -61,7 +62,7 @@ class OverlapHook(Hook):
     def __init__(
         self,
         overlap_interval: int = 500,
-        targets: str | Sequence[str] = ('backbone', 'neck'),
+        targets: str | Sequence[str] = DEFAULT_TARGETS,
         movement: bool = False,
     ):
         if not isinstance(overlap_interval, int) or overlap_interval < 1:
@@ -71,8 +72,7 @@ class OverlapHook(Hook):
             )
         self.overlap_interval = overlap_interval
         self.targets = check_targets(targets)
-        if not isinstance(movement, bool):
-            raise TypeError(f'movement must be True or False, got {movement!r}')
+        check_bool('movement', movement)
         self.movement = movement
         self._movement: Movement | None = None
         self._movement_before: dict | None = None

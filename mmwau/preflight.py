@@ -11,21 +11,16 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch.nn import Parameter
 from torch.optim import SGD
 
+from . import sharding
 from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
 from .comparison.leave_out import LeaveOutHook, check_one
 from .hook import WAUHook, wrong_runner, wrong_wrapper
 from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
-from .optim_wrapper import WAUMixin, sharded
+from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook, check_alone
 from .type_names import type_name
 
 COMPARISONS = (RePrHook, DSDHook, OrthogonalityHook, DropoutHook)
-SHARDED_TYPES = (
-    'FSDPStrategy',
-    'DeepSpeedStrategy',
-    'ColossalAIStrategy',
-    'MMFullyShardedDataParallel',
-)
 
 
 def check_train_config(cfg: Config) -> None:
@@ -91,8 +86,8 @@ def check_wau(cfg: Config) -> None:
         _check_wrapper(wrapper_type, wrapper)
         for part in ('strategy', 'model_wrapper_cfg'):
             kind = _name(cfg.get(part))
-            if kind in SHARDED_TYPES:
-                raise TypeError(sharded(kind))
+            if kind in sharding.SETTINGS:
+                raise TypeError(sharding.sharded(kind))
         if 'runner_type' in cfg and _name(cfg.runner_type) != 'Runner':
             raise TypeError(wrong_runner(_name(cfg.runner_type)))
     hooks = [

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from .wau import check_choice, check_update_ratio
+from .checks import check_choice, check_update_ratio
 
 KINDS = {
     'constant': {'ratio'},

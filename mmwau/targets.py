@@ -6,10 +6,12 @@ from torch import nn
 from torch.nn import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
+from .checks import check_choice
 from .slices import Layer
-from .wau import check_choice
 
 AXES = ('out', 'in')
+# Where detectors and classifiers of OpenMMLab have their convolutions, their heads left out.
+DEFAULT_TARGETS = ('backbone', 'neck')
 
 
 def find_convolutions(

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS, Optimizer, Rprop
 
+from .checks import check_bool, check_choice, check_update_ratio
 from .held import (
     can_step_active_alone,
     inner,
@@ -96,8 +97,7 @@ class WAU:
         check_update_ratio(self.update_ratio)
         check_choice('sampler', self.sampler, SAMPLERS)
         check_choice('hold', self.hold, HOLDS)
-        if not isinstance(self.rescale, bool):
-            raise TypeError(f'rescale must be True or False, got {self.rescale!r}')
+        check_bool('rescale', self.rescale)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise TypeError(f'seed must be an integer, got {self.seed!r}')
         if type(self.min_active) is not int or self.min_active not in (0, 1):
@@ -238,24 +238,3 @@ class WAU:
                     held.enter_context(keep_state(inner(optimizer), slices))
             with torch.enable_grad():
                 yield
-
-
-def check_update_ratio(update_ratio: float, argument: str = 'update_ratio') -> None:
-    """Raise unless ``update_ratio`` is a number in (0, 1]."""
-    if not isinstance(update_ratio, (int, float)) or isinstance(update_ratio, bool):
-        raise TypeError(
-            f'{argument} must be a number in (0, 1], got {update_ratio!r} '
-            f'of type {type(update_ratio).__name__}'
-        )
-    if not 0 < update_ratio <= 1:
-        raise ValueError(
-            f'{argument} must be in (0, 1], got {update_ratio}; 1 is plain training, '
-            '0.5 moves half of the filters in each update'
-        )
-
-
-def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        known = ', '.join(repr(choice) for choice in choices)
-        raise ValueError(f'{argument} must be one of {known}, got {value!r}')

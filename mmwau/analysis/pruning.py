@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mmwau.checks import check_choice
 from mmwau.norms import NormSearch
 from mmwau.overlap import filter_overlap
 from mmwau.random_numbers import random_numbers
 from mmwau.targets import filter_dim, find_convolutions
-from mmwau.wau import check_choice
 
 ORDERS = ('l1', 'overlap', 'apoz', 'random')
 

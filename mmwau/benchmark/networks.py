@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from mmwau.targets import DEFAULT_TARGETS
+
 CIFAR = {
     'resnet56_cifar10': 64,
     'densenet40_k12_bc_cifar10': 32,
@@ -79,4 +81,4 @@ def _detector(device: torch.device) -> Network:
         losses = model(**batch, mode='loss')
         return model.parse_losses(losses)[0]
 
-    return Network(model, loss, ('backbone', 'neck'), 'batch 2 at 320x320')
+    return Network(model, loss, DEFAULT_TARGETS, 'batch 2 at 320x320')

@@ -11,8 +11,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..checks import check_bool, check_fraction
 from ..random_numbers import random_numbers
-from .checks import check_bool, check_fraction
 
 
 @HOOKS.register_module()

@@ -12,7 +12,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..held import inner
-from ..optim_wrapper import WAUMixin, refuse_sharded
+from ..optim_wrapper import WAUMixin
+from ..sharding import refuse_sharded
 
 
 class LeaveOutHook(Hook):

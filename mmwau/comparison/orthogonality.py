@@ -10,10 +10,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
+from ..checks import check_choice
 from ..overlap import filter_rows
 from ..random_numbers import random_numbers
 from ..targets import check_targets, filter_dim
-from ..wau import check_choice
 from .weights import find_weights
 
 KINDS = ('so', 'srip')

@@ -8,11 +8,11 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..checks import check_bool, check_count, check_fraction
 from ..norms import NormSearch
 from ..overlap import filter_overlap, filter_rows, shape_of_filters
 from ..random_numbers import random_numbers
-from ..targets import check_targets, filter_dim, find_layers
-from .checks import check_bool, check_count, check_fraction
+from ..targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
 from .leave_out import LeaveOutHook
 from .weights import first_convolution
 
@@ -69,7 +69,7 @@ class RePrHook(LeaveOutHook):
         sub_epochs: int = 10,
         drop_ratio: float = 0.3,
         cycles: int = 3,
-        targets: str | Sequence[str] = ('backbone', 'neck'),
+        targets: str | Sequence[str] = DEFAULT_TARGETS,
         skip_first: bool = True,
     ):
         super().__init__()
