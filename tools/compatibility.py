@@ -78,8 +78,10 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
         ['mmdet.models', 'mmpretrain.models', 'mmwau.compatibility.trial']
     )
     process = context.Process(target=train_in_process, args=(recipe, data, folder))
+    start = time.monotonic()
     process.start()
     process.join(time_limit)
+    seconds = round(time.monotonic() - start, 1)
     if process.is_alive():
         process.kill()
         process.join()
@@ -90,7 +92,7 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
     if records:
         return records[0]
     name = recipe.path.parent.name + '/' + recipe.path.name
-    return Record(recipe.project, recipe.family, name, FAILED, reason, seconds=time_limit)
+    return Record(recipe.project, recipe.family, name, FAILED, reason, seconds=seconds)
 
 
 def run(args: argparse.Namespace) -> list[Record]:

@@ -30,11 +30,12 @@ PAGE = """\
 Every folder of configs that MMDetection and MMPreTrain bring along is a family here. Of each
 family the smallest recipe that can be tried on drawn images got
 [WAU's three lines](../README.md#add-wau-to-a-config), was made small enough for a CPU, and was
-trained with MMEngine's Runner: {updates} updates under `hold='weight'`, one more under `hold='state'`,
-`update_ratio={ratio}`. In each update the weights at its start and at its end were compared bit for
-bit, with a selection of active filters drawn apart from the training. A recipe **works** where no
-held filter (nor its bias) changed a bit, and active ones moved in every layer that had a gradient.
-This says that WAU does with a recipe what it should; it says nothing about what a network learns.
+trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
+`hold='state'`, `update_ratio={ratio}`. In each update the weights at its start and at its end were
+compared bit for bit, with a selection of active filters drawn apart from the training. A recipe
+**works** where no held filter (nor its bias) changed a bit, and active ones moved in every layer
+that had a gradient. This says that WAU does with a recipe what it should; it says nothing about
+what a network learns.
 
 ```
 python tools/compatibility.py             # train what is not done yet
@@ -53,6 +54,9 @@ mixed precision are trained in float32: MMEngine's wrapper for it refuses a mach
 accelerator. Pipelines, wrappers of data sets (Mosaic, MixUp), samplers, losses, optimizers with
 their parameter groups, clipping, gradient accumulation (at most 2), EMA and other hooks stay. What
 one family needs beside that stands in its row.
+
+The result of a recipe that stops is **failed**, or **fails without WAU too** where the same small
+recipe stops in the same way without WAU: by itself, by the versions here, or by the rules above.
 
 Columns:
 

@@ -127,9 +127,9 @@ class Watch(Hook):
         where = runner.model, self.targets, 'out', runner.optim_wrapper.optimizer
         self.layers, self.left_out = find_layers(*where), find_left_out(*where)
         self.counts = runner.cfg.optim_wrapper.accumulative_counts
-        for layer in self.layers.values():
+        for name, layer in self.layers.items():
             weight, dim = layer.tensors[0]
-            self._hooks.append(weight.register_hook(partial(self._see, layer.name, dim)))
+            self._hooks.append(weight.register_hook(partial(self._see, name, dim)))
 
     def after_train(self, runner: Runner) -> None:
         """Look at gradients no longer: where somebody does, none are skipped."""
@@ -173,7 +173,7 @@ class Watch(Hook):
             update: Index of the update.
 
         Yields:
-            Name of a weight, and two bool tensors of shape (num_slices,): active, and moved.
+            Name of a convolution, and two bool tensors of shape (num_slices,): active, and moved.
         """
         selected = self.rule.select(self.layers.values(), update)
         for (name, layer), active in zip(self.layers.items(), selected, strict=True):
@@ -184,7 +184,7 @@ class Watch(Hook):
             held_that_moved = int(torch.stack(moved).any(dim=0)[~active].sum())
             if held_that_moved:
                 self.wrong.append(f'{held_that_moved} held filters of {name} moved')
-            yield layer.name, active, moved[0]
+            yield name, active, moved[0]
 
 
 def try_recipe(
@@ -260,7 +260,8 @@ def skip_in_one_update(runner: Runner, watch: Watch) -> int:
     wrapper.initialize_count_status(runner.model, 0, watch.counts)
     before = len(watch.wrong)
     watch.start()
-    batches = iter(runner.train_dataloader)
+    # The loop's own: some samplers can not be started again in the middle of an epoch.
+    batches = runner.train_loop.dataloader_iterator
     for _ in range(watch.counts):
         runner.model.train_step(next(batches), wrapper)
     moved = {name: int(moved.sum()) for name, _, moved in watch.end(update=0)}
