@@ -57,6 +57,7 @@ one family needs beside that stands in its row.
 
 The result of a recipe that stops is **failed**, or **fails without WAU too** where the same small
 recipe stops in the same way without WAU: by itself, by the versions here, or by the rules above.
+A family without a row has not been tried yet.
 
 Columns:
 
