@@ -24,8 +24,6 @@ BLOCKS = [block for page, text in PAGES.items() for block in pages.blocks_of(pag
 COMMANDS = [
     (page, command) for page, text in PAGES.items() for command in pages.commands_of(page, text)
 ]
-# The results are written by a tool, with their commands in blocks of no language.
-WITHOUT_LANGUAGE = 'docs/results'
 
 
 def of_kind(kind):
@@ -58,7 +56,7 @@ def test_every_block_is_of_a_kind_that_is_checked():
         'python a whole program with its imports, settings of a config (custom_imports, '
         'optim_wrapper, custom_hooks), or a suite. Anything else belongs in running text'
         for block in BLOCKS
-        if pages.kind_of(block) is None and not block.page.startswith(WITHOUT_LANGUAGE)
+        if pages.kind_of(block) is None
     ]
     assert not unknown, '\n'.join(unknown)
 

@@ -377,7 +377,7 @@ def test_nothing_is_dropped_silently():
     page = report.to_markdown('the command', ['picture.png'])
     for told in report.warnings():
         assert f'- {told}\n' in page
-    assert '```\nthe command\n```' in page
+    assert '```bash\nthe command\n```' in page
     assert '![picture.png](picture.png)' in page
 
 

@@ -37,7 +37,7 @@ compared bit for bit, with a selection of active filters drawn apart from the tr
 that had a gradient. This says that WAU does with a recipe what it should; it says nothing about
 what a network learns.
 
-```
+```bash
 python tools/compatibility.py             # train what is not done yet
 python tools/compatibility.py --only fcos # again what has this in its name
 python tools/compatibility.py --report    # write this page, and the records in compatibility.json

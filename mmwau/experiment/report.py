@@ -290,7 +290,7 @@ class Report:
             command: The command that made it.
             pictures: File names of its pictures, beside the page.
         """
-        parts = [f'# {self.suite.title}\n', f'```\n{command}\n```\n']
+        parts = [f'# {self.suite.title}\n', f'```bash\n{command}\n```\n']
         for setting in self.settings:
             parts += [table.to_markdown() for table in setting.tables()]
         warnings = self.warnings()
