@@ -371,7 +371,7 @@ def test_a_backward_pass_beside_the_wrapper_is_told():
 def test_an_optimizer_without_rows_of_state_is_told_before_training(tmp_path):
     wrapper = dict(type='WAUOptimWrapper', hold='state', optimizer=dict(type='Rprop', lr=0.01))
     runner = small_runner(tmp_path, wrapper)
-    with pytest.raises(ValueError, match="Rprop's has not. Use hold='weight'"):
+    with pytest.raises(ValueError, match=r"Rprop's has not\. Use hold='weight'"):
         runner.train()
     assert runner.iter == 0
 
