@@ -12,6 +12,7 @@ import torch
 from detection import ROOT, SHRINK, TEST, TRAIN, free_port, make_coco, run, run_python
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.engine import VisualizationHook
 from mmpretrain.structures import DataSample
@@ -149,7 +150,8 @@ def test_test_script_has_predictions_of_a_classifier_drawn(tmp_path, kind):
     args = argparse.Namespace(show=False, show_dir=str(tmp_path), wait_time=2)
     runpy.run_path(str(TEST))['show_predictions'](cfg, args)
     UniversalVisualizer.get_instance('classifier').dataset_meta = dict(classes=('ant', 'bee'))
-    hook = mmpretrain.registry.HOOKS.build(cfg.default_hooks.visualization)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        hook = mmpretrain.registry.HOOKS.build(cfg.default_hooks.visualization)
     samples = [DataSample().set_pred_score(torch.tensor([0.2, 0.8])) for _ in range(2)]
     batch = dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8) for _ in samples])
     hook.after_test_iter(None, 0, batch, samples)
