@@ -90,6 +90,13 @@ settings = {
             'train_cfg.val_interval': 2,
             'param_scheduler.milestones': [2, 3],
         },
-        arms=['plain', 'WAU', "WAU, authors' code", "WAU, hold='state'"],
+        arms=[
+            'plain',
+            'WAU',
+            "WAU, authors' code",
+            "WAU, hold='state'",
+            'plain, learning rate × 0.5',
+            'WAU, rescale',
+        ],
     ),
 }
