@@ -140,16 +140,16 @@ def test_targets_are_judged_by_the_median():
 def test_script_prints_the_table_and_writes_json_and_picture(tmp_path):
     done = run(
         [sys.executable, SCRIPT, '--quick', '--rounds', '2', '--networks',
-         'resnet50', '--sections', 'convolution', 'selection', 'networks',
+         'resnet56_cifar10', '--sections', 'convolution', 'selection', 'networks',
          '--update-ratio', '0.25', '--work-dir', tmp_path / 'results'],
         tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:]
-    for words in ('128 channels', '100,000 filters', 'ratio 0.25', 'state, skipping', '≤ 0.82'):
+    for words in ('128 channels', '100,000 filters', 'ratio 0.25', 'state, skipping', '≤ 0.78'):
         assert words in done.stdout
     results = json.loads((tmp_path / 'results/benchmark.json').read_text())
     assert set(results) == {'machine', 'arguments', 'convolution', 'selection', 'networks'}
-    arms = results['networks']['resnet50 0.25']['arms']
+    arms = results['networks']['resnet56_cifar10 0.25']['arms']
     assert set(arms) == {'plain', 'weight', 'state, skipping'}
     assert arms['plain']['ratios']['training step'] == [1, 1, 1]
     assert (tmp_path / 'results/benchmark.png').stat().st_size > 10_000

@@ -38,11 +38,13 @@ def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--quick', action='store_true', help='few rounds, in about 2 minutes')
-    for option, names in (('--networks', NETWORKS), ('--sections', SECTIONS)):
-        listed = f'of {", ".join(names)} (default: all)'
-        parser.add_argument(
-            option, nargs='+', default=list(names), choices=names, metavar='NAME', help=listed
-        )
+    options = {
+        '--networks': (NETWORKS, 'all; quick: without those of CIFAR'),
+        '--sections': (SECTIONS, 'all'),
+    }
+    for option, (names, default) in options.items():
+        listed = f'of {", ".join(names)} (default: {default})'
+        parser.add_argument(option, nargs='+', choices=names, metavar='NAME', help=listed)
     parser.add_argument('--rounds', type=int, help='rounds that count (default: 15, quick: 2)')
     parser.add_argument('--update-ratio', type=float, default=0.5, help='default: 0.5')
     parser.add_argument('--axis', default='out', choices=['out', 'in'], help='default: out')
@@ -55,6 +57,9 @@ def parse_args() -> argparse.Namespace:
             f'--update-ratio must be in (0, 1), got {args.update_ratio}: at 1 nothing is held, and '
             'all arms are plain training'
         )
+    if args.networks is None:
+        args.networks = [name for name in NETWORKS if not (args.quick and name in CIFAR)]
+    args.sections = args.sections or list(SECTIONS)
     args.rounds = args.rounds or (2 if args.quick else 15)
     if args.rounds < 2:
         parser.error(f'--rounds must be at least 2, got {args.rounds}: a spread needs two')
@@ -83,8 +88,6 @@ def measure_networks(args: argparse.Namespace, sections: Sections) -> dict[str, 
     found = {}
     ratios = [args.update_ratio] if args.update_ratio != 0.5 else [0.5, 0.25]
     for name in args.networks:
-        if args.quick and name in CIFAR:
-            continue
         network = build_network(name, torch.device(args.device))
         for ratio in ratios if name == 'resnet50' else ratios[:1]:
             arms = QUICK_ARMS if args.quick else ARMS
