@@ -74,9 +74,7 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
     result.unlink(missing_ok=True)
     # Processes start from one that has imported everything, and has done nothing else.
     context = get_context('forkserver')
-    context.set_forkserver_preload(
-        ['mmdet.models', 'mmpretrain.models', 'mmwau.compatibility.trial']
-    )
+    context.set_forkserver_preload(list(IMPORTED_BEFORE))
     process = context.Process(target=train_in_process, args=(recipe, data, folder))
     start = time.monotonic()
     process.start()

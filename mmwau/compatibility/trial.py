@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmwau.launch import build_runner
-from mmwau.optim_wrapper import DEFAULT_TARGETS
 from mmwau.preflight import check_train_config
 from mmwau.slices import Layer
-from mmwau.targets import find_layers, find_left_out
+from mmwau.targets import DEFAULT_TARGETS, find_layers, find_left_out
 from mmwau.wau import WAU
 
 from .recipes import (
