@@ -24,13 +24,11 @@ class ActiveTraffic:
     Attributes:
         sent_bytes: Bytes of the gradients that this process gave to the all-reduce in the last
             backward pass that communicated.
-        dense_bytes: Bytes that it would have given without leaving out held slices.
     """
 
     def __init__(self, group: ProcessGroup | None = None):
         self.group = group
         self.sent_bytes = 0
-        self.dense_bytes = 0
         self.slices: dict[Parameter, Slices] = {}
 
     def start(self, layers: Layers, active: Sequence[Tensor]) -> None:
@@ -71,9 +69,8 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
     else:
         sent = flat
     if bucket.index() == 0:
-        traffic.sent_bytes = traffic.dense_bytes = 0
+        traffic.sent_bytes = 0
     traffic.sent_bytes += sent.numel() * sent.element_size()
-    traffic.dense_bytes += flat.numel() * flat.element_size()
     sent.mul_(1 / distributed.get_world_size(traffic.group))
 
     def put_back(future: Future[list[Tensor]]) -> Tensor:

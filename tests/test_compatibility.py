@@ -23,8 +23,9 @@ from mmwau.compatibility.recipes import (
     why_not_tried,
     zoo_of,
 )
-from mmwau.compatibility.report import page_of, read_records, write_records
+from mmwau.compatibility.report import page_of
 from mmwau.compatibility.trial import Record, explain, try_recipe
+from mmwau.records import read_records, write_records
 
 NAMED = {
     'faster_rcnn', 'mask_rcnn', 'cascade_rcnn', 'retinanet', 'fcos', 'atss', 'gfl', 'ssd', 'yolox',
@@ -246,7 +247,7 @@ def test_the_script_goes_on_with_what_is_not_done(tool, tmp_path, monkeypatch, c
     write_records(done, tmp_path / 'records.json')
     monkeypatch.setattr(sys, 'argv', ['compatibility.py', '--work-dir', str(tmp_path)])
     tool.main()
-    records = {record.name: record for record in read_records(tmp_path / 'records.json')}
+    records = {record.name: record for record in read_records(Record, tmp_path / 'records.json')}
     assert list(records) == ['/'.join(name) for name in names]
     assert records.pop('mmdet/clrnet').reason == 'no recipe with a training part'
     assert {record.reason for record in records.values()} == {'before'}

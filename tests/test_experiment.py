@@ -26,10 +26,11 @@ from mmwau.analysis.arms import half_width, summarise
 from mmwau.analysis.runs import read_run
 from mmwau.analysis.runs_report import MINUS, NO_BREAK
 from mmwau.experiment.equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
-from mmwau.experiment.record import Record, read_records, write_records
+from mmwau.experiment.record import Record
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, _option, read_suite
 from mmwau.experiment.trainer import Trainer, find_processes, find_records
+from mmwau.records import read_records, write_records
 
 SCRIPT = ROOT / 'tools' / 'experiment.py'
 CONFIG = """
@@ -420,13 +421,13 @@ def test_records_come_back_from_their_file(tmp_path):
         record('WAU', status='failed'),
     ]
     write_records(records, tmp_path / 'r.json')
-    assert [json.dumps(vars(one)) for one in read_records(tmp_path / 'r.json')] == [
+    assert [json.dumps(vars(one)) for one in read_records(Record, tmp_path / 'r.json')] == [
         json.dumps(vars(one)) for one in records
     ]
-    assert read_records(tmp_path / 'none.json') == []
+    assert read_records(Record, tmp_path / 'none.json') == []
     (tmp_path / 'r.json').write_text('[{"x": 1}]')
     with pytest.raises(ValueError, match=r'r.json is not what this tool writes'):
-        read_records(tmp_path / 'r.json')
+        read_records(Record, tmp_path / 'r.json')
 
 
 # The tool
@@ -449,7 +450,7 @@ class TestTool:
     def test_every_training_is_recorded_failed_ones_too(self, finished):
         place, done = finished
         assert done.returncode == 1, done.stdout  # one arm can't be trained
-        records = read_records(place / 'results/suite.json')
+        records = read_records(Record, place / 'results/suite.json')
         status = {(one.arm, one.seed): one.status for one in records}
         expected = dict(plain='finished', WAU='finished', wild='diverged', broken='failed')
         assert status == {(arm, seed): expected[arm] for arm in expected for seed in (0, 1)}
@@ -459,7 +460,7 @@ class TestTool:
 
     def test_records_hold_what_was_logged(self, finished):
         place, _ = finished
-        records = read_records(place / 'results/suite.json')
+        records = read_records(Record, place / 'results/suite.json')
         for one in (one for one in records if one.finished):
             run = read_run(place / 'work_dirs/suite/small' / one.arm.lower() / f'seed{one.seed}')
             assert one.iterations == 6
@@ -477,7 +478,7 @@ class TestTool:
 
     def test_commands_repeat_the_run(self, finished):
         place, _ = finished
-        one = read_records(place / 'results/suite.json')[0]
+        one = read_records(Record, place / 'results/suite.json')[0]
         said = one.command.split()
         assert said[0] == 'python'
         done = run_python(*said[1:], '--work-dir', 'again', cwd=place,
@@ -588,7 +589,7 @@ def test_a_killed_tool_waits_for_what_it_left_and_goes_on_afterwards(waiting):
     (waiting / 'go').touch()
     psutil.wait_procs(left, 120)
     assert run_tool(waiting).returncode == 0
-    (one,) = read_records(waiting / 'work_dirs/suite/suite.json')
+    (one,) = read_records(Record, waiting / 'work_dirs/suite/suite.json')
     assert (one.status, one.iterations, one.starts) == ('finished', 6, 1)
 
 
@@ -605,7 +606,7 @@ def test_a_stopped_tool_ends_its_trainings_and_resumes_them(waiting):
     done = run_tool(waiting)
     assert done.returncode == 0, done.stdout
     assert 'resumed epoch: 1, iter: 3' in (folder / 'output.log').read_text()
-    (one,) = read_records(waiting / 'work_dirs/suite/suite.json')
+    (one,) = read_records(Record, waiting / 'work_dirs/suite/suite.json')
     assert (one.status, one.iterations, one.starts, one.seconds) == ('finished', 6, 2, 0)
     assert 'seed 0 was trained in 2 parts' in done.stdout
 

@@ -3,9 +3,10 @@
 import pytest
 from detection import ROOT
 
-from mmwau.experiment.record import read_records
+from mmwau.experiment.record import Record
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import read_suite
+from mmwau.records import read_records
 
 RESULTS = ROOT / 'docs' / 'results'
 PAGE = (ROOT / 'docs' / 'results.md').read_text()
@@ -15,7 +16,8 @@ SUITES = sorted(path.stem for path in RESULTS.glob('*.json'))
 def report_of(name):
     suite = read_suite(ROOT / 'configs' / 'suites' / f'{name}.py')
     records = {
-        (one.setting, one.arm, one.seed): one for one in read_records(RESULTS / f'{name}.json')
+        (one.setting, one.arm, one.seed): one
+        for one in read_records(Record, RESULTS / f'{name}.json')
     }
     planned = {(one.setting, one.arm, one.seed): one for one in suite.trainings}
     assert set(records) <= set(planned)

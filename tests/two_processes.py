@@ -138,7 +138,7 @@ def print_hooks():
                        for one, two, mask in ends)  # fmt: skip
         zero = not any(one.grad[~mask].any() for one, _, mask in ends)
         if rank == 0:
-            print('HOOK', name, good, zero, traffic.sent_bytes, traffic.dense_bytes, sep=' | ')
+            print('HOOK', name, good, zero, traffic.sent_bytes, sep=' | ')
         try:
             send_active_only(wrapped)
         except ValueError as error:

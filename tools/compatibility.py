@@ -21,8 +21,9 @@ from pathlib import Path
 
 from mmwau.compatibility.data import make_data
 from mmwau.compatibility.recipes import PROJECTS, Recipe, choose_recipe, find_families
-from mmwau.compatibility.report import read_records, write_records, write_report
+from mmwau.compatibility.report import write_report
 from mmwau.compatibility.trial import FAILED, Record, try_recipe
+from mmwau.records import read_records, write_records
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK_DIR = ROOT / 'work_dirs' / 'compatibility'
@@ -86,7 +87,7 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
         reason = f'not done after {time_limit} seconds'
     else:
         reason = f'the process ended with exit status {process.exitcode}'
-    records = read_records(result)
+    records = read_records(Record, result)
     if records:
         return records[0]
     name = recipe.path.parent.name + '/' + recipe.path.name
@@ -96,7 +97,7 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
 def run(args: argparse.Namespace) -> list[Record]:
     """Try what is not done yet; return all records."""
     path = args.work_dir / 'records.json'
-    records = {record.name: record for record in read_records(path)}
+    records = {record.name: record for record in read_records(Record, path)}
     names = [f'{project}/{family}' for project in PROJECTS for family in find_families(project)]
     if args.only:
         chosen = [name for name in names if args.only in name]
@@ -134,7 +135,7 @@ def main() -> None:
     args = parse_args()
     try:
         if args.report:
-            records = read_records(args.work_dir / 'records.json')
+            records = read_records(Record, args.work_dir / 'records.json')
             if not records:
                 raise FileNotFoundError(
                     f'There are no records in {args.work_dir}: run the same command without '

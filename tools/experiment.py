@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmwau.analysis.page import png
-from mmwau.experiment.record import Record, read_records, update_records
+from mmwau.experiment.record import Record, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
 from mmwau.files import write_whole
+from mmwau.records import read_records
 
 # Between two lines on a terminal that shows no bars.
 SECONDS_BETWEEN_LINES = 60
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = args.work_dir or Path('work_dirs') / suite.name
     out = args.out or folder
     results = out / f'{suite.name}.json'
-    published = read_records(results)
+    published = read_records(Record, results)
     done = find_records(suite.trainings, folder, published)
     trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
     if args.list:

@@ -3,11 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mmwau.files import write_whole
+from mmwau.records import to_lines
 from mmwau.version import __version__
 
 from .data import SIDE
@@ -70,29 +70,6 @@ Columns:
 """
 
 
-def write_records(records: Sequence[Record], path: Path) -> None:
-    """Write records to a JSON file, a line for each.
-
-    Raises:
-        OSError: If it can't be written.
-    """
-    write_whole(f'{_lines(records)}\n'.encode(), path)
-
-
-def read_records(path: Path) -> list[Record]:
-    """Records from the file that :func:`write_records` wrote; none if it does not exist.
-
-    Raises:
-        ValueError: If it can't be read.
-    """
-    if not path.is_file():
-        return []
-    try:
-        return [Record(**record) for record in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'{path} is not what this tool writes ({error}); remove it') from error
-
-
 def write_report(records: Sequence[Record], folder: Path) -> None:
     """Write ``compatibility.md``, and beside it the records as ``compatibility.json``.
 
@@ -100,7 +77,7 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
         OSError: If they can't be written.
     """
     versions = installed_versions()
-    content = f'{{"versions": {json.dumps(versions)},\n"records": {_lines(records)}}}\n'
+    content = f'{{"versions": {json.dumps(versions)},\n"records": {to_lines(records)}}}\n'
     write_whole(content.encode(), folder / 'compatibility.json')
     write_whole(page_of(records, versions).encode(), folder / 'compatibility.md')
 
@@ -153,7 +130,3 @@ def row_of(record: Record) -> tuple[str, ...]:
     moved = f'{record.moved:,} of {record.active:,}'
     numbers = held, f'{record.filters:,}', str(record.skipping), moved
     return record.family, recipe, record.backbone or '–', *numbers, result
-
-
-def _lines(records: Sequence[Record]) -> str:
-    return '[\n' + ',\n'.join(json.dumps(asdict(record)) for record in records) + '\n]'

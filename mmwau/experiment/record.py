@@ -1,16 +1,15 @@
 """What is kept of a training: final values and curves, small enough to publish."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 
 from mmengine.device import get_device
 
 from mmwau.analysis.runs import Run
-from mmwau.files import write_whole
+from mmwau.records import read_records, write_records
 
 from .suite import Training
 
@@ -114,18 +113,8 @@ def read_record(folder: Path) -> Record | None:
     Raises:
         ValueError: If it can't be read.
     """
-    found = read_records(folder / RECORD)
+    found = read_records(Record, folder / RECORD)
     return found[0] if found else None
-
-
-def write_records(records: Sequence[Record], path: Path) -> None:
-    """Write records to a JSON file, a line for each.
-
-    Raises:
-        OSError: If it can't be written.
-    """
-    lines = ',\n'.join(json.dumps(asdict(record)) for record in records)
-    write_whole(f'[\n{lines}\n]\n'.encode(), path)
 
 
 def update_records(records: Sequence[Record], path: Path) -> None:
@@ -136,22 +125,9 @@ def update_records(records: Sequence[Record], path: Path) -> None:
         ValueError: If it can't be read.
     """
     names = {(one.setting, one.arm, one.seed) for one in records}
-    others = [one for one in read_records(path) if (one.setting, one.arm, one.seed) not in names]
+    kept = read_records(Record, path)
+    others = [one for one in kept if (one.setting, one.arm, one.seed) not in names]
     write_records([*records, *others], path)
-
-
-def read_records(path: Path) -> list[Record]:
-    """Records from the file that :func:`write_records` wrote; none if it does not exist.
-
-    Raises:
-        ValueError: If it can't be read.
-    """
-    if not path.is_file():
-        return []
-    try:
-        return [Record(**record) for record in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'{path} is not what this tool writes ({error}); remove it') from error
 
 
 def _binned(run: Run) -> Curve:
