@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import torch
+from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -275,7 +276,10 @@ class WAUMixin:
                 f"seed=None of {type(self).__name__} means the run's own seed, which a Runner "
                 'with its RuntimeInfoHook provides; there is none here: give an integer'
             )
-        return int(seed)
+        # With diff_rank_seed each process has its own; the first one's is in the checkpoints.
+        seeds = [int(seed)]
+        broadcast_object_list(seeds)
+        return seeds[0]
 
     def _log_layers(self, left_out: dict[str, str]) -> None:
         slices = 'filters' if self.axis == 'out' else 'input channels'

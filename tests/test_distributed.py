@@ -8,7 +8,8 @@ from detection import free_port, run
 from mmwau.wau import HOLDS, SAMPLERS
 
 ARMS = [f'{sampler} {hold}' for sampler in SAMPLERS for hold in HOLDS]
-ARMS += ['accumulation', 'seed None', 'unused', *(f'zero {hold}' for hold in HOLDS)]
+ARMS += ['accumulation', 'seed None', 'seed of each rank', 'unused']
+ARMS += [f'zero {hold}' for hold in HOLDS]
 
 
 @pytest.fixture(scope='module')

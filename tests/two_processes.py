@@ -49,6 +49,7 @@ def arms():
             yield f'{sampler} {hold}', dict(sampler=sampler, hold=hold), {}
     yield 'accumulation', dict(accumulative_counts=2), {}
     yield 'seed None', {}, dict(randomness=dict(seed=None))
+    yield 'seed of each rank', {}, dict(randomness=dict(seed=3, diff_rank_seed=True))
     yield 'unused', {}, dict(model=ModelWithUnused, find_unused_parameters=True)
     for hold in HOLDS:
         yield f'zero {hold}', dict(hold=hold, optimizer=ZERO), {}
