@@ -73,6 +73,9 @@ def step_active_alone(
             grad = rows if grad is None else grad.add_(rows)
         param.grad = None
         param.data = param.data.index_select(dim, active)
+        if grad is not None and grad.stride() != param.stride():
+            # Fused optimizers read memory as it lies and take it that all tensors lie alike.
+            grad = torch.empty_like(param).copy_(grad)
         param.grad = grad
         for key, rows in state.items():
             optimizer.state[param][key] = rows.index_select(dim, active)

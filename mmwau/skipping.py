@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn import Parameter
 
 from .slices import Layer, Slices, find_slices
@@ -74,6 +75,7 @@ class HeldGradSkipper:
                 self._by_name[name] = _Convolution(module, layer, grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
+        self._active: list[Tensor] = []
 
     def start(self, active: Sequence[Tensor]) -> None:
         """Skip in every backward pass of a forward pass made from now on until :meth:`stop`.
@@ -81,8 +83,18 @@ class HeldGradSkipper:
         Args:
             active: For each layer a bool tensor of shape (num_slices,) on the CPU, True where
                 active.
+
+        Raises:
+            ValueError: If :attr:`grads` has gradients of another selection.
         """
         self.stop()
+        if self.grads and not all(map(torch.equal, self._active, active)):
+            raise ValueError(
+                'skipper.grads has gradients of another selection, which do not add up with those '
+                'of this one. Use one selection until the step, which WAU.holding(..., '
+                'skipper.grads) surrounds; to drop an update, call skipper.grads.clear() too'
+            )
+        self._active = list(active)
         found = {slices.param: slices for slices in find_slices(self._layers, active)}
         for weight, convolution in self._convolutions.items():
             if weight in found:
@@ -124,6 +136,8 @@ def why_not(module: nn.Module) -> str:
         return f'{type(module).__name__} is not one of Conv1d, Conv2d, Conv3d'
     if not any(type(module)._conv_forward is kind._conv_forward for kind in CONVOLUTIONS):
         return f'{type(module).__name__} convolves in a way of its own'
+    if module.weight.is_complex():
+        return 'its weight is complex'
     if module.groups > 1:
         return 'grouped'
     if module.padding_mode != 'zeros':
@@ -206,12 +220,15 @@ class _Convolution:
         narrow = weight.narrow(self.dim, 0, len(computed))
         return self.backward(grad, x, narrow, [False, True, with_bias])[1:]
 
-    def put_grad(self, param: Parameter, dim: int, active: Tensor, rows: Tensor) -> Tensor | None:
+    def put_grad(
+        self, param: Parameter, dim: int, active: Tensor, rows: Tensor, node: Node
+    ) -> Tensor | None:
         """Bring the gradient of active slices where it belongs; return what autograd takes on."""
         self.has_skipped = True
         rows = rows.narrow(dim, 0, len(active)).to(param.dtype)
         # Whoever hooks into the gradient of a parameter gets it in full.
-        if self.grads is None or param._backward_hooks or param._post_accumulate_grad_hooks:
+        has_hooks = param._backward_hooks or param._post_accumulate_grad_hooks
+        if self.grads is None or has_hooks or not _accumulates(node):
             return torch.zeros_like(param).index_copy_(dim, active, rows)
         self.grads[param] = self.grads[param] + rows if param in self.grads else rows
         return None
@@ -227,6 +244,14 @@ class _Convolution:
     def __reduce__(self) -> tuple:
         # Copies of the module, by deepcopy or pickle, convolve as ever.
         return getattr, (self.module, '_conv_forward')
+
+
+def _accumulates(node: Node) -> bool:
+    """Whether the backward pass under way adds to ``grad`` of the parameter with this node."""
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # torch.autograd.grad takes it instead
+        return False
 
 
 class _ConvolutionOfActive(torch.autograd.Function):
@@ -253,9 +278,11 @@ class _ConvolutionOfActive(torch.autograd.Function):
         rows_of_bias = of_bias and len(own.tensors) > 1
         rows, bias_rows = own.weight_rows(grad, x, weight, computed, rows_of_bias)
         if of_weight:
-            grad_weight = own.put_grad(own.weight, own.dim, active, rows)
+            node = ctx.next_functions[1][0]
+            grad_weight = own.put_grad(own.weight, own.dim, active, rows, node)
         if rows_of_bias:
-            grad_bias = own.put_grad(bias, 0, active, bias_rows)
+            node = ctx.next_functions[2][0]
+            grad_bias = own.put_grad(bias, 0, active, bias_rows, node)
         elif of_bias:
             grad_bias = grad.sum(dim=[0, *range(2, grad.dim())])
         return grad_x, grad_weight, grad_bias, None, None

@@ -243,6 +243,29 @@ def test_gradients_that_come_another_way_are_added():
     assert_close_training(models, optimizers)
 
 
+@pytest.mark.parametrize('axis', ['out', 'in'])
+@pytest.mark.parametrize('channels_last', [True, False])
+def test_fused_optimizers_train_as_without_skipping(monkeypatch, axis, channels_last):
+    """They read memory as it lies, so that weights, gradients and state must lie alike."""
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 8)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    models = [network().double().to(memory_format=memory_format) for _ in range(2)]
+    optimizers = [torch.optim.AdamW(model.parameters(), fused=True) for model in models]
+    layers = [find_layers(model, axis=axis) for model in models]
+    skipper = HeldGradSkipper(models[1], layers[1], full_grads=False)
+    wau = WAU(hold='state')
+    for update in range(4):
+        active = wau.select(layers[0], update)
+        loss_of(models[0], update).backward()
+        with skipper.skipping(active):
+            loss_of(models[1], update).backward()
+        for optimizer, own, grads in zip(optimizers, layers, (None, skipper.grads), strict=True):
+            with wau.holding(optimizer, own, active, grads):
+                optimizer.step()
+            optimizer.zero_grad()
+        assert_close_training(models, optimizers)
+
+
 @pytest.mark.parametrize(('hold', 'name'), [('weight', 'sgd'), ('state', 'adagrad')])
 def test_gradients_that_the_step_cannot_use_are_told(hold, name):
     model = network()
@@ -258,6 +281,39 @@ def test_gradients_that_the_step_cannot_use_are_told(hold, name):
         wau.holding(optimizer, layers.values(), active, skipper.grads),
     ):
         pass
+
+
+def test_gradients_of_another_selection_are_not_mixed_in():
+    model = network()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers, full_grads=False)
+    wau = WAU(hold='state')
+    for _ in range(2):  # gradient accumulation
+        with skipper.skipping(wau.select(layers, 0)):
+            loss_of(model, 0).backward()
+    with pytest.raises(ValueError, match=r'of another selection.*skipper\.grads\.clear\(\)'):
+        skipper.start(wau.select(layers, 1))
+    assert not any('_conv_forward' in module.__dict__ for module in model)
+    skipper.grads.clear()
+    skipper.start(wau.select(layers, 1))
+
+
+@pytest.mark.parametrize('full_grads', [True, False])
+def test_gradients_that_are_asked_for_are_not_kept_for_the_step(full_grads):
+    model = network()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers, full_grads)
+    active = WAU().select(layers, 0)
+    x, weight = torch.randn(4, 3, 8, 8, requires_grad=True), model[0].weight
+    (dense,) = torch.autograd.grad(model(x).square().mean(), weight)
+    with skipper.skipping(active):
+        torch.autograd.grad(model(x).square().mean(), x, create_graph=True)
+        model(x).square().mean().backward(inputs=[x])
+        (grad,) = torch.autograd.grad(model(x).square().mean(), weight)
+    assert not skipper.grads
+    assert weight.grad is None
+    torch.testing.assert_close(grad[active[0]], dense[active[0]], **FLOAT32)
+    assert not grad[~active[0]].any()
 
 
 def test_a_hook_on_a_parameter_gets_its_gradient_in_full():
@@ -398,6 +454,7 @@ class OwnConvolution(nn.Conv2d):
         (nn.ConvTranspose2d(4, 4, 3), 'ConvTranspose2d is not one of Conv1d, Conv2d, Conv3d'),
         (nn.Conv2d(4, 4, 3, padding_mode='reflect'), "padding_mode='reflect'"),
         (nn.Conv2d(4, 4, 2, padding='same'), "padding='same' with a kernel of even size"),
+        (nn.Conv2d(4, 4, 3, dtype=torch.complex64), 'its weight is complex'),
         (OwnConvolution(4, 4, 3), 'OwnConvolution convolves in a way of its own'),
         (nn.Conv2d(4, 4, 3, padding='same', dilation=2), ''),
     ],
