@@ -109,6 +109,8 @@ def find_left_out(
             left_out[name] = 'its weight has no shape before the first forward pass'
         elif set(module._parameters) - {'weight', 'bias'}:
             left_out[name] = 'its filters have parameters besides weight and bias'
+        elif not _is_laid_out(module):
+            left_out[name] = 'its weight is not laid out as (filters, input channels, ...)'
         elif not weight.requires_grad:
             left_out[name] = 'frozen'
         elif not _is_updated(weight, optimizer):
@@ -152,6 +154,15 @@ def _is_conv(module: nn.Module) -> bool:
         hasattr(module, attribute)
         for attribute in ('in_channels', 'out_channels', 'kernel_size', 'groups', 'weight')
     )
+
+
+def _is_laid_out(module: nn.Module) -> bool:
+    """Whether the first dimensions of a weight are those of torch's convolutions."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return True
+    channels, groups = [module.out_channels, module.in_channels], module.groups
+    outer, inner = reversed(channels) if _is_transposed(module) else channels
+    return tuple(module.weight.shape[:2]) == (outer, inner // groups)
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -103,6 +103,18 @@ def test_what_can_not_be_held_is_left_out_with_its_reason():
     }
 
 
+@pytest.mark.parametrize('axis', ['out', 'in'])
+def test_weights_laid_out_otherwise_are_left_out(axis):
+    """Sparse convolutions have their kernel first, and their filters last."""
+    from mmcv.ops import SparseConv3d, SparseConvTranspose2d
+
+    sparse = {'sparse': SparseConv3d(4, 16, 3), 'up': SparseConvTranspose2d(4, 6, 2)}
+    model = nn.ModuleDict({'held': nn.Conv2d(4, 6, 3), **sparse})
+    assert list(find_layers(model, axis=axis)) == ['held']
+    reason = 'its weight is not laid out as (filters, input channels, ...)'
+    assert find_left_out(model, axis=axis) == dict.fromkeys(sparse, reason)
+
+
 def test_nothing_but_frozen_layers_is_an_error():
     model = Model()
     model.backbone.requires_grad_(False)
