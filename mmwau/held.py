@@ -35,7 +35,11 @@ def keep_weights(slices: Sequence[Slices]) -> Iterator[None]:
 
 @contextmanager
 def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]:
-    """Hold the held slices' rows of the optimizer's state, whatever the optimizer."""
+    """Hold the held slices' rows of the optimizer's state, whatever the optimizer.
+
+    Raises:
+        ValueError: If a state that is made in this step starts at the weight instead of zero.
+    """
     kept = [
         {key: rows.index_select(dim, held) for key, rows in _state(optimizer, param, dim).items()}
         for param, dim, _, held in slices
@@ -46,6 +50,9 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
             if key in before:
                 rows.index_copy_(dim, held, before[key])
             else:  # made in this step: a held slice is still where every state starts
+                if type(optimizer) not in ELEMENTWISE and rows.shape == param.shape:
+                    own, weight = rows.index_select(dim, held), param.index_select(dim, held)
+                    _check_start(own.to(weight.dtype), weight, key, optimizer)
                 rows.index_fill_(dim, held, 0)
 
 
@@ -124,6 +131,16 @@ def can_step_active_alone(optimizer: Optimizer) -> bool:
 def inner(optimizer: Optimizer) -> Optimizer:
     """The optimizer that keeps the state of this process's share of ZeroRedundancyOptimizer."""
     return getattr(optimizer, 'optim', optimizer)
+
+
+def _check_start(rows: Tensor, weight: Tensor, key: str, optimizer: Optimizer) -> None:
+    """Raise if a state, made in a step without gradients, has not started at zero."""
+    # By weight decay alone it has come a small part of the way from zero to the weight, or back.
+    if (rows - weight).norm() < rows.norm():
+        raise ValueError(
+            f"hold='state' needs an optimizer whose state starts at zero; {key!r} of "
+            f"{type(optimizer).__name__} starts at the weight. Use hold='weight' with it"
+        )
 
 
 def _state(optimizer: Optimizer, param: Parameter, dim: int) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import LBFGS, Optimizer, Rprop
+from torch.optim import ASGD, LBFGS, Optimizer, Rprop
 
 from .checks import check_bool, check_choice, check_update_ratio
 from .held import (
@@ -181,7 +181,7 @@ class WAU:
         Raises:
             ValueError: If ``hold='state'`` and the optimizer's state does not go by slices.
         """
-        if self.hold == 'state' and isinstance(inner(optimizer), (LBFGS, Rprop)):
+        if self.hold == 'state' and isinstance(inner(optimizer), (ASGD, LBFGS, Rprop)):
             raise ValueError(
                 "hold='state' needs an optimizer whose state has one row for each slice, starting "
                 f"at zero; {type(inner(optimizer)).__name__}'s has not. Use hold='weight' with it."
@@ -211,7 +211,8 @@ class WAU:
 
         Raises:
             ValueError: If the optimizer does not fit (see :meth:`check_optimizer`), there are
-                ``grads`` that it can't use, or ``active`` is not that of the layers.
+                ``grads`` that it can't use, ``active`` is not that of the layers, or under
+                ``'state'`` the first step shows that the optimizer's state starts at the weight.
         """
         self.check_optimizer(optimizer)
         steps_alone = (

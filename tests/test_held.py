@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,37 @@ def test_an_optimizer_with_step_hooks_steps_over_everything():
     assert not can_step_active_alone(optimizer)
     handle.remove()
     assert can_step_active_alone(optimizer)
+
+
+class FromTheWeight(torch.optim.Optimizer):
+    """Its state starts as a copy of the weight, as that of schedule-free optimizers does."""
+
+    def __init__(self, params, lr, weight_decay):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for param in group['params']:
+                z = self.state[param].setdefault('z', param.clone())
+                z.sub_(param.grad + group['weight_decay'] * param, alpha=group['lr'])
+                param.lerp_(z, 0.5)
+
+
+@pytest.mark.parametrize('hold', ['weight', 'state'])
+@pytest.mark.parametrize('kind', [Derived, FromTheWeight])
+def test_a_state_that_starts_at_the_weight_is_told_where_it_would_be_held(hold, kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.2)
+    layers = find_layers(model)
+    wau = WAU(hold=hold)
+    model(torch.randn(2, 3, 8, 8)).square().mean().backward()
+    told = hold == 'state' and kind is FromTheWeight
+    words = r"state starts at zero; 'z' of FromTheWeight .*Use hold='weight'"
+    with pytest.raises(ValueError, match=words) if told else nullcontext():  # noqa: SIM117
+        with wau.holding(optimizer, layers, wau.select(layers, 0)):
+            optimizer.step()
 
 
 def test_slices_of_each_parameter():

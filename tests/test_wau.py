@@ -380,7 +380,7 @@ class TestHolding:
             with WAU().holding(optimizer, layers[1:], active):
                 optimizer.step()
 
-    @pytest.mark.parametrize('optimizer', [torch.optim.LBFGS, torch.optim.Rprop])
+    @pytest.mark.parametrize('optimizer', [torch.optim.ASGD, torch.optim.LBFGS, torch.optim.Rprop])
     def test_refuses_optimizers_whose_state_does_not_go_by_slices(self, optimizer):
         model = network()
         layers = find_layers(model).values()
