@@ -134,7 +134,8 @@ def why_not(module: nn.Module) -> str:
     """Why a layer's gradients can't be skipped, or an empty string if they can."""
     if not isinstance(module, CONVOLUTIONS):
         return f'{type(module).__name__} is not one of Conv1d, Conv2d, Conv3d'
-    if not any(type(module)._conv_forward is kind._conv_forward for kind in CONVOLUTIONS):
+    is_own = all(type(module)._conv_forward is not kind._conv_forward for kind in CONVOLUTIONS)
+    if is_own or '_conv_forward' in module.__dict__:
         return f'{type(module).__name__} convolves in a way of its own'
     if module.weight.is_complex():
         return 'its weight is complex'

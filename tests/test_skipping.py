@@ -463,6 +463,17 @@ def test_why_not(module, reason):
     assert why_not(module) == reason
 
 
+def test_a_module_that_somebody_else_has_patched_stays_patched():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    model[0]._conv_forward = patch = lambda x, weight, bias: nn.functional.conv2d(x, weight * 2)
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers)
+    with skipper.skipping(WAU().select(layers, 0)):
+        assert model[0]._conv_forward is patch
+    assert model[0]._conv_forward is patch
+    assert skipper.refused == {'0': 'Conv2d convolves in a way of its own'}
+
+
 @pytest.mark.parametrize(('num_active', 'fan', 'pays'), [(16, 9, False), (16, 128, True)])
 def test_small_layers_are_computed_in_full(monkeypatch, num_active, fan, pays):
     monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 64)
