@@ -243,15 +243,15 @@ def test_rows_tell_the_reasons():
 def test_the_script_goes_on_with_what_is_not_done(tool, tmp_path, monkeypatch, capsys):
     names = [(project, family) for project in ('mmdet', 'mmpretrain')
              for family in find_families(project)]  # fmt: skip
-    done = [Record(*name, reason='before') for name in names if name != ('mmdet', 'clrnet')]
+    done = [Record(*name, reason='before') for name in names if name != ('mmdet', 'common')]
     write_records(done, tmp_path / 'records.json')
     monkeypatch.setattr(sys, 'argv', ['compatibility.py', '--work-dir', str(tmp_path)])
     tool.main()
     records = {record.name: record for record in read_records(Record, tmp_path / 'records.json')}
     assert list(records) == ['/'.join(name) for name in names]
-    assert records.pop('mmdet/clrnet').reason == 'no recipe with a training part'
+    assert records.pop('mmdet/common').reason == 'no recipe with a training part'
     assert {record.reason for record in records.values()} == {'before'}
-    assert '[1/1] mmdet/clrnet: not tried' in capsys.readouterr().out
+    assert '[1/1] mmdet/common: not tried' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -292,5 +292,8 @@ def test_the_page_covers_the_projects():
     published = [f'{one["project"]}/{one["family"]}' for one in PUBLISHED['records']]
     families = [f'{project}/{name}' for project in works for name in find_families(project)]
     assert len(published) >= 120
-    # In the order of the projects; what was not reached yet is not there.
-    assert published == [name for name in families if name in published]
+    # In the order of the projects; what was not reached yet is not there. Other versions of the
+    # projects than those of the page have a few other families.
+    shared = [name for name in published if name in families]
+    assert shared == [name for name in families if name in published]
+    assert len(shared) >= 120

@@ -170,7 +170,8 @@ def test_script_compares_real_runs(tmp_path):
     process = run_python(SCRIPT, *work_dirs, '--out', 'out', cwd=tmp_path)
     assert process.returncode == 0, process.stdout
     assert '4 runs in 2 arms; differences are taken to plain' in process.stdout
-    assert 'Warning' not in process.stdout
+    assert 'UserWarning' not in process.stdout
+    assert 'RuntimeWarning' not in process.stdout
     minus = [found['wau', seed] - found['plain', seed] for seed in (0, 1)]
     mean, std = sum(minus) / 2, abs(minus[0] - minus[1]) / math.sqrt(2)
     results = json.loads((tmp_path / 'out/compare_runs.json').read_text())
