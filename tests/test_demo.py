@@ -1,5 +1,6 @@
 import importlib.util
 import re
+import runpy
 
 import pytest
 from detection import ROOT
@@ -38,3 +39,13 @@ def test_demo_trains_evaluates_and_shows(tmp_path, monkeypatch, capfd):
         assert said.count(picture) >= 1
         with Image.open(picture) as image:
             assert image.width > 500
+
+
+@pytest.mark.parametrize(('options', 'status'), [(['--help'], 0), (['--quick'], 2)])
+def test_options_start_nothing(options, status, monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['demo.py', *options])
+    monkeypatch.setattr('subprocess.run', lambda *_, **__: pytest.fail('the demo was started'))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / 'tools' / 'demo.py'), run_name='__main__')
+    assert stopped.value.code == status
+    assert 'usage: demo.py' in ''.join(capsys.readouterr())

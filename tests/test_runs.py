@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import runpy
 
 import pytest
@@ -170,8 +171,8 @@ def test_script_compares_real_runs(tmp_path):
     process = run_python(SCRIPT, *work_dirs, '--out', 'out', cwd=tmp_path)
     assert process.returncode == 0, process.stdout
     assert '4 runs in 2 arms; differences are taken to plain' in process.stdout
-    assert 'UserWarning' not in process.stdout
-    assert 'RuntimeWarning' not in process.stdout
+    # The tool's own, and Python's but for what the libraries below mmwau deprecate.
+    assert not re.search(r'(?<!Deprecation)(?<!Future)Warning', process.stdout)
     minus = [found['wau', seed] - found['plain', seed] for seed in (0, 1)]
     mean, std = sum(minus) / 2, abs(minus[0] - minus[1]) / math.sqrt(2)
     results = json.loads((tmp_path / 'out/compare_runs.json').read_text())

@@ -3,6 +3,7 @@
 About 6 minutes on 2 CPU cores. Everything it writes is in work_dirs/faster_rcnn_r18_wau_demo.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -88,4 +89,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    # Without options; --help tells what the demo does, and starts nothing.
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()
