@@ -1,7 +1,13 @@
-"""Ways to hold slices through one optimizer step; :meth:`mmwau.wau.WAU.holding` chooses."""
+"""Ways to hold slices through one optimizer step; :meth:`mmwau.wau.WAU.holding` chooses.
 
-from collections.abc import Iterator, MutableMapping, Sequence
+A step may fail: clipping that meets a gradient that is not finite, an optimizer that runs out of
+memory, Ctrl-C. So each of these makes everything that can fail before it changes anything, and
+puts back what is held whatever happens in the step.
+"""
+
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, optim
@@ -9,28 +15,21 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from .slices import Slices
+from .state_start import STARTS_AT_ZERO, find_starts
 
 # They move each element by its own gradient and state alone, and their state starts at zero: they
 # do to active slices alone what they would do to them among others.
-ELEMENTWISE = (
-    optim.SGD,
-    optim.Adam,
-    optim.AdamW,
-    optim.Adamax,
-    optim.NAdam,
-    optim.RAdam,
-    optim.RMSprop,
-    optim.Adadelta,
-)
+ELEMENTWISE = (optim.SGD, *STARTS_AT_ZERO)
 
 
 @contextmanager
 def keep_weights(slices: Sequence[Slices]) -> Iterator[None]:
     """Hold the weights of held slices."""
     kept = [param.index_select(dim, held) for param, dim, _, held in slices]
-    yield
-    for (param, dim, _, held), rows in zip(slices, kept, strict=True):
-        param.index_copy_(dim, held, rows)
+    with each_on_leaving() as put_back:
+        for (param, dim, _, held), rows in zip(slices, kept, strict=True):
+            put_back.append(partial(param.index_copy_, dim, held, rows))
+        yield
 
 
 @contextmanager
@@ -38,22 +37,32 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
     """Hold the held slices' rows of the optimizer's state, whatever the optimizer.
 
     Raises:
-        ValueError: If a state that is made in this step starts at the weight instead of zero.
+        ValueError: If a state is made in this step that starts nobody knows where.
     """
     kept = [
         {key: rows.index_select(dim, held) for key, rows in _state(optimizer, param, dim).items()}
         for param, dim, _, held in slices
     ]
-    yield
-    for (param, dim, _, held), before in zip(slices, kept, strict=True):
+
+    def put_back(one: Slices, before: dict[str, Tensor]) -> None:
+        param, dim, _, held = one
         for key, rows in _state(optimizer, param, dim).items():
             if key in before:
-                rows.index_copy_(dim, held, before[key])
-            else:  # made in this step: a held slice is still where every state starts
-                if type(optimizer) not in ELEMENTWISE and rows.shape == param.shape:
-                    own, weight = rows.index_select(dim, held), param.index_select(dim, held)
-                    _check_start(own.to(weight.dtype), weight, key, optimizer)
-                rows.index_fill_(dim, held, 0)
+                each.append(partial(rows.index_copy_, dim, held, before[key]))
+            else:
+                each.append(partial(start, one, key, rows))
+
+    def start(one: Slices, key: str, rows: Tensor) -> None:
+        # Made in this step: a held slice is still where this state starts.
+        param, dim, _, held = one
+        of_key = find_starts(optimizer, param)[key]
+        own, weight = rows.index_select(dim, held), param.index_select(dim, held)
+        rows.index_copy_(dim, held, of_key(own, weight))
+
+    with each_on_leaving() as each:
+        for one, before in zip(slices, kept, strict=True):
+            each.append(partial(put_back, one, before))
+        yield
 
 
 @contextmanager
@@ -62,43 +71,92 @@ def step_active_alone(
 ) -> Iterator[None]:
     """Let an elementwise optimizer see the active slices alone: inside, they are the parameters.
 
-    It costs less than a step over everything, and what is held is not touched at all.
+    It costs less than a step over everything, and what is held is not touched at all. Where the
+    step fails, the gradients are as before.
 
     Args:
         optimizer: One of :data:`ELEMENTWISE`.
         slices: The parameters.
         grads: Gradients of active slices alone, where they were computed so; what a parameter has
             in ``grad`` is added. They are used up.
+
+    Raises:
+        ValueError: If a state will be made in this step that starts nobody knows where.
     """
-    wholes = []
-    for param, dim, active, _ in slices:
-        state = _state(optimizer, param, dim)
-        wholes.append((param.data, state))
-        grad = None if param.grad is None else param.grad.index_select(dim, active)
-        if param in grads:
-            rows = grads.pop(param)
-            grad = rows if grad is None else grad.add_(rows)
-        param.grad = None
-        param.data = param.data.index_select(dim, active)
-        if grad is not None and grad.stride() != param.stride():
-            # Fused optimizers read memory as it lies and take it that all tensors lie alike.
-            grad = torch.empty_like(param).copy_(grad)
-        param.grad = grad
-        for key, rows in state.items():
-            optimizer.state[param][key] = rows.index_select(dim, active)
-    try:
+    for param, *_ in slices:
+        if not optimizer.state.get(param):
+            find_starts(optimizer, param)
+    narrow = [_Narrow(optimizer, one, grads.get(one.param)) for one in slices]
+    with each_on_leaving() as put_back:
+        for each in narrow:
+            put_back.append(each.widen)
+            each.put()
         yield
-    finally:
-        for (param, dim, active, _), (whole, state) in zip(slices, wholes, strict=True):
-            stepped = _state(optimizer, param, dim)
-            whole.index_copy_(dim, active, param.data)
-            param.grad = None
-            param.data = whole
-            for key, rows in stepped.items():
-                start = state.get(key)
-                if start is None:  # made in this step, and every state starts at zero
-                    start = torch.zeros_like(whole, dtype=rows.dtype)
-                optimizer.state[param][key] = start.index_copy_(dim, active, rows)
+        for each in narrow:
+            each.grad_after = None
+            grads.pop(each.param, None)
+
+
+class _Narrow:
+    """The active slices of a parameter, of its gradient and of its state, as tensors of their own.
+
+    Args:
+        optimizer: Has the state.
+        one: The parameter.
+        rows: The gradient of its active slices, to which that in ``grad`` is added.
+
+    Attributes:
+        param: The parameter.
+        grad_after: Its gradient when it is whole again.
+    """
+
+    def __init__(self, optimizer: Optimizer, one: Slices, rows: Tensor | None):
+        self.optimizer = optimizer
+        self.param, self.dim, self.active, _ = one
+        self.grad_after = self.param.grad
+        self.whole = self.param.data
+        self.whole_state = dict(optimizer.state.get(self.param, {}))
+        self.data = self.whole.index_select(self.dim, self.active)
+        self.state = {
+            key: value.index_select(self.dim, self.active) for key, value in self._state().items()
+        }
+        self.grad = rows
+        if self.grad_after is not None:
+            self.grad = self.grad_after.index_select(self.dim, self.active)
+            if rows is not None:
+                self.grad.add_(rows)
+        if self.grad is not None and self.grad.stride() != self.data.stride():
+            # Fused optimizers read memory as it lies and take it that all tensors lie alike.
+            self.grad = torch.empty_like(self.data).copy_(self.grad)
+
+    def put(self) -> None:
+        """Put them in the places of the whole ones: nothing in here can fail half-way."""
+        self._put(self.data, self.grad)
+        if self.state:
+            self.optimizer.state[self.param].update(self.state)
+
+    def widen(self) -> None:
+        """Put the whole ones back, then bring in what the step has made of the active slices."""
+        stepped, state = self._state(), dict(self.optimizer.state.get(self.param, {}))
+        self._put(self.whole, self.grad_after)
+        if self.param in self.optimizer.state:
+            self.optimizer.state[self.param] = self.whole_state
+        self.whole.index_copy_(self.dim, self.active, self.data)
+        for key, rows in stepped.items():
+            whole = self.whole_state.get(key)
+            if whole is None:  # made in this step, and every state starts at zero
+                whole = torch.zeros_like(self.whole, dtype=rows.dtype)
+            state[key] = whole.index_copy_(self.dim, self.active, rows)
+        if state:
+            self.optimizer.state[self.param] = state
+
+    def _put(self, data: Tensor, grad: Tensor | None) -> None:
+        self.param.grad = None  # which has to have the shape of the parameter
+        self.param.data = data
+        self.param.grad = grad
+
+    def _state(self) -> dict[str, Tensor]:
+        return _state(self.optimizer, self.param, self.dim)
 
 
 @contextmanager
@@ -121,6 +179,30 @@ def zero_grads(slices: Sequence[Slices]) -> None:
             param.grad.index_fill_(dim, held, 0)
 
 
+@contextmanager
+def each_on_leaving() -> Iterator[list[Callable[[], object]]]:
+    """Call each function of a list on leaving, in its order, whatever failed before.
+
+    The first error is the one that is raised.
+    """
+    functions: list[Callable[[], object]] = []
+    first: BaseException | None = None
+    try:
+        yield functions
+    except BaseException as error:
+        first = error
+        raise
+    finally:
+        own = None
+        for function in functions:
+            try:
+                function()
+            except BaseException as error:
+                own = own or error
+        if first is None and own is not None:
+            raise own
+
+
 def can_step_active_alone(optimizer: Optimizer) -> bool:
     """Whether :func:`step_active_alone` does what a step over everything would do."""
     has_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
@@ -131,16 +213,6 @@ def can_step_active_alone(optimizer: Optimizer) -> bool:
 def inner(optimizer: Optimizer) -> Optimizer:
     """The optimizer that keeps the state of this process's share of ZeroRedundancyOptimizer."""
     return getattr(optimizer, 'optim', optimizer)
-
-
-def _check_start(rows: Tensor, weight: Tensor, key: str, optimizer: Optimizer) -> None:
-    """Raise if a state, made in a step without gradients, has not started at zero."""
-    # By weight decay alone it has come a small part of the way from zero to the weight, or back.
-    if (rows - weight).norm() < rows.norm():
-        raise ValueError(
-            f"hold='state' needs an optimizer whose state starts at zero; {key!r} of "
-            f"{type(optimizer).__name__} starts at the weight. Use hold='weight' with it"
-        )
 
 
 def _state(optimizer: Optimizer, param: Parameter, dim: int) -> dict[str, Tensor]:

@@ -16,15 +16,25 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from .checks import check_choice
-from .held import can_step_active_alone
+from .held import can_step_active_alone, each_on_leaving
 from .sharding import refuse_sharded
-from .skipping import HeldGradSkipper
+from .skipping import HeldGradSkipper, is_compiling
 from .slices import Layer
-from .targets import AXES, DEFAULT_TARGETS, check_targets, find_layers, find_left_out, is_below
+from .targets import (
+    AXES,
+    DEFAULT_TARGETS,
+    check_targets,
+    find_layers,
+    find_left_out,
+    is_below,
+    list_updated,
+)
 from .traffic import ActiveTraffic, send_active_only
 from .wau import WAU
 
 OPTIONS = 'wau_options'
+# Keys of the optimizer's state in a checkpoint.
+UPDATES = 'wau_updates'
 
 
 class WAUMixin:
@@ -50,6 +60,14 @@ class WAUMixin:
         TypeError: If an argument has the wrong type.
         ValueError: If ``update_ratio`` is outside (0, 1], a choice is unknown, or
             ``skip_held_grads`` is True under ``hold='weight'``.
+
+    Attributes:
+        layers: The layers that are held, by name of their convolution.
+        update_index: Index of the update under way, which is the number of steps that were made
+            before. It is saved with the optimizer's state.
+        active: The selection of the update under way, as :meth:`mmwau.wau.WAU.select` returns it,
+            or None between updates.
+        active_fraction: Fraction of all slices that is active in this update, in (0, 1].
     """
 
     def __init__(
@@ -80,13 +98,14 @@ class WAUMixin:
         self.targets = check_targets(targets)
         self.skip_held_grads = check_skip(skip_held_grads, hold)
         self.layers: dict[str, Layer] = {}
+        self.update_index = 0
+        self._loaded_index: int | None = None
         # Of the update that is under way: the rule in force when it began, and its selection.
         self._rule: WAU | None = None
         self.active: list[Tensor] | None = None
         self._skipper: HeldGradSkipper | None = None
         self.traffic: ActiveTraffic | None = None
-        self._parameters: list[Parameter] = []
-        self._count_at_step = 0
+        self._model: nn.Module | None = None
         self.active_fraction: float | None = None
         super().__init__(*args, **kwargs)
 
@@ -106,22 +125,23 @@ class WAUMixin:
         super().initialize_count_status(model, init_counts, max_counts)
         refuse_sharded(model)
         self.wau.check_optimizer(self.optimizer)
-        self._count_at_step = init_counts
+        self.update_index = init_counts // self._accumulative_counts
+        if self._loaded_index is not None:
+            self.update_index, self._loaded_index = self._loaded_index, None
         if not self._has_seed:
             self.wau = replace(self.wau, seed=self._seed_of_run())
         self._is_wrapped = is_model_wrapper(model)
         self._model = model.module if self._is_wrapped else model
-        self._parameters = list(self._model.parameters())
+        self._rule = None
         self._find_layers()
         self._log_changes(resumed=init_counts > 0)
 
     def _find_layers(self) -> None:
         if self._skipper is not None:
-            self._skipper.stop()
             self._skipper.flush()
         self.active = None
         where = self._model, self.targets, self.axis, self.optimizer
-        self._trains = [param.requires_grad for param in self._parameters]
+        self._parameters = self._list_parameters()
         self._skipper, self._has_told_skipping = None, False
         self.layers = {}
         self.layers = find_layers(*where)
@@ -132,9 +152,26 @@ class WAUMixin:
             full_grads = self._is_wrapped or not alone
             self._skipper = HeldGradSkipper(self._model, self.layers, full_grads)
 
-    def _follow_freezing(self) -> None:
-        """Find the layers anew after a stage was frozen or unfrozen in training."""
-        if self._trains == [param.requires_grad for param in self._parameters]:
+    def _list_parameters(self) -> list[tuple[Parameter, bool]]:
+        """All that decides which layers are held: parameters in their order, and which train.
+
+        First those of the model, then those that the optimizer updates.
+        """
+        of_model = [
+            (param, param.requires_grad)
+            for module in self._model.modules()
+            for param in module._parameters.values()
+            if param is not None
+        ]
+        return of_model + list_updated(self.optimizer)
+
+    def _follow_changes(self) -> None:
+        """Find the layers anew after parameters came, went, were frozen or unfrozen in training."""
+        now, before = self._list_parameters(), self._parameters
+        if len(now) == len(before) and all(
+            param is old and trains == trained
+            for (param, trains), (old, trained) in zip(now, before, strict=True)
+        ):
             return
         try:
             self._find_layers()
@@ -142,28 +179,43 @@ class WAUMixin:
             self.active_fraction = None
             print_log(f'WAU holds nothing from now on: {error}', 'current', logging.WARNING)
 
-    def _start_update(self, update: int) -> None:
-        """Select the active slices, once in an update, and skip the gradients of the others."""
+    def _start_update(self) -> None:
+        """Select the active slices, once in an update."""
         if self._rule is None:
             self._rule = self.wau
-        self._follow_freezing()
+        self._follow_changes()
         if self.active is not None or not self.layers:
             return
-        self.active = self._rule.select(self.layers, update)
+        self.active = self._rule.select(self.layers, self.update_index)
         num_active = int(torch.cat(self.active).sum())
         self.active_fraction = num_active / sum(map(len, self.active))
-        if self._skipper is not None:
-            self._skipper.start(self.active)
-        if self.traffic is not None:
-            self.traffic.start(self.layers, self.active)
 
     def end_update(self) -> None:
-        """Leave the model as it was before the update; after a step nothing is left to do."""
+        """End the update, whether its step was made or not; the next one selects anew."""
         self._rule = self.active = None
         if self._skipper is not None:
-            self._skipper.stop()
-        if self.traffic is not None:
-            self.traffic.stop()
+            self._skipper.flush()
+
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        """Skip the gradients of held slices in the forward or backward passes made inside."""
+        if self._skipper is None or self.active is None:
+            yield
+        else:
+            with self._skipper.skipping(self.active):
+                yield
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Leave held slices out of what processes send in the backward passes made inside."""
+        if self.traffic is None or self.active is None:
+            yield
+        else:
+            self.traffic.start(self.layers, self.active)
+            try:
+                yield
+            finally:
+                self.traffic.stop()
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -172,45 +224,71 @@ class WAUMixin:
         Args:
             model: The model, wrapped for distributed training or not.
         """
-        if self._parameters:
-            self._start_update(self._inner_count // self._accumulative_counts)
-        with super().optim_context(model):
+        if self._model is not None:
+            self._start_update()
+        with super().optim_context(model), self._skipping():
             yield
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """Compute the gradients, without those of held slices where nobody reads them.
+
+        Args:
+            loss: The loss, a scalar.
+            **kwargs: Arguments of ``Tensor.backward``.
+        """
+        if is_compiling():  # it can't break off inside of our contexts, and skips nothing
+            super().backward(loss, **kwargs)
+            return
+        # Activation checkpointing makes forward passes in here.
+        with self._skipping(), self._sending():
+            super().backward(loss, **kwargs)
 
     def step(self, **kwargs) -> None:
         """Clip gradients and step the optimizer while the slices that are not active are held.
+
+        Whatever fails in it, the update is over, and the next one selects anew.
 
         Args:
             **kwargs: Arguments of the optimizer's ``step``.
 
         Raises:
-            RuntimeError: If :meth:`initialize_count_status` has not been called, or no backward
-                pass went through the wrapper since the last step.
+            RuntimeError: If :meth:`initialize_count_status` has not been called.
         """
-        if not self._parameters:
+        if self._model is None:
             raise RuntimeError(
                 f'{type(self).__name__} does not know the model yet. The Runner tells it; in '
                 'a loop of your own call initialize_count_status(model, 0, max_iters) first, and '
                 'update_params(loss) in each iteration.'
             )
-        if self._inner_count == self._count_at_step:
-            raise RuntimeError(
-                f'{type(self).__name__} counts iterations by its own backward, which was not '
-                'called since the last step: every update would select the same slices. Call '
-                'update_params(loss), or backward(loss) of the wrapper instead of loss.backward()'
-            )
-        self._count_at_step = self._inner_count
-        self._start_update(self.update_index)
-        if self.active is None:
-            super().step(**kwargs)
-        else:
+        with each_on_leaving() as put_in_order:
+            put_in_order.append(self.end_update)
+            self._start_update()
+            self.update_index += 1
+            if self.active is None:
+                super().step(**kwargs)
+                return
             grads = None if self._skipper is None else self._skipper.grads
-            if grads and not can_step_active_alone(self.optimizer):  # somebody has hooked into it
+            if grads and not can_step_active_alone(self.optimizer):  # somebody hooks into it
                 self._skipper.flush()
             with self._rule.holding(self.optimizer, self.layers, self.active, grads):
                 super().step(**kwargs)
             self._tell_skipping()
-        self.end_update()
+
+    def state_dict(self) -> dict:
+        """Return the optimizer's state, and the number of updates that were made."""
+        return {**super().state_dict(), UPDATES: self.update_index}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load what :meth:`state_dict` returned; that of a run without WAU will do too.
+
+        Args:
+            state_dict: The state.
+        """
+        state_dict = dict(state_dict)
+        self._loaded_index = state_dict.pop(UPDATES, None)
+        if self._loaded_index is not None:
+            self.update_index = self._loaded_index
+        super().load_state_dict(state_dict)
 
     def zero_grad(self, **kwargs) -> None:
         """Make all gradients zero, also those that :mod:`mmwau.skipping` keeps aside.
@@ -261,14 +339,6 @@ class WAUMixin:
         if update_ratio != self.wau.update_ratio:
             self.wau = replace(self.wau, update_ratio=update_ratio)
 
-    @property
-    def update_index(self) -> int:
-        """Index of the update that the backward pass just done belongs to, from 0.
-
-        With gradient accumulation several iterations make one update.
-        """
-        return (self._inner_count - 1) // self._accumulative_counts
-
     def _seed_of_run(self) -> int:
         seed = self.message_hub.get_info('seed')
         if seed is None:
@@ -295,7 +365,7 @@ class WAUMixin:
         for reason, count in Counter(left_out.values()).items():
             names = [name for name, why in left_out.items() if why == reason]
             # What is frozen is so on purpose; of the rest every name is worth knowing.
-            expected = reason == 'frozen'
+            expected = reason.startswith('frozen')
             print_log(
                 f'WAU leaves out {count} convolutions ({reason}): '
                 + (

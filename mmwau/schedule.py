@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from .checks import check_choice, check_update_ratio
+from .checks import as_update_ratio, check_choice
 
 KINDS = {
     'constant': {'ratio'},
@@ -94,7 +94,7 @@ def _checked(stretch: Mapping) -> dict:
         raise ValueError(f'ratio_schedule: a stretch of type {kind!r} needs an end')
     for name in ('ratio', 'start', 'stop'):
         if name in stretch:
-            check_update_ratio(stretch[name], f'ratio_schedule: {name}')
+            as_update_ratio(stretch[name], f'ratio_schedule: {name}')
     if kind == 'milestones':
         _check_milestones(stretch['milestones'], stretch['ratios'], begin, end)
     return {**stretch, 'begin': begin, 'end': end}
@@ -120,7 +120,7 @@ def _check_milestones(
             f'got {len(ratios)}'
         )
     for ratio in ratios:
-        check_update_ratio(ratio, 'ratio_schedule: ratios')
+        as_update_ratio(ratio, 'ratio_schedule: ratios')
 
 
 def _is_count(value: int) -> bool:

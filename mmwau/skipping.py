@@ -9,13 +9,15 @@ that the gradient of the active slices is that of a narrower convolution over th
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import Parameter
 
-from .slices import Layer, Slices, find_slices
+from .slices import ActiveGrads, Layer, Slices, find_slices, is_same_selection
 
 try:
     from torch.compiler import is_compiling
@@ -29,6 +31,10 @@ BLOCK = 16
 # A slice is skipped where its gradient is this many multiplications, or more, for each element
 # that is gathered. See docs/speed.md.
 MIN_SAVED = 64
+# The method of a convolution that a skipper takes the place of, on the instance.
+PATCHED = '_conv_forward'
+# Stride, padding and dilation, with a number for each spatial dimension.
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 class HeldGradSkipper:
@@ -62,11 +68,12 @@ class HeldGradSkipper:
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer], full_grads: bool = True):
-        self.grads: dict[Parameter, Tensor] = {}
+        self.grads = ActiveGrads()
         self.refused: dict[str, str] = {}
         self._by_name: dict[str, _Convolution] = {}
         for name, layer in layers.items():
             module = model.get_submodule(name)
+            _remove_stale_patch(module)
             reason = why_not(module)
             if reason:
                 self.refused[name] = reason
@@ -75,7 +82,6 @@ class HeldGradSkipper:
                 self._by_name[name] = _Convolution(module, layer, grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
-        self._active: list[Tensor] = []
 
     def start(self, active: Sequence[Tensor]) -> None:
         """Skip in every backward pass of a forward pass made from now on until :meth:`stop`.
@@ -88,19 +94,24 @@ class HeldGradSkipper:
             ValueError: If :attr:`grads` has gradients of another selection.
         """
         self.stop()
-        if self.grads and not all(map(torch.equal, self._active, active)):
+        if self.grads.active is None or not is_same_selection(self.grads.active, active):
+            self._select(active)
+        for convolution in self._convolutions.values():
+            convolution.start()
+
+    def _select(self, active: Sequence[Tensor]) -> None:
+        """Find what is computed from now on."""
+        if self.grads:
             raise ValueError(
                 'skipper.grads has gradients of another selection, which do not add up with those '
                 'of this one. Use one selection until the step, which WAU.holding(..., '
                 'skipper.grads) surrounds; to drop an update, call skipper.grads.clear() too'
             )
-        self._active = list(active)
+        self.grads.active = None
         found = {slices.param: slices for slices in find_slices(self._layers, active)}
         for weight, convolution in self._convolutions.items():
-            if weight in found:
-                convolution.start(found[weight])
-            else:
-                convolution.reason = 'all their slices are active'
+            convolution.select(found.get(weight))
+        self.grads.active = list(active)
 
     def stop(self) -> None:
         """Leave the modules as they were."""
@@ -115,8 +126,8 @@ class HeldGradSkipper:
     @contextmanager
     def skipping(self, active: Sequence[Tensor]) -> Iterator[None]:
         """Skip in the forward and backward passes made inside; see :meth:`start`."""
-        self.start(active)
         try:
+            self.start(active)
             yield
         finally:
             self.stop()
@@ -135,10 +146,15 @@ def why_not(module: nn.Module) -> str:
     if not isinstance(module, CONVOLUTIONS):
         return f'{type(module).__name__} is not one of Conv1d, Conv2d, Conv3d'
     is_own = all(type(module)._conv_forward is not kind._conv_forward for kind in CONVOLUTIONS)
-    if is_own or '_conv_forward' in module.__dict__:
+    if is_own or PATCHED in module.__dict__:
         return f'{type(module).__name__} convolves in a way of its own'
     if module.weight.is_complex():
         return 'its weight is complex'
+    return _why_not_in_this_pass(module)
+
+
+def _why_not_in_this_pass(module: nn.Module) -> str:
+    """Why the geometry that a convolution has now can't be skipped, or an empty string."""
     if module.groups > 1:
         return 'grouped'
     if module.padding_mode != 'zeros':
@@ -159,58 +175,89 @@ def _padding(module: nn.Module) -> tuple[int, ...] | None:
     return module.padding
 
 
-class _Convolution:
-    """Takes the place of one module's ``_conv_forward``, on that module alone."""
+def _remove_stale_patch(module: nn.Module) -> None:
+    """Remove what another skipper has left: it was killed, or the module is a copy made inside."""
+    patch = module.__dict__.get(PATCHED)
+    method = getattr(type(module), PATCHED, None)
+    is_plain = method is not None and patch == MethodType(method, module)
+    if isinstance(patch, _Convolution) or is_plain:
+        del module.__dict__[PATCHED]
 
-    def __init__(self, module: nn.Module, layer: Layer, grads: dict[Parameter, Tensor] | None):
+
+class _Convolution:
+    """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
+
+    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads | None):
         self.module = module
         self.tensors = layer.tensors
         self.weight, self.dim = layer.tensors[0]
         self.fan = self.weight.numel() // self.weight.size(self.dim)
-        self.geometry = module.stride, _padding(module), module.dilation
         self.grads = grads
         self.has_skipped = False
         self.reason = 'compiled, or not used in the first update'
+        self.runs = False
+        # Indices of the active slices, and of those that are computed. None: all are.
+        self.active: Tensor | None = None
+        self.computed: Tensor | None = None
 
-    def start(self, slices: Slices) -> None:
+    def select(self, slices: Slices | None) -> None:
+        """Take a new selection, or none where nothing is held."""
+        self.active = self.computed = None
+        if slices is None:
+            self.reason = 'all their slices are active'
+            return
         num_active, num_held = len(slices.active), len(slices.held)
         num_more = min(-num_active % BLOCK, num_held)
         fraction_skipped = (num_held - num_more) / (num_active + num_held)
         if num_active and fraction_skipped * self.fan >= MIN_SAVED:
-            self.active = slices.active
             self.computed = torch.cat([slices.active, slices.held[:num_more]])
-            self.module.__dict__['_conv_forward'] = self
+            self.active = slices.active
         else:
             self.reason = 'so few slices are held that skipping them costs more than it saves'
 
+    def start(self) -> None:
+        if self.active is not None:
+            self.runs = True
+            self.module.__dict__[PATCHED] = self
+
     def stop(self) -> None:
-        self.module.__dict__.pop('_conv_forward', None)
+        # Whoever has kept it meanwhile, such as a patch around it, has the plain layer from here.
+        self.runs = False
+        if self.module.__dict__.get(PATCHED) is self:
+            del self.module.__dict__[PATCHED]
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if (
-            is_compiling()
+            not self.runs
+            or is_compiling()
             or not torch.is_grad_enabled()
             # Computed from the parameter, or a replica of it.
             or weight is not self.weight
             or x.dim() != weight.dim()
             or x.numel() == 0
+            or _why_not_in_this_pass(self.module)
+            # torch.func (vmap, ...) and forward-mode derivatives take torch's own functions alone.
+            or torch._C._are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
         ):
             return self.forward(x, weight, bias)
-        return _ConvolutionOfActive.apply(x, weight, bias, self, self.computed)
+        return _ConvolutionOfActive.apply(x, weight, bias, self)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return type(self.module)._conv_forward(self.module, x, weight, bias)
 
-    def backward(self, grad: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> tuple:
-        """Gradients of the input, the weight and the bias, each where the mask has it."""
-        stride, padding, dilation = self.geometry
-        return torch.ops.aten.convolution_backward(
-            grad, x, weight, [grad.size(1)], stride, padding, dilation,
-            False, [0] * len(stride), 1, mask,
-        )  # fmt: skip
+    def geometry(self) -> Geometry:
+        """Of the forward pass under way: a module may change it from one to the next."""
+        return self.module.stride, _padding(self.module), self.module.dilation
 
     def weight_rows(
-        self, grad: Tensor, x: Tensor, weight: Tensor, computed: Tensor, with_bias: bool
+        self,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        geometry: Geometry,
+        computed: Tensor,
+        with_bias: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Gradients of the computed slices of the weight, and of their elements of the bias."""
         if self.dim == 0:
@@ -219,7 +266,7 @@ class _Convolution:
             x = gather_channels(x, computed)
         # Of the weight, only the shape and the memory format count here.
         narrow = weight.narrow(self.dim, 0, len(computed))
-        return self.backward(grad, x, narrow, [False, True, with_bias])[1:]
+        return _gradients(grad, x, narrow, geometry, [False, True, with_bias])[1:]
 
     def put_grad(
         self, param: Parameter, dim: int, active: Tensor, rows: Tensor, node: Node
@@ -244,7 +291,7 @@ class _Convolution:
 
     def __reduce__(self) -> tuple:
         # Copies of the module, by deepcopy or pickle, convolve as ever.
-        return getattr, (self.module, '_conv_forward')
+        return getattr, (self.module, PATCHED)
 
 
 def _accumulates(node: Node) -> bool:
@@ -255,38 +302,81 @@ def _accumulates(node: Node) -> bool:
         return False
 
 
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the input, the weight and the bias, each where the mask has it."""
+    stride, padding, dilation = geometry
+    no_output_padding = [0] * len(stride)
+    return torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        [grad.size(1)],
+        stride,
+        padding,
+        dilation,
+        False,
+        no_output_padding,
+        1,
+        mask,
+    )
+
+
+@contextmanager
+def _without_autocast_cache() -> Iterator[None]:
+    """Keep casts that are made here, where nothing is recorded, out of autocast's cache.
+
+    Whoever uses the same weight or input later gets what the cache has: a cast that leads to no
+    gradient.
+    """
+    was_enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(was_enabled)
+
+
 class _ConvolutionOfActive(torch.autograd.Function):
-    """A convolution whose backward pass computes weight gradients of active slices alone."""
+    """A convolution whose backward pass computes weight gradients of active slices alone.
+
+    It saves the tensors that the plain one saves, in the same order: activation checkpointing may
+    compute the forward pass a second time without it.
+    """
 
     @staticmethod
-    def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: _Convolution, computed: Tensor
-    ) -> Tensor:
-        y = own.forward(x, weight, bias)
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: _Convolution) -> Tensor:
+        with _without_autocast_cache():
+            y = own.forward(x, weight, bias)
         # Autocast has cast the inputs in there; the backward pass takes them so.
-        ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype), computed)
-        ctx.own, ctx.bias, ctx.active = own, bias, own.active
+        ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype))
+        ctx.own, ctx.bias, ctx.geometry = own, bias, own.geometry()
+        ctx.active, ctx.computed = own.active, own.computed
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        x, weight, computed = ctx.saved_tensors
-        own, bias, active = ctx.own, ctx.bias, ctx.active
-        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        x, weight = ctx.saved_tensors
+        own, active, geometry = ctx.own, ctx.active, ctx.geometry
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        if own.active is not active:
+            # The graph is older than the selection, which may need what that one would skip.
+            return *_gradients(grad, x, weight, geometry, [of_x, of_weight, of_bias]), None
         grad_x = grad_weight = grad_bias = None
         if of_x:
-            grad_x = own.backward(grad, x, weight, [True, False, False])[0]
+            grad_x = _gradients(grad, x, weight, geometry, [True, False, False])[0]
         rows_of_bias = of_bias and len(own.tensors) > 1
-        rows, bias_rows = own.weight_rows(grad, x, weight, computed, rows_of_bias)
+        rows, bias_rows = own.weight_rows(grad, x, weight, geometry, ctx.computed, rows_of_bias)
         if of_weight:
             node = ctx.next_functions[1][0]
             grad_weight = own.put_grad(own.weight, own.dim, active, rows, node)
         if rows_of_bias:
             node = ctx.next_functions[2][0]
-            grad_bias = own.put_grad(bias, 0, active, bias_rows, node)
+            grad_bias = own.put_grad(ctx.bias, 0, active, bias_rows, node)
         elif of_bias:
             grad_bias = grad.sum(dim=[0, *range(2, grad.dim())])
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None
 
 
 def gather_channels(x: Tensor, channels: Tensor) -> Tensor:

@@ -45,6 +45,41 @@ class Slices(NamedTuple):
     held: Tensor
 
 
+class ActiveGrads(dict[Parameter, Tensor]):
+    """Gradients of active slices by parameter, without the held ones.
+
+    Attributes:
+        active: The selection that they belong to, or None while there is none: for each layer a
+            bool tensor of shape (num_slices,), True where active.
+    """
+
+    active: Sequence[Tensor] | None = None
+
+    def clear(self) -> None:
+        """Drop them, so that those of another selection can come."""
+        super().clear()
+        self.active = None
+
+    def check_selection(self, active: Sequence[Tensor]) -> None:
+        """Raise if gradients were computed under another selection than this one.
+
+        Raises:
+            ValueError: If they were.
+        """
+        if self.active is not None and not is_same_selection(self.active, active):
+            raise ValueError(
+                'the gradients are of another selection: held slices of that one have none. Give '
+                'holding the same active as the HeldGradSkipper'
+            )
+
+
+def is_same_selection(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two selections have the same slices active in the same layers."""
+    return len(one) == len(other) and all(
+        mask is twin or torch.equal(mask, twin) for mask, twin in zip(one, other, strict=True)
+    )
+
+
 def list_layers(layers: Layers) -> list[Layer]:
     """The layers in a list."""
     return list(layers.values() if isinstance(layers, Mapping) else layers)
@@ -60,7 +95,8 @@ def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
         active: For each of them a bool tensor of shape (num_slices,) on the CPU.
 
     Raises:
-        ValueError: If there is not one such tensor for each layer.
+        ValueError: If there is not one such tensor for each layer, or a parameter is in several
+            layers, of which one may hold what another one moves.
     """
     layers = list_layers(layers)
     if [layer.num_slices for layer in layers] != [len(mask) for mask in active]:
@@ -71,6 +107,15 @@ def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
         )
     if not layers:
         return []
+    owner: dict[int, int] = {}
+    for place, layer in enumerate(layers):
+        for param, _ in layer.tensors:
+            first = owner.setdefault(id(param), place)
+            if first != place:
+                raise ValueError(
+                    f'layers must have each parameter once, but {layers[first].name} and '
+                    f'{layer.name} have one in common. Take the layers of one call of find_layers'
+                )
     is_active = torch.cat(list(active))
     lengths = tuple(layer.num_slices for layer in layers)
     _, index = rows_and_places(lengths)

@@ -1,8 +1,8 @@
 """Which layers WAU holds: the convolutions of a model, found by module-name prefix."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
@@ -62,7 +62,8 @@ def find_layers(
         axis: What a slice is. ``'out'``: a filter, which is an output channel of the weight and
             its element of the bias (the paper's words). ``'in'``: an input channel of the weight
             (the authors' code); biases are never held.
-        optimizer: Leave out parameters that this optimizer does not update.
+        optimizer: Leave out parameters that this optimizer does not update, or at a learning rate
+            of 0 while others have one.
 
     Returns:
         The layers by name of their convolution, in the model's order.
@@ -72,8 +73,9 @@ def find_layers(
         ValueError: If ``axis`` is unknown or if there is no convolution to hold.
     """
     left_out = find_left_out(model, targets, axis, optimizer)
+    moves = _moves(optimizer)
     layers = {
-        name: _layer(name, module, axis, optimizer)
+        name: _layer(name, module, axis, moves)
         for name, module in find_convolutions(model, targets).items()
         if name not in left_out
     }
@@ -100,9 +102,11 @@ def find_left_out(
         The reasons by name of the convolution.
     """
     check_choice('axis', axis, AXES)
+    moves = _moves(optimizer)
     left_out, seen = {}, set()
     for name, module in find_convolutions(model, targets).items():
         weight = module._parameters.get('weight')
+        bias = _held_bias(module, axis, moves)
         if weight is None:
             left_out[name] = 'its weight is computed from other parameters'
         elif isinstance(weight, UninitializedParameter):
@@ -113,15 +117,34 @@ def find_left_out(
             left_out[name] = 'its weight is not laid out as (filters, input channels, ...)'
         elif not weight.requires_grad:
             left_out[name] = 'frozen'
-        elif not _is_updated(weight, optimizer):
+        elif moves is not None and id(weight) not in moves:
             left_out[name] = 'not updated by the optimizer'
+        elif moves is not None and not moves[id(weight)]:
+            left_out[name] = 'frozen by a learning rate of 0'
         elif id(weight) in seen:
             left_out[name] = 'shares the weight of a layer already held'
+        elif bias is not None and id(bias) in seen:
+            left_out[name] = 'shares the bias of a layer already held'
         elif axis == 'out' and _is_transposed(module) and module.groups > 1:
             left_out[name] = 'grouped and transposed: its filters do not lie on one dimension'
         else:
-            seen.add(id(weight))
+            seen |= {id(weight), id(bias)}
     return left_out
+
+
+def list_updated(optimizer: Optimizer) -> list[tuple[Parameter, bool]]:
+    """List the parameters of an optimizer, each with whether it moves.
+
+    What has a learning rate of 0, as by ``lr_mult=0``, while others have one, is frozen.
+    """
+    # A schedule may be at 0 now, and a rate that is a tensor may be on a device.
+    rates = [group.get('initial_lr', group.get('lr')) for group in optimizer.param_groups]
+    moves = [rate is None or isinstance(rate, Tensor) or rate != 0 for rate in rates]
+    return [
+        (param, moves_at_all or not any(moves))
+        for group, moves_at_all in zip(optimizer.param_groups, moves, strict=True)
+        for param in group['params']
+    ]
 
 
 def check_targets(targets: str | Collection[str]) -> tuple[str, ...]:
@@ -173,21 +196,27 @@ def _slice_dim(module: nn.Module, axis: str) -> int:
     return filter_dim(module) if axis == 'out' else 1 - filter_dim(module)
 
 
-def _is_updated(param: Parameter, optimizer: Optimizer | None) -> bool:
-    return optimizer is None or any(
-        param is other for group in optimizer.param_groups for other in group['params']
-    )
+def _moves(optimizer: Optimizer | None) -> dict[int, bool] | None:
+    """For each parameter of an optimizer, by id, whether it moves; None stands for all."""
+    if optimizer is None:
+        return None
+    return {id(param): moves for param, moves in list_updated(optimizer)}
 
 
-def _layer(name: str, module: nn.Module, axis: str, optimizer: Optimizer | None) -> Layer:
-    dim = _slice_dim(module, axis)
-    tensors = [(module.weight, dim)]
+def _held_bias(module: nn.Module, axis: str, moves: Mapping[int, bool] | None) -> Parameter | None:
+    """The bias whose elements are held with the filters, if there is one."""
     bias = getattr(module, 'bias', None)
-    if (
+    is_held = (
         axis == 'out'
         and isinstance(bias, Parameter)
         and bias.requires_grad
-        and _is_updated(bias, optimizer)
-    ):
-        tensors.append((bias, 0))
-    return Layer(f'{name}.weight', module.weight.shape[dim], tuple(tensors))
+        and (moves is None or moves.get(id(bias), False))
+    )
+    return bias if is_held else None
+
+
+def _layer(name: str, module: nn.Module, axis: str, moves: Mapping[int, bool] | None) -> Layer:
+    dim = _slice_dim(module, axis)
+    bias = _held_bias(module, axis, moves)
+    tensors = ((module.weight, dim),) if bias is None else ((module.weight, dim), (bias, 0))
+    return Layer(f'{name}.weight', module.weight.shape[dim], tensors)

@@ -26,9 +26,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import ASGD, LBFGS, Optimizer, Rprop
+from torch.optim import Optimizer
 
-from .checks import check_bool, check_choice, check_update_ratio
+from .checks import as_integer, as_update_ratio, check_bool, check_choice
 from .held import (
     can_step_active_alone,
     inner,
@@ -39,7 +39,8 @@ from .held import (
     zero_grads,
 )
 from .random_numbers import random_numbers
-from .slices import Layers, find_slices, list_layers
+from .slices import ActiveGrads, Layers, find_slices, list_layers
+from .state_start import check_state, find_starts
 
 SAMPLERS = ('uniform', 'with_replacement', 'bernoulli', 'cyclic')
 HOLDS = ('weight', 'state', 'grad')
@@ -94,12 +95,11 @@ class WAU:
     min_active: int = 1
 
     def __post_init__(self) -> None:
-        check_update_ratio(self.update_ratio)
+        object.__setattr__(self, 'update_ratio', as_update_ratio(self.update_ratio))
         check_choice('sampler', self.sampler, SAMPLERS)
         check_choice('hold', self.hold, HOLDS)
         check_bool('rescale', self.rescale)
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise TypeError(f'seed must be an integer, got {self.seed!r}')
+        object.__setattr__(self, 'seed', as_integer('seed', self.seed))
         if type(self.min_active) is not int or self.min_active not in (0, 1):
             raise ValueError(
                 f'min_active must be 1 or 0, got {self.min_active!r}; 0 lets layers stand still '
@@ -111,12 +111,16 @@ class WAU:
 
         Args:
             layers: The layers, as :func:`mmwau.targets.find_layers` returns them or in a list.
-            update: Index of the update, counted from 0.
+            update: Index of the update, an integer counted from 0.
 
         Returns:
             For each layer a bool tensor of shape (num_slices,) on the CPU, True where active.
+
+        Raises:
+            TypeError: If ``update`` is not an integer.
         """
         layers = list_layers(layers)
+        update = as_integer('update', update)
         if self.update_ratio == 1 or not layers:
             return [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
         # Layers of one size are drawn together, and the random numbers of all at once: a few
@@ -179,13 +183,16 @@ class WAU:
         """Raise if what a held slice keeps can't be kept with this optimizer.
 
         Raises:
-            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices.
+            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices, or
+                nobody knows where it starts (:mod:`mmwau.state_start`).
         """
-        if self.hold == 'state' and isinstance(inner(optimizer), (ASGD, LBFGS, Rprop)):
-            raise ValueError(
-                "hold='state' needs an optimizer whose state has one row for each slice, starting "
-                f"at zero; {type(inner(optimizer)).__name__}'s has not. Use hold='weight' with it."
-            )
+        if self.hold != 'state' or self.update_ratio == 1:
+            return
+        check_state(inner(optimizer))
+        for group in inner(optimizer).param_groups:
+            for param in group['params'][:1]:
+                if not inner(optimizer).state.get(param):
+                    find_starts(inner(optimizer), param)
 
     @contextmanager
     def holding(
@@ -193,7 +200,7 @@ class WAU:
         optimizer: Optimizer,
         layers: Layers,
         active: Sequence[Tensor],
-        grads: MutableMapping[Parameter, Tensor] | None = None,
+        grads: ActiveGrads | MutableMapping[Parameter, Tensor] | None = None,
     ) -> Iterator[None]:
         """Hold the slices that are not active through the optimizer step made inside.
 
@@ -209,22 +216,29 @@ class WAU:
                 then step over the active slices alone: inside, these are the parameters, and
                 afterwards their ``grad`` is None.
 
+        Whatever fails inside, held slices keep what they have to keep, and parameters, gradients
+        and state have their shapes.
+
         Raises:
             ValueError: If the optimizer does not fit (see :meth:`check_optimizer`), there are
-                ``grads`` that it can't use, ``active`` is not that of the layers, or under
-                ``'state'`` the first step shows that the optimizer's state starts at the weight.
+                ``grads`` that it can't use or of another selection, or ``active`` is not that of
+                the layers.
         """
-        self.check_optimizer(optimizer)
         steps_alone = (
             self.hold == 'state' and grads is not None and can_step_active_alone(optimizer)
         )
-        if grads and not steps_alone:
+        own = {id(param) for group in optimizer.param_groups for param in group['params']}
+        if not steps_alone and any(id(param) in own for param in grads or ()):
             raise ValueError(
                 "grads has gradients of active slices alone, which only hold='state' with an "
                 f'optimizer such as SGD or AdamW can use; got hold={self.hold!r} and '
                 f'{type(optimizer).__name__}. Make the HeldGradSkipper with full_grads=True'
             )
-        slices = find_slices(layers, active)
+        if isinstance(grads, ActiveGrads):
+            grads.check_selection(active)
+        slices = [one for one in find_slices(layers, active) if id(one.param) in own]
+        if self.hold == 'state' and slices:
+            check_state(inner(optimizer))
         with torch.no_grad(), ExitStack() as held:
             if self.rescale:
                 held.enter_context(rescale_movement(slices))
@@ -233,9 +247,11 @@ class WAU:
             else:
                 if self.hold != 'weight':
                     zero_grads(slices)
-                if self.hold != 'grad':
-                    held.enter_context(keep_weights(slices))
                 if self.hold == 'state':
                     held.enter_context(keep_state(inner(optimizer), slices))
+                if self.hold != 'grad':
+                    held.enter_context(keep_weights(slices))
             with torch.enable_grad():
                 yield
+        if isinstance(grads, ActiveGrads):
+            grads.active = None

@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from small import SmallModel, small_runner
 
 from mmwau import WAU, WAUAmpOptimWrapper, WAUOptimWrapper
@@ -139,7 +139,6 @@ def test_gradients_of_held_filters_do_not_count_in_clipping_under_state():
         for param in model.parameters():
             param.grad = torch.zeros_like(param)
         model.neck.weight.grad = torch.ones_like(model.neck.weight)
-        wrapper._inner_count = 1
         wrapper.step()
         norms[hold] = wrapper.message_hub.get_scalar('train/grad_norm').current()
     # 6 filters of 8 weights, each with a gradient of 1; 3 of the filters are active.
@@ -187,6 +186,14 @@ def test_both_are_registered_and_share_one_step(name):
     wrapper = OPTIM_WRAPPERS.get(name)
     assert issubclass(wrapper, OptimWrapper)
     assert wrapper.step is WAUMixin.step
+
+
+def test_a_layer_without_a_learning_rate_is_frozen(tmp_path):
+    paramwise_cfg = dict(custom_keys={'neck': dict(lr_mult=0)})
+    runner, _ = train(tmp_path, dict(type='WAUOptimWrapper', paramwise_cfg=paramwise_cfg))
+    assert list(runner.optim_wrapper.layers) == ['backbone.1']
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'INFO - WAU leaves out 1 convolutions (frozen by a learning rate of 0): neck\n' in log
 
 
 def test_stage_unfrozen_later_is_held_from_then_on(tmp_path):
@@ -356,16 +363,217 @@ def wrapper_of(**options):
     return wrapper, model
 
 
-def test_a_backward_pass_beside_the_wrapper_is_told():
+def test_a_backward_pass_beside_the_wrapper_counts_too():
     wrapper, model = wrapper_of(seed=0)
-    for count in range(2):
+    (neck,) = find_neck()
+    for update in range(3):
+        before = model.neck.weight.detach().clone()
         with wrapper.optim_context(model):
-            loss = model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
-        wrapper.backward(loss) if count == 0 else loss.backward()
-        if count == 0:
-            wrapper.step()
-    with pytest.raises(RuntimeError, match=r'backward\(loss\) of the wrapper instead of loss.back'):
+            loss_of(model).backward()
         wrapper.step()
+        wrapper.zero_grad()
+        moved = model.neck.weight.ne(before).flatten(1).any(dim=1)
+        assert torch.equal(moved, WAU(seed=0).select([neck], update)[0])
+
+
+class TwiceInAnIteration(SmallModel):
+    """As a generator and a discriminator: two updates in one iteration, every third has one."""
+
+    calls = 0
+
+    def train_step(self, data, optim_wrapper):
+        for _ in range(2 if TwiceInAnIteration.calls % 3 else 1):
+            losses = super().train_step(data, optim_wrapper)
+        TwiceInAnIteration.calls += 1
+        return losses
+
+
+class NoneNowAndThen(SmallModel):
+    """Leaves out a batch, as one without boxes."""
+
+    calls = 0
+
+    def train_step(self, data, optim_wrapper):
+        NoneNowAndThen.calls += 1
+        if NoneNowAndThen.calls % 3 == 0:
+            return {}
+        return super().train_step(data, optim_wrapper)
+
+
+@pytest.mark.parametrize('kind', [TwiceInAnIteration, NoneNowAndThen])
+def test_resumes_to_the_same_bits_where_updates_are_not_iterations(tmp_path, monkeypatch, kind):
+    wrapper = dict(type='WAUOptimWrapper')
+
+    def train_(name, **options):
+        torch.manual_seed(0)
+        return train(tmp_path / name, dict(wrapper), model=kind(), **options)[0]
+
+    monkeypatch.setattr(kind, 'calls', 0)
+    whole = train_('whole', max_epochs=4)
+    monkeypatch.setattr(kind, 'calls', 0)
+    train_('part', max_epochs=2)
+    checkpoint = str(tmp_path / 'part' / 'epoch_2.pth')
+    resumed = train_('resumed', max_epochs=4, resume=True, load_from=checkpoint)
+    assert_same_weights(whole.model, resumed.model)
+    updates = {TwiceInAnIteration: 20, NoneNowAndThen: 8}[kind]
+    assert whole.optim_wrapper.update_index == resumed.optim_wrapper.update_index == updates
+
+
+def test_a_checkpoint_without_the_number_of_updates_resumes_by_iterations(tmp_path):
+    whole, _ = train(tmp_path / 'whole', dict(type='WAUOptimWrapper'), max_epochs=4)
+    train(tmp_path / 'part', dict(type='WAUOptimWrapper'), max_epochs=2)
+    checkpoint = torch.load(tmp_path / 'part' / 'epoch_2.pth', weights_only=False)
+    assert checkpoint['optimizer'].pop('wau_updates') == 6
+    torch.save(checkpoint, tmp_path / 'old.pth')
+    resumed, _ = train(
+        tmp_path / 'resumed', dict(type='WAUOptimWrapper'), max_epochs=4, resume=True,
+        load_from=str(tmp_path / 'old.pth'),
+    )  # fmt: skip
+    assert_same_weights(whole.model, resumed.model)
+
+
+class FailInForward(SmallModel):
+    fails_at, calls = 5, 0
+
+    def forward(self, inputs, target, mode='tensor'):
+        self.calls += 1
+        hidden = self.neck(self.backbone(inputs))
+        if self.calls == self.fails_at:
+            raise KeyboardInterrupt
+        output = self.head(hidden).mean(dim=(1, 2, 3))
+        return {'loss': (output - target).square().mean()} if mode == 'loss' else output
+
+
+@pytest.mark.parametrize('hold', ['state', 'grad'])
+@pytest.mark.parametrize('counts', [1, 4])
+def test_a_model_trains_as_ever_after_an_interrupted_training(tmp_path, monkeypatch, hold, counts):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+    model = FailInForward()
+    wrapper = dict(type='WAUOptimWrapper', hold=hold, accumulative_counts=counts)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / 'interrupted', wrapper, model=model)
+    twin = SmallModel()
+    twin.load_state_dict(model.state_dict())
+    for one in (model, twin):
+        one.zero_grad()
+    plain = dict(type='OptimWrapper')
+    _, recorder = train(tmp_path / 'plain', dict(plain), model=model)
+    train(tmp_path / 'twin', dict(plain), model=twin)
+    assert all(mask.all() for mask in recorder.moved('neck.weight'))
+    assert_same_weights(model, twin)
+
+
+@pytest.mark.parametrize('hold', ['state', 'grad'])
+def test_a_training_that_ends_inside_a_window_leaves_the_model_as_it_was(
+    tmp_path, monkeypatch, hold
+):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+
+    class Stop(Hook):
+        def after_train_epoch(self, runner):
+            runner.train_loop.stop_training = True
+
+    wrapper = dict(type='WAUOptimWrapper', hold=hold, accumulative_counts=4)
+    runner = small_runner(tmp_path, wrapper, [Stop()])
+    runner.train()
+    assert runner.iter == 3
+    assert not any('_conv_forward' in module.__dict__ for module in runner.model.modules())
+
+
+@pytest.mark.parametrize('hold', ['weight', 'state', 'grad'])
+def test_a_batch_that_is_left_out_after_an_error_in_clipping_has_its_own_selection(hold):
+    clip_grad = dict(max_norm=1.0, error_if_nonfinite=True)
+    wrapper, model = wrapper_of(seed=0, hold=hold, clip_grad=clip_grad)
+    (neck,) = find_neck()
+    for update in range(4):
+        before = model.neck.weight.detach().clone()
+        with wrapper.optim_context(model):
+            loss = loss_of(model)
+        if update == 1:
+            with pytest.raises(RuntimeError, match='non-finite'):
+                wrapper.update_params(loss * math.inf)
+            wrapper.zero_grad()
+            assert torch.equal(model.neck.weight, before)
+            continue
+        wrapper.update_params(loss)
+        moved = model.neck.weight.ne(before).flatten(1).any(dim=1)
+        assert torch.equal(moved, WAU(seed=0).select([neck], update)[0])
+
+
+class AddGroup(Hook):
+    """Gives the optimizer the neck only in the second epoch."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 1:
+            neck = [param for name, param in runner.model.named_parameters() if 'neck' in name]
+            runner.optim_wrapper.optimizer.add_param_group(dict(params=neck))
+
+
+class OnlyBackbone:
+    """An optimizer wrapper constructor that leaves out the neck."""
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        pass
+
+    def __call__(self, model):
+        params = [param for name, param in model.named_parameters() if 'neck' not in name]
+        return WAUOptimWrapper(optimizer=torch.optim.SGD(params, lr=0.05), hold='state')
+
+
+class ReplaceParameter(Hook):
+    """Puts a new weight into the neck in the second epoch."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch != 1:
+            return
+        neck, optimizer = runner.model.neck, runner.optim_wrapper.optimizer
+        neck.weight = torch.nn.Parameter(neck.weight.detach().clone())
+        optimizer.add_param_group(dict(params=[neck.weight]))
+
+
+class ReplaceModule(Hook):
+    def before_train_epoch(self, runner):
+        if runner.epoch != 1:
+            return
+        runner.model.neck = torch.nn.Conv2d(8, 6, 1)
+        params = list(runner.model.neck.parameters())
+        runner.optim_wrapper.optimizer.add_param_group(dict(params=params))
+
+
+@pytest.mark.parametrize(
+    ('change', 'constructor', 'first'),
+    [(AddGroup, True, 0), (ReplaceParameter, False, 3), (ReplaceModule, False, 3)],
+)
+@pytest.mark.parametrize('skips', [False, True])
+def test_parameters_that_come_in_training_are_held(
+    tmp_path, monkeypatch, change, constructor, first, skips
+):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0 if skips else 10**9)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+    recorder = Recorder()
+    wrapper = dict(type='WAUOptimWrapper', hold='state')
+    if constructor:
+        monkeypatch.setitem(OPTIM_WRAPPER_CONSTRUCTORS._module_dict, 'OnlyBackbone', OnlyBackbone)
+        wrapper['constructor'] = 'OnlyBackbone'
+    runner = small_runner(tmp_path, wrapper, [change(), recorder])
+    runner.train()
+    moved = [int(mask.sum()) for mask in recorder.moved('neck.weight')]
+    # Where a module is replaced, everything changes between the iterations too.
+    assert moved[:3] == [first] * 3
+    assert moved[4:] == [3] * 2
+    assert 'neck' in runner.optim_wrapper.layers
+
+
+def test_an_interrupted_epoch_can_be_trained_again_with_the_same_wrapper(tmp_path):
+    runner = small_runner(tmp_path, dict(type='WAUOptimWrapper', hold='state'))
+    runner.train()
+    weights = copy.deepcopy(runner.model.state_dict())
+    runner.train_loop._epoch = runner.train_loop._iter = 0
+    runner.train()
+    assert runner.optim_wrapper.update_index == 6
+    assert not torch.equal(runner.model.neck.weight, weights['neck.weight'])
 
 
 def test_an_optimizer_without_rows_of_state_is_told_before_training(tmp_path):
@@ -374,6 +582,10 @@ def test_an_optimizer_without_rows_of_state_is_told_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"Rprop's has not\. Use hold='weight'"):
         runner.train()
     assert runner.iter == 0
+
+
+def loss_of(model):
+    return model(torch.randn(2, 3, 8, 8), torch.zeros(2), mode='loss')['loss']
 
 
 def find_neck():

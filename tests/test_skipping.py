@@ -368,6 +368,229 @@ class CentredConvolution(nn.Conv2d):
         return self._conv_forward(x, centred, self.bias)
 
 
+class Pyramid(nn.Conv2d):
+    """One weight at several dilations, as in atrous pyramids that share it."""
+
+    def forward(self, x):
+        y = 0
+        for dilation in (1, 2, 3):
+            self.padding = self.dilation = (dilation, dilation)
+            y = y + self._conv_forward(x, self.weight, self.bias)
+        return y
+
+
+@pytest.mark.parametrize('axis', ['out', 'in'])
+def test_a_geometry_that_changes_from_one_pass_to_the_next(axis):
+    conv = Pyramid(4, 8, 3)
+    x = torch.randn(2, 4, 9, 9, requires_grad=True)
+    (dense, skipped), skipper, mask = gradients(conv, x, axis, True)
+    dim = 0 if axis == 'out' else 1
+    active = mask.nonzero().flatten()
+    torch.testing.assert_close(skipped[1], dense[1], **FLOAT32)
+    torch.testing.assert_close(
+        skipped[2].index_select(dim, active), dense[2].index_select(dim, active), **FLOAT32
+    )
+    assert not skipper.find_full()
+
+
+@pytest.mark.parametrize('change', [dict(padding_mode='circular'), dict(groups=2)])
+def test_a_geometry_that_cannot_be_skipped_any_more_is_computed_in_full(change):
+    conv = nn.Conv2d(4, 8, 3, padding=1)
+    layers = find_layers(conv)
+    skipper = HeldGradSkipper(conv, layers)
+    if 'groups' in change:
+        conv = nn.Conv2d(2, 8, 3, padding=1)
+        layers = find_layers(conv)
+        skipper = HeldGradSkipper(conv, layers)
+        conv.in_channels = 4
+    vars(conv).update(change, _reversed_padding_repeated_twice=[1, 1, 1, 1])
+    x = torch.randn(2, 4, 6, 6)
+    conv(x).square().sum().backward()
+    dense = conv.weight.grad.clone()
+    conv.zero_grad()
+    with skipper.skipping(WAU().select(layers, 0)):
+        conv(x).square().sum().backward()
+    assert torch.equal(conv.weight.grad, dense)
+
+
+class TwiceUsed(nn.Module):
+    """A weight that is used outside of its module too, and an input of two branches."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.x = nn.Parameter(torch.randn(2, 3, 6, 6))
+
+    def forward(self):
+        y = self.conv(self.x)
+        tied = nn.functional.conv2d(self.x, self.conv.weight, padding=1, stride=2)
+        return y.float().square().mean() + tied.float().pow(3).mean()
+
+
+def test_autocast_keeps_no_cast_that_leads_to_no_gradient():
+    torch.manual_seed(0)
+    model = TwiceUsed()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers)
+    (active,) = WAU().select(layers, 0)
+    found = []
+    for skips in (False, True):
+        model.zero_grad()
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            if skips:
+                skipper.start([active])
+            loss = model()
+            skipper.stop()
+        loss.backward()
+        found.append([model.x.grad.clone(), model.conv.weight.grad.clone()])
+    (x, weight), (x_skipped, weight_skipped) = found
+    torch.testing.assert_close(x_skipped, x, rtol=0.02, atol=1e-4)
+    torch.testing.assert_close(weight_skipped[active], weight[active], rtol=0.02, atol=1e-4)
+    assert torch.is_autocast_cache_enabled()
+
+
+def test_functions_of_torch_func_compute_in_full():
+    conv = nn.Conv2d(3, 8, 3)
+    layers = find_layers(conv)
+    skipper = HeldGradSkipper(conv, layers)
+    x = torch.randn(5, 2, 3, 6, 6)
+    expected = torch.stack([conv(one) for one in x])
+    dense = torch.func.jvp(conv, (x[0],), (x[1],))[1]
+    with skipper.skipping(WAU().select(layers, 0)):
+        torch.testing.assert_close(torch.vmap(conv)(x), expected, **FLOAT32)
+        assert torch.equal(torch.func.jvp(conv, (x[0],), (x[1],))[1], dense)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x[0], x[1])
+            tangent = torch.autograd.forward_ad.unpack_dual(conv(dual)).tangent
+    torch.testing.assert_close(tangent, dense)
+
+
+def test_a_graph_that_is_older_than_the_selection_gets_all_gradients():
+    conv = nn.Conv2d(3, 8, 3)
+    layers = find_layers(conv)
+    skipper = HeldGradSkipper(conv, layers, full_grads=False)
+    wau = WAU(hold='state')
+    x = torch.randn(2, 3, 6, 6)
+    (dense,) = torch.autograd.grad(conv(x).square().mean(), conv.weight)
+    with skipper.skipping(wau.select(layers, 0)):
+        loss = conv(x).square().mean()
+    with skipper.skipping(wau.select(layers, 1)):
+        loss.backward()
+    assert not skipper.grads
+    torch.testing.assert_close(conv.weight.grad, dense, **FLOAT32)
+
+
+def full_gradients(model):
+    model.zero_grad()
+    loss_of(model, 0).backward()
+    return model[0].weight.grad.flatten(1).any(dim=1).all()
+
+
+def test_a_patch_that_survives_acts_as_the_plain_layer():
+    model = network()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers)
+    with skipper.skipping(WAU().select(layers, 0)):
+        assert not full_gradients(model)
+        patch = model[0]._conv_forward
+    model[0]._conv_forward = patch
+    assert full_gradients(model)
+
+
+def test_a_new_skipper_takes_the_place_of_an_old_one():
+    model = network()
+    layers = find_layers(model)
+    active = WAU().select(layers, 0)
+    HeldGradSkipper(model, layers).start(active)  # never stopped
+    skipper = HeldGradSkipper(model, layers)
+    assert full_gradients(model)
+    with skipper.skipping(active):
+        assert not full_gradients(model)
+    assert full_gradients(model)
+    assert not any('_conv_forward' in module.__dict__ for module in model)
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_model_that_is_copied_inside_skips_as_any_other(copied):
+    model = network()
+    layers = find_layers(model)
+    active = WAU().select(layers, 0)
+    with HeldGradSkipper(model, layers).skipping(active):
+        twin = copied(model)
+    assert full_gradients(twin)
+    layers = find_layers(twin)
+    skipper = HeldGradSkipper(twin, layers)
+    assert skipper.refused == {'3': 'grouped'}
+    with skipper.skipping(active):
+        assert not full_gradients(twin)
+    assert full_gradients(twin)
+
+
+@pytest.mark.parametrize('full_grads', [True, False])
+def test_holding_takes_no_gradients_of_another_selection(full_grads):
+    model = network()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers, full_grads)
+    wau = WAU(hold='state')
+    optimizer = OPTIMIZERS['sgd'](model.parameters())
+    with skipper.skipping(wau.select(layers, 0)):
+        loss_of(model, 0).backward()
+    with (
+        pytest.raises(ValueError, match=r'gradients are of another selection.*the same active'),
+        wau.holding(optimizer, layers, wau.select(layers, 1), skipper.grads),
+    ):
+        pass
+    with wau.holding(optimizer, layers, wau.select(layers, 0), skipper.grads):
+        optimizer.step()
+    optimizer.zero_grad()
+    loss_of(model, 1).backward()  # in full, so that they are of any selection
+    with wau.holding(optimizer, layers, wau.select(layers, 1), skipper.grads):
+        optimizer.step()
+
+
+def test_each_of_two_optimizers_uses_its_own_gradients():
+    """Of one model, with one skipper: as it would be with a model and a skipper for each."""
+    models, ends = [network().double(), network().double()], []
+    for model, splits in zip(models, (False, True), strict=True):
+        layers = find_layers(model)
+        wau = WAU(hold='state')
+        parts = [model[0], model[4]] if splits else [model]
+        optimizers = [OPTIMIZERS['adamw'](part.parameters()) for part in parts]
+        if not splits:
+            for index in (1, 3, 6):
+                model[index].requires_grad_(False)
+        skipper = HeldGradSkipper(model, layers, full_grads=False)
+        for update in range(4):
+            active = wau.select(layers, update)
+            with skipper.skipping(active):
+                loss_of(model, update).backward()
+            for optimizer in optimizers:
+                with wau.holding(optimizer, layers, active, skipper.grads):
+                    optimizer.step()
+            assert not skipper.grads or set(skipper.grads) == {model[3].weight}
+            model.zero_grad()
+        ends.append([model[0].weight, model[4].weight, model[4].bias])
+    for one, other in zip(*ends, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize('use_reentrant', [True, False])
+def test_activation_checkpointing_with_a_backward_pass_outside(use_reentrant):
+    """The forward pass that is made again in there is the plain one."""
+    models = [network(), network()]
+    layers = find_layers(models[1])
+    skipper = HeldGradSkipper(models[1], layers)
+    active = WAU().select(layers, 0)
+    x = torch.randn(4, 3, 8, 8, requires_grad=True)
+    models[0](x).square().mean().backward()
+    with skipper.skipping(active):
+        loss = checkpoint(models[1], x, use_reentrant=use_reentrant).square().mean()
+    loss.backward()
+    torch.testing.assert_close(
+        models[1][4].weight.grad[active[2]], models[0][4].weight.grad[active[2]], **FLOAT32
+    )
+
+
 def test_a_weight_that_is_computed_gets_all_gradients():
     """Each slice of the parameter has a part in all slices of the computed weight."""
     conv = CentredConvolution(4, 8, 3)

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmwau import WAU
 from mmwau.targets import find_convolutions, find_layers, find_left_out
+from mmwau.wau import HOLDS
 
 
 class Model(nn.Module):
@@ -127,3 +129,54 @@ def test_a_frozen_bias_is_not_held_with_its_filter():
     conv.bias.requires_grad_(False)
     (layer,) = find_layers(conv).values()
     assert len(layer.tensors) == 1
+
+
+class SharedBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+        self.second.bias = self.first.bias
+
+    def forward(self, x):
+        return self.third(self.second(self.first(x)))
+
+
+@pytest.mark.parametrize('hold', HOLDS)
+@pytest.mark.parametrize('grads', [None, {}])
+def test_a_bias_of_two_layers_belongs_to_the_first(hold, grads):
+    """The other layer is not held: its active filters would have a bias that stands still."""
+    torch.manual_seed(0)
+    model = SharedBias()
+    assert list(find_layers(model)) == ['first', 'third']
+    assert find_left_out(model) == {'second': 'shares the bias of a layer already held'}
+    assert list(find_layers(model, axis='in')) == ['first', 'second', 'third']
+    layers = find_layers(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wau = WAU(hold=hold, rescale=True)
+    model(torch.randn(2, 3, 6, 6)).square().mean().backward()
+    bias, grad = model.first.bias.detach().clone(), model.first.bias.grad.clone()
+    active = wau.select(layers, 0)
+    with wau.holding(optimizer, layers, active, grads):
+        optimizer.step()
+    expected = torch.where(active[0], bias - 2 * 0.1 * grad, bias)
+    torch.testing.assert_close(model.first.bias, expected)
+
+
+def test_a_learning_rate_of_0_freezes_where_others_have_one():
+    model = Model()
+    groups = [
+        dict(params=model.backbone.parameters(), lr=0.0),
+        dict(params=model.neck.parameters()),
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    reasons = find_left_out(model, 'backbone', optimizer=optimizer)
+    assert set(reasons.values()) == {'frozen by a learning rate of 0'}
+    with pytest.raises(ValueError, match='frozen by a learning rate of 0'):
+        find_layers(model, 'backbone', optimizer=optimizer)
+    # A schedule that is at 0 now, and one for all.
+    optimizer.param_groups[0]['initial_lr'] = 0.1
+    assert not find_left_out(model, 'backbone', optimizer=optimizer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    assert not find_left_out(model, 'backbone', optimizer=optimizer)
