@@ -239,7 +239,7 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 
 def magnitude(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """The power of two at or below the largest absolute value, or 1 where all values are zero.
+    """The power of two next to the largest absolute value, or 1 where all values are zero.
 
     Divided by it, values have squares that neither underflow nor overflow, and lose no digits.
 

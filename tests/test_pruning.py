@@ -666,3 +666,9 @@ def test_detector_in_the_real_script_killed_and_gone_on_with(tmp_path):
     assert '28 convolutions with 2912 filters' in done.stdout
     assert 'neck.fpn_convs.3.conv' in done.stdout
     assert (tmp_path / 'work_dirs/prune_curve/prune_curve.html').is_file()
+    # Images of 96 x 96 have no objects that COCO calls large.
+    place = command.index('--cfg-options')
+    asked = [*command[:place], '--metric', 'coco/bbox_mAP_l', *command[place:]]
+    refused = run_python(TOOL, *asked, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert '--metric coco/bbox_mAP_l is no measurement: it is -1, COCO' in refused.stdout
