@@ -27,10 +27,18 @@ class Moments:
             torch.zeros(second, dtype=torch.float64),
         )
         self.products = torch.zeros(first, second, dtype=torch.float64)
+        # Values are counted from those of the first position: a channel that is constant then has
+        # sums of exactly zero, and one that varies little about a large mean keeps its digits.
+        self._origins: tuple[Tensor, Tensor] | None = None
 
     def add(self, first: Tensor, second: Tensor) -> None:
         """Add values of shape (positions, channels), the same positions in both."""
+        if not len(first):  # a head that got no proposals
+            return
         first, second = first.double().cpu(), second.double().cpu()
+        if self._origins is None:
+            self._origins = first[0].clone(), second[0].clone()
+        first, second = first - self._origins[0], second - self._origins[1]
         self.count += len(first)
         for total, values in zip(self.sums, (first, second), strict=True):
             total += values.sum(dim=0)
@@ -56,9 +64,7 @@ def channel_overlap(covariance: Tensor) -> Tensor:
         Tensor of shape (channels,), each in [0, 1). A channel that is constant overlaps with none.
     """
     deviation = covariance.diagonal().clamp(min=0).sqrt()
-    # A channel whose variance is rounding error alone is constant.
-    constant = deviation <= 1e-7 * deviation.max()
-    scale = torch.where(constant, 0, 1 / deviation)
+    scale = torch.where(deviation == 0, 0, 1 / deviation)
     correlation = (covariance * scale * scale[:, None]).abs().clamp(max=1)
     correlation.fill_diagonal_(0)
     return correlation.sum(dim=1) / len(correlation)
@@ -144,7 +150,8 @@ def _kept_outputs(model: nn.Module, layers: Sequence[str]):
 
     def keep(layer: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         values = output.movedim(1, -1).flatten(0, -2)
-        values = values[:: max(1, len(values) // POSITIONS)].float()
+        # A copy, since what comes behind the layer may change its output in place.
+        values = values[:: max(1, len(values) // POSITIONS)].clone()
         # A layer that is run several times, on each level of a pyramid say, is one layer.
         kept[layer] = torch.cat([kept[layer], values]) if layer in kept else values
 

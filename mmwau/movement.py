@@ -10,9 +10,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from .overlap import filter_rows
+from .overlap import filter_rows, unit_rows
 from .targets import filter_dim
 
 
@@ -26,8 +25,7 @@ def filter_directions(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
         Float32 tensor of shape (filters, values of a filter) with rows of norm 1; a filter that is
         all zero stays so.
     """
-    rows = filter_rows(weight, dim, groups).flatten(0, 1)
-    return functional.normalize(rows.float(), dim=1)
+    return unit_rows(filter_rows(weight, dim, groups).flatten(0, 1)).float()
 
 
 @torch.no_grad()

@@ -30,10 +30,11 @@ def filter_overlap(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
         groups: Number of groups.
 
     Returns:
-        Float32 tensor of shape (filters,), each in [0, 1); larger means more overlap. A filter
-        that is all zero overlaps with no other, and one that is alone in its group neither.
+        Float32 tensor of shape (filters,), each in [0, 1); larger means more overlap. Only the
+        directions of filters count, however small or large their values. A filter that is all
+        zero overlaps with no other, and one that is alone in its group neither.
     """
-    rows = _unit_rows(weight, dim, groups)
+    rows = _unit_filters(weight, dim, groups)
     sums = torch.cat([block.sum(dim=2) for block in _cosine_blocks(rows)], dim=1)
     return sums.div(rows.shape[1]).flatten()
 
@@ -48,7 +49,7 @@ def largest_cosine(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     Returns:
         Float32 tensor of shape (filters,), each in [0, 1].
     """
-    rows = _unit_rows(weight, dim, groups)
+    rows = _unit_filters(weight, dim, groups)
     largest = torch.cat([block.amax(dim=2) for block in _cosine_blocks(rows)], dim=1)
     return largest.flatten().clamp(max=1)
 
@@ -62,7 +63,7 @@ def cosine_matrix(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     Returns:
         Float32 tensor of shape (groups, filters of a group, filters of a group), 0 on the diagonal.
     """
-    return torch.cat(list(_cosine_blocks(_unit_rows(weight, dim, groups))), dim=1).clamp(max=1)
+    return torch.cat(list(_cosine_blocks(_unit_filters(weight, dim, groups))), dim=1).clamp(max=1)
 
 
 @torch.no_grad()
@@ -81,7 +82,7 @@ def spectral_entropy(weight: Tensor, dim: int = 0, groups: int = 1) -> tuple[flo
         1]; and the effective rank, in [1, min(filters, values)]. Means over the groups. Both are
         0 if all filters are zero.
     """
-    rows = _unit_rows(weight, dim, groups).double()
+    rows = _unit_filters(weight, dim, groups).double()
     # Squares of the singular values, from the smaller one of the two products.
     wide = rows.shape[1] <= rows.shape[2]
     products = rows @ rows.transpose(1, 2) if wide else rows.transpose(1, 2) @ rows
@@ -223,9 +224,39 @@ def filter_rows(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     return per_group.flatten(2)
 
 
-def _unit_rows(weight: Tensor, dim: int, groups: int) -> Tensor:
-    """Filters of norm 1, see :func:`filter_rows`."""
-    return functional.normalize(filter_rows(weight, dim, groups).float(), dim=2)
+def unit_rows(rows: Tensor) -> Tensor:
+    """Divide each row by its norm, whatever its scale.
+
+    Args:
+        rows: Float tensor of shape (..., values).
+
+    Returns:
+        Tensor of the same shape with rows of norm 1, float64 if ``rows`` is and float32
+        otherwise. A row that is all zero stays so; one with a value that is not finite is nan.
+    """
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    return functional.normalize(rows / magnitude(rows, -1), dim=-1)
+
+
+def magnitude(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """The power of two next to the largest absolute value, or 1 where all values are zero.
+
+    Divided by it, values have squares that neither underflow nor overflow, and lose no digits.
+
+    Args:
+        values: Float32 or float64 tensor.
+        dim: The dimensions over which the largest is taken; they are kept with size 1.
+
+    Returns:
+        Tensor of the dtype of ``values``, which has no gradient.
+    """
+    power = values.detach().abs().amax(dim, keepdim=True).log2().floor().exp2()
+    return power.masked_fill(power == 0, 1)
+
+
+def _unit_filters(weight: Tensor, dim: int, groups: int) -> Tensor:
+    """Filters of norm 1 in float32, see :func:`filter_rows`."""
+    return unit_rows(filter_rows(weight, dim, groups)).float()
 
 
 def _cosine_blocks(rows: Tensor) -> Iterator[Tensor]:

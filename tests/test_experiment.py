@@ -1,6 +1,7 @@
 import argparse
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ from mmwau.analysis.arms import half_width, summarise
 from mmwau.analysis.runs import read_run
 from mmwau.analysis.runs_report import MINUS, NO_BREAK
 from mmwau.experiment.equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
-from mmwau.experiment.record import Record
+from mmwau.experiment.record import Record, summarise_run, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, _option, read_suite
 from mmwau.experiment.trainer import Trainer, find_processes, find_records
@@ -409,6 +410,64 @@ def test_a_metric_that_no_training_has_is_told():
     report.settings[0].draw_curves()
 
 
+@pytest.mark.parametrize('nothing', [-1.0, math.nan])
+def test_what_is_no_measurement_has_no_mean_and_no_gap(nothing):
+    # As records of earlier versions have it.
+    records = [
+        record(arm, seed, mean=nothing, top=50.0 + seed, loss=-1.0,
+               curves=dict(metric=[[3, nothing], [6, 0.5]]))
+        for arm in ('plain', 'WAU') for seed in (0, 1)
+    ]  # fmt: skip
+    records += [record('plain', 2, mean=0.5, loss=-1.0), record('WAU', 2, mean=0.75, loss=-1.0)]
+    report = report_of(records)
+    report = replace(report, suite=replace(report.suite, other_metrics=['top']))
+    (setting,) = report.settings
+    table = rows(setting.table())
+    assert table['plain']['mean'] == '0.500'
+    assert table['WAU']['Gap (95 % interval)'] == '+0.250'
+    assert table['WAU']['top'] == '50.50 ± 0.71'.replace('50.50', '50.500').replace('0.71', '0.707')
+    assert table['WAU']['training loss'] == '-1.000 ± 0.000'
+    said = report.warnings()
+    for arm in ('plain', 'WAU'):
+        for seed in (0, 1):
+            begin = f'small / {arm} / seed {seed} has no mean and is left out of its mean; it has '
+            assert any(one.startswith(begin) for one in said)
+        begin = f'small / {arm} / seed 2 has no top and is left out of its mean; it has mean'
+        assert any(one.startswith(begin) for one in said)
+    assert setting.draw_curves().axes[0].lines[0].get_xydata().tolist() == [[6, 0.5]]
+
+
+def log_run(work_dir, losses, **metrics):
+    """The log of a training of 2 epochs with one iteration each, as MMEngine writes it."""
+    folder = work_dir / '20260101_000000' / 'vis_data'
+    folder.mkdir(parents=True)
+    lines = []
+    for epoch, loss in enumerate(losses, start=1):
+        lines.append({'loss': loss, 'epoch': epoch, 'iter': epoch, 'step': epoch})
+        lines.append({'time': 0.1, 'step': epoch, **metrics})
+    lines.append({'overlap': 0.25, 'step': 2})
+    (folder / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    (folder / 'config.py').write_text(PLAIN)
+    return read_run(work_dir)
+
+
+def test_records_hold_measurements_alone(place):
+    (training,) = read_suite(write_suite(place, arms={'plain': {}}, seeds=[0])).trainings
+    metrics = {'mean': -1.0, 'coco/bbox_mAP': 0.5, 'coco/cat_precision': math.nan}
+    one = summarise_run(training, log_run(place / 'a', [2.0, 1.0], **metrics), 'mean', '', 0.0)
+    assert (one.status, one.values) == (
+        'finished', {'coco/bbox_mAP': 0.5, 'loss': 1.0, 'overlap': 0.25},
+    )  # fmt: skip
+    assert one.curves['metric'] == []
+    one = summarise_run(training, log_run(place / 'b', [2.0, math.nan]), 'mean', '', 0.0)
+    assert (one.status, one.values) == ('diverged', {'overlap': 0.25})
+    assert one.curves['loss'] == [(1, 2.0)]
+    assert one.iterations == 2
+    # It lost its way and found it again.
+    one = summarise_run(training, log_run(place / 'c', [math.inf, 1.0]), 'mean', '', 0.0)
+    assert (one.status, one.values['loss']) == ('finished', 1.0)
+
+
 def test_a_clear_gap_gives_no_warning():
     records = [record(arm, seed, mean=mean + seed * 0.01 * mean)
                for arm, mean in (('plain', 50.0), ('WAU', 60.0)) for seed in (0, 1, 2)]  # fmt: skip
@@ -428,6 +487,27 @@ def test_records_come_back_from_their_file(tmp_path):
     (tmp_path / 'r.json').write_text('[{"x": 1}]')
     with pytest.raises(ValueError, match=r'r.json is not what this tool writes'):
         read_records(Record, tmp_path / 'r.json')
+
+
+def test_a_training_that_fails_does_not_replace_one_that_came_to_its_end(tmp_path):
+    path = tmp_path / 'suite.json'
+    ended = [record('plain', 0, mean=0.5), record('wild', 0, status='diverged')]
+    update_records([*ended, record('broken', 0, status='failed')], path)
+    failed = [
+        replace(record(arm, 0, status='failed'), digest='new', error='no memory')
+        for arm in ('plain', 'wild', 'broken', 'more')
+    ]
+    update_records(failed, path)
+    found = {one.arm: (one.status, one.error) for one in read_records(Record, path)}
+    assert found == dict(
+        plain=('finished', ''), wild=('diverged', ''), broken=('failed', 'no memory'),
+        more=('failed', 'no memory'),
+    )  # fmt: skip
+    assert len(read_records(Record, path)) == 4
+    update_records([replace(ended[0], digest='new', values=dict(mean=0.75))], path)
+    kept = {one.arm: one for one in read_records(Record, path)}
+    assert kept['plain'].values == dict(mean=0.75)
+    assert len(kept) == 4
 
 
 # The tool
@@ -533,6 +613,24 @@ class TestTool:
         write_suite(place)
         assert (place / 'results/suite.json').read_text() == before
         assert 'No training is finished: there is nothing to compare' in capfd.readouterr().out
+
+    def test_a_retraining_that_fails_leaves_the_result_that_it_was_to_replace(
+        self, finished, monkeypatch, capfd
+    ):
+        place, _ = finished
+        monkeypatch.chdir(place)
+        monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests'))
+        before = read_records(Record, place / 'results/suite.json')
+        write_suite(place, options={'model.type': 'Nothing'})
+        arguments = ['--out', 'results', '--work-dir', 'anew', '--only', 'plain', 'seed 0']
+        assert load_tool().main(['suite.py', *arguments]) == 1
+        write_suite(place)
+        assert 'failed: small / plain / seed 0' in capfd.readouterr().out
+        after = read_records(Record, place / 'results/suite.json')
+        assert sorted(map(str, after)) == sorted(map(str, before))
+        load_tool().main(['suite.py', '--report', '--out', 'results'])
+        said = capfd.readouterr().out
+        assert re.search(r'plain +│ 2 of 2', ascii_signs(said))
 
     def test_list_shows_state_and_command(self, finished, monkeypatch, capfd):
         place, _ = finished

@@ -38,6 +38,25 @@ def test_a_constant_channel_overlaps_with_none():
     assert overlap.isfinite().all()
 
 
+@pytest.mark.parametrize('scales', [(1, 1e-9, 1e9, 1), (1e-20,) * 4, (1e30,) * 4])
+def test_channel_overlap_and_cka_do_not_mind_the_scale_of_channels(scales):
+    values = torch.randn(200, 4).double() @ torch.randn(4, 4).double()
+    scaled = (values * torch.tensor(scales, dtype=torch.float64)).float()
+    expected = channel_overlap(moments(values, values))
+    torch.testing.assert_close(channel_overlap(moments(scaled, scaled)), expected)
+    if len(set(scales)) == 1:
+        assert cka(values, scaled) == pytest.approx(1)
+
+
+def test_channels_that_vary_little_about_a_large_mean_keep_their_correlation():
+    values = torch.randn(100, 3).double() @ torch.randn(3, 3).double()
+    far = values * 1e-7 + 1e5
+    torch.testing.assert_close(
+        channel_overlap(moments(far, far)), channel_overlap(moments(values, values)),
+        rtol=1e-3, atol=1e-3,
+    )  # fmt: skip
+
+
 def test_channel_overlap_does_not_mind_a_batch_norm():
     values = torch.randn(100, 4) @ torch.randn(4, 4)
     normed = nn.BatchNorm1d(4)
@@ -105,6 +124,44 @@ def test_networks_are_compared_on_the_same_images():
         channel_overlap(moments(twice, twice)).mean().item(), rel=1e-5
     )
     assert not any(module._forward_hooks for model in models.values() for module in model.modules())
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('batch', [1, 3])
+def test_outputs_are_those_of_the_layer_whatever_changes_them_in_place(batch, memory_format):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, inputs):
+            return self.norm(self.conv(inputs)).relu_().add_(1)
+
+    one, other = (Residual().eval().to(memory_format=memory_format) for _ in range(2))
+    images = torch.randn(batch, 3, 9, 9).to(memory_format=memory_format)
+    overlaps, alike = compare_features(
+        {'one': one, 'other': other}, ['norm'], [images], lambda model, batch: model(batch)
+    )
+    outputs = [model.norm(model.conv(images)).detach() for model in (one, other)]
+    first, second = (output.movedim(1, -1).flatten(0, -2) for output in outputs)
+    assert overlaps['one']['norm'] == pytest.approx(
+        channel_overlap(moments(first, first)).mean().item(), rel=1e-5
+    )
+    assert alike['other']['norm'] == pytest.approx(cka(first, second), rel=1e-5)
+
+
+def test_outputs_without_positions_count_nothing():
+    class Head(nn.Conv2d):
+        def forward(self, inputs):
+            return super().forward(inputs)[: len(inputs) - 1]
+
+    model = Head(3, 4, 3)
+    images = torch.randn(2, 3, 5, 5)
+    both = [
+        compare_features({'one': model}, [''], batches, lambda model, batch: model(batch))
+        for batches in ([images], [images[:1], images, images[1:]])
+    ]
+    assert both[0] == both[1]
 
 
 def test_large_outputs_are_sampled_evenly(monkeypatch):

@@ -40,6 +40,14 @@ def test_angles_by_hand():
     assert found[1] == 0
 
 
+@pytest.mark.parametrize('scale', [1e-30, 1e-13, 1e20, 1e37])
+def test_angles_do_not_mind_the_scale_of_filters(scale):
+    first, second = torch.randn(2, 4, 3, 3, 3)
+    expected = angles(filter_directions(first), filter_directions(second))
+    found = angles(filter_directions(first * scale), filter_directions(second / scale))
+    torch.testing.assert_close(found, expected)
+
+
 @given(st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(1, 3), st.integers(0, 9))
 def test_angles_are_those_of_the_filters(filters, inputs, transposed, groups, seed):
     torch.manual_seed(seed)

@@ -66,6 +66,18 @@ def test_penalties_are_those_of_the_paper(kind, filters, inputs, groups, seed):
     assert penalty({'conv': conv}, kind, 'time').item() == pytest.approx(expected, 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize('scale', [1e-13, 1e4, 1e8, 1e15])
+def test_the_largest_singular_value_is_estimated_wherever_it_is_in_range(scale):
+    conv = nn.Conv2d(3, 4, 2, bias=False)
+    conv.weight.data *= scale
+    columns = conv.weight.flatten(1).T.double().detach()
+    expected = slow_penalty([gram_minus_one(columns)], 'srip', 'time', 'conv')
+    value = penalty({'conv': conv}, 'srip', 'time')
+    assert value.item() == pytest.approx(expected, 1e-4)
+    value.backward()
+    assert conv.weight.grad.isfinite().all()
+
+
 def test_layers_of_all_kinds_are_added_up():
     layers = {'one': nn.ConvTranspose2d(3, 2, 2), 'two': nn.Linear(3, 5)}
     columns = {

@@ -38,6 +38,44 @@ def test_orthogonal_filters_do_not_overlap_and_equal_ones_do_wholly():
     torch.testing.assert_close(filter_overlap(same), torch.full((8,), 7 / 8))
 
 
+SCALES = (1e-43, 1e-40, 1e-30, 1e-13, 1e13, 1e20, 1e37)
+
+
+@pytest.mark.parametrize('scale', SCALES)
+def test_measures_do_not_mind_how_small_or_large_all_values_are(scale):
+    weight = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    # Below float32's normal range few digits are left of a value.
+    close = 0.03 if scale < 1e-38 else 1e-4
+    scaled = weight * scale
+    assert astuple(measure(scaled)) == pytest.approx(astuple(measure(weight)), rel=close)
+    torch.testing.assert_close(cosine_matrix(scaled), cosine_matrix(weight), rtol=close, atol=close)
+
+
+@pytest.mark.parametrize('scale', [1e-300, 1e300])
+def test_filters_in_double_precision_keep_their_directions(scale):
+    weight = torch.randn(5, 9, dtype=torch.float64)
+    assert astuple(measure(weight * scale)) == pytest.approx(astuple(measure(weight)), rel=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_filters_in_half_precision_are_measured_as_their_values_are(dtype):
+    weight = (torch.randn(5, 9) * (1e-5 if dtype is torch.float16 else 1e-30)).to(dtype)
+    assert measure(weight) == measure(weight.float())
+
+
+def test_filters_of_different_scales_overlap_by_their_directions():
+    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    scaled = weight * torch.tensor([1e-40, 1e-20, 1e-13, 1.0, 1e15, 1e37])[:, None]
+    torch.testing.assert_close(filter_overlap(scaled), filter_overlap(weight), rtol=1e-3, atol=0)
+    torch.testing.assert_close(largest_cosine(scaled), largest_cosine(weight), rtol=1e-3, atol=0)
+
+
+def test_a_filter_that_is_not_finite_has_no_overlap():
+    weight = torch.ones(3, 4)
+    weight[1, 2] = math.inf
+    assert filter_overlap(weight).isnan().all()
+
+
 def test_a_filter_that_is_zero_overlaps_with_none():
     weight = torch.ones(3, 2, 1, 1)
     weight[1] = 0

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -20,15 +21,10 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import Dataset
 
-from mmwau.analysis.metrics import choose_metric
+from mmwau.analysis.metrics import choose_metric, is_measured, is_number
 from mmwau.analysis.page import png
-from mmwau.analysis.prune_report import (
-    Curves,
-    Point,
-    Report,
-    Results,
-    fraction_kept,
-)
+from mmwau.analysis.prune_report import Report, fraction_kept
+from mmwau.analysis.prune_results import Curves, Point, Results
 from mmwau.analysis.pruning import (
     Removable,
     average_zeros,
@@ -285,6 +281,39 @@ class TestReport:
         assert report.layer_table(0.5, CURVES.orders).rows[0][3] == '-'
         report.draw_layers(0.5)
 
+    def test_what_is_no_measurement_is_left_out_and_named(self):
+        report = self.report()
+        # A seed of 'slow' at 20 %, one of its layer, and all of 'fast'.
+        report.metrics[Point('a', 'random', 1, None, 0.2)]['ap'] = math.nan
+        report.metrics[Point('a', 'l1', None, 'backbone.conv', 0.5)]['ap'] = None  # as in JSON
+        report.metrics[Point('b')]['ap'] = -1.0
+        rows = {row[0]: row[1:] for row in report.network_table().rows[:4]}
+        assert rows['l1, slow'] == ['0.800', '0.800', '0.600', '28.0 %', '0.875']
+        assert rows['l1, fast'] == ['-', '0.250', '0.000', '-', '-']
+        # The mean of the seeds that there are; the curve of seed 1 has a hole.
+        assert rows['random, slow'] == ['0.800', '0.800', '0.650', '30.7 %', '0.875']
+        assert rows['  ± over 2 seeds'] == ['', '-', '0.071', '', '-']
+        assert report.layer_table(0.5, CURVES.orders).rows[0][2:] == ['-', '-', '0.562', '-']
+        assert report.warnings() == [
+            'ap is no measurement (nan) and left out: slow, random (seed 1), 20 % of all layers, '
+            'slow, l1, 50 % of backbone.conv',
+            "ap of the whole network fast is no measurement (-1, COCO's mark for nothing to "
+            'count): it has no curve',
+        ]
+        sections = {section.heading: section.parts for section in report.sections(None, {})}
+        assert sections['Warnings'] == report.warnings()
+        report.draw_network().canvas.draw()
+        report.draw_layers(0.5).canvas.draw()
+        assert self.report().warnings() == []
+
+    def test_a_fraction_without_a_measurement_leaves_the_summary_open(self):
+        report = self.report()
+        report.metrics[Point('a', 'l1', None, None, 0.2)]['ap'] = math.nan
+        report.metrics[Point('b', 'l1', None, None, 0.4)]['ap'] = math.nan
+        assert report.network_table().rows[0] == ['l1, slow', '0.800', '-', '0.600', '-', '-']
+        # That one had fallen before.
+        assert report.network_table().rows[1] == ['l1, fast', '0.500', '0.250', '-', '4.0 %', '-']
+
     @pytest.mark.parametrize('draw', [Report.draw_network, lambda report: report.draw_layers(0.5)])
     def test_pictures_have_each_checkpoint_in_each_panel(self, draw, tmp_path):
         (tmp_path / 'picture.png').write_bytes(png(draw(self.report())))
@@ -300,11 +329,17 @@ class TestReport:
         ('values', 'expected'),
         [
             ((1.0, 0.95, 0.85), 0.3), ((1.0, 0.9, 0.0), 0.2), ((1.0, 1.1, 0.91), None),
-            ((1.0, 0.0, 1.0), 0.02), ((50.0, 50.0, 40.0), 0.3),
+            ((1.0, 0.0, 1.0), 0.02), ((50.0, 50.0, 40.0), 0.3), ((1.0, 0.5, math.nan), 0.04),
         ],
     )  # fmt: skip
     def test_fraction_at_which_it_has_fallen(self, values, expected):
         assert fraction_kept((0, 0.2, 0.4), values) == (expected and pytest.approx(expected))
+
+    @pytest.mark.parametrize(
+        'values', [(1.0, math.nan, 0.5), (1.0, 0.95, math.nan), (math.nan, 1.0, 0.0), (0.0, 0, 0)]
+    )
+    def test_nobody_knows_where_it_has_fallen_if_a_measurement_is_missing(self, values):
+        assert math.isnan(fraction_kept((0, 0.2, 0.4), values))
 
     def test_metric(self):
         assert choose_metric({'coco/bbox_mAP_50': 1, 'coco/bbox_mAP': 1}) == 'coco/bbox_mAP'
@@ -314,6 +349,25 @@ class TestReport:
             choose_metric({'f1': 1, 'loss': 1}, 'ap')
         with pytest.raises(ValueError, match='gave no metric'):
             choose_metric({})
+        some = {'coco/bbox_mAP': -1.0, 'coco/bbox_mAP_s': 0.5, 'coco/cat_precision': math.nan}
+        assert choose_metric(some) == 'coco/bbox_mAP_s'
+        words = r"bbox_mAP is no measurement: it is -1, COCO's mark .* exist: coco/bbox_mAP_s$"
+        with pytest.raises(ValueError, match=words):
+            choose_metric(some, 'coco/bbox_mAP')
+        with pytest.raises(ValueError, match=r'precision is no measurement: it is nan\. Metrics'):
+            choose_metric(some, 'coco/cat_precision')
+        with pytest.raises(ValueError, match=r'is a measurement: a \(nan\), b \(-1, COCO'):
+            choose_metric({'a': math.nan, 'b': -1.0})
+
+    @pytest.mark.parametrize(
+        ('value', 'expected'),
+        [(0.5, True), (0, True), (-0.5, True), (-1, False), (-1.0, False), (math.nan, False),
+         (math.inf, False), (None, False), ('0.5', False), (np.float32(0.5), True)],
+    )  # fmt: skip
+    def test_what_is_a_measurement(self, value, expected):
+        assert is_measured(value) is expected
+        # Elsewhere than in a metric -1 is a number as any.
+        assert is_number(value) is (expected or value == -1)
 
 
 IDENTITY = dict(config=dict(model=dict(depth=18)), checkpoints=dict(a='one.pth'))
@@ -391,7 +445,10 @@ class Right(BaseMetric):
         if Right.evaluations == Right.stop_at:
             raise KeyboardInterrupt
         print('noise of the evaluation')
-        return {'of': float(len(results)), 'top1': sum(results) / len(results)}
+        top1 = sum(results) / len(results)
+        top5 = top1 if top1 > 0.5 else math.nan
+        return {'of': float(len(results)), 'top1': top1, 'large': -1.0, 'class': math.nan,
+                'top5': top5}  # fmt: skip
 
 
 CLASSIFIER = """
@@ -466,6 +523,34 @@ class TestTool:
         assert '2 convolutions with 8 filters' in said
         assert re.search(r'l1, falling +│ 1.000 │ 0.750 │ 0.250 │ 0.250 │ +10.0 % │ +0.417', said)
         assert re.search(r'backbone.0 +│ +4 │ +0.500 │ +0.750', said)
+
+    @pytest.mark.parametrize(('name', 'value'), [('large', '-1'), ('class', 'nan')])
+    def test_a_metric_with_nothing_to_measure_is_told_before_anything_is_removed(
+        self, place, tool, name, value
+    ):
+        words = rf'--metric accuracy/{name} is no measurement: it is {value}.*: accuracy/of, accur'
+        with pytest.raises(ValueError, match=words):
+            tool.main([*ARGUMENTS, '--metric', f'accuracy/{name}'])
+        assert Right.evaluations == 1
+
+    def test_measurements_that_are_none_are_named_and_left_out(self, place, tool, capsys):
+        arguments = [*ARGUMENTS, '--orders', 'l1', '--metric', 'accuracy/top5']
+        for _ in range(2):  # measured, then read from the file
+            tool.main(arguments)
+            said = capsys.readouterr().out
+            assert re.search(r'l1, falling +│ 1.000 │ 0.750 │ +- │ +- │ +10.0 % │ +-', said)
+            told = (
+                'Warning: accuracy/top5 is no measurement (nan) and left out: falling, l1, 50 % of '
+                'all layers, falling, l1, 75 % of all layers\n'
+            )
+            assert told in said
+        page = (place / 'work_dirs/prune_curve/prune_curve.html').read_text()
+        assert '<h2>Warnings</h2>' in page
+        with pytest.raises(ValueError, match='accuracy/class is no measurement: it is nan'):
+            tool.main([*ARGUMENTS, '--orders', 'l1', '--metric', 'accuracy/class'])
+        # JSON has no nan.
+        text = (place / 'work_dirs/prune_curve/prune_curve.json').read_text()
+        json.loads(text, parse_constant=pytest.fail)
 
     def test_page_shows_tables_and_pictures(self, place, tool):
         tool.main([*ARGUMENTS, '--orders', 'random', 'l1', '--seeds', '3', '4', '--per-layer'])
@@ -581,3 +666,9 @@ def test_detector_in_the_real_script_killed_and_gone_on_with(tmp_path):
     assert '28 convolutions with 2912 filters' in done.stdout
     assert 'neck.fpn_convs.3.conv' in done.stdout
     assert (tmp_path / 'work_dirs/prune_curve/prune_curve.html').is_file()
+    # Images of 96 x 96 have no objects that COCO calls large.
+    place = command.index('--cfg-options')
+    asked = [*command[:place], '--metric', 'coco/bbox_mAP_l', *command[place:]]
+    refused = run_python(TOOL, *asked, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert '--metric coco/bbox_mAP_l is no measurement: it is -1, COCO' in refused.stdout

@@ -285,6 +285,15 @@ def test_new_filters_are_orthogonal_as_long_as_there_is_room(kept, dropped, valu
             assert (found[:place] @ new).abs().sum() < 1e-8
 
 
+def test_new_filters_are_orthogonal_to_short_ones_too():
+    rows, former, draws = drawn(0, 3, 8), drawn(1, 2, 8), drawn(2, 2, 8)
+    scales = torch.tensor([1e-30, 1.0, 1e30], dtype=torch.float64)[:, None]
+    found, orthogonal = orthogonal_filters(rows * scales, former * 1e-30, draws)
+    assert orthogonal.all()
+    assert (rows @ found.T).abs().max() < 1e-8
+    assert (former * found).sum(dim=1).abs().max() < 1e-8
+
+
 def test_filters_of_one_value_begin_anew_all_the_same():
     found, orthogonal = orthogonal_filters(drawn(0, 1, 1), drawn(1, 2, 1), drawn(2, 2, 1))
     assert found.abs().tolist() == [[1], [1]]

@@ -14,15 +14,13 @@ from small import SmallData, small_runner
 from mmwau.analysis.arms import difference, group_into_arms, summarise
 from mmwau.analysis.json_text import to_json
 from mmwau.analysis.runs import read_run
-from mmwau.analysis.runs_report import (
-    MINUS,
-    NO_BREAK,
-    Report,
+from mmwau.analysis.runs_checks import (
     baseline_first,
     check_comparable,
     choose_shown_metric,
     find_warnings,
 )
+from mmwau.analysis.runs_report import MINUS, NO_BREAK, NO_VALUE, Report
 from mmwau.overlap import layer_overlap
 
 SCRIPT = ROOT / 'tools' / 'analysis_tools' / 'compare_runs.py'
@@ -399,6 +397,105 @@ def test_metrics_that_say_nothing_are_left_out(tmp_path):
         choose_shown_metric(read(folders[0]), 'mAP')
 
 
+@pytest.mark.parametrize('nothing', [-1.0, math.nan, math.inf])
+def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
+    large, square = 'coco/bbox_mAP_l', 'coco/square_precision'
+    folders = [
+        write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5, **{large: 0.25, square: nothing}),
+                               val(2, 0.5, **{large: 0.5, square: nothing})], seed=0),
+        write(tmp_path / 'b', [train(2, 1.0), val(1, 0.5, **{large: 0.75, square: nothing}),
+                               val(2, 0.5, **{large: nothing, square: nothing})], seed=1),
+        write(tmp_path / 'w', [train(2, 1.0), val(2, 0.5, **{large: 1.0, square: nothing})],
+              seed=1, optim_wrapper=wau()),
+    ]  # fmt: skip
+    arms = arms_of(*folders)
+    report = Report(arms, large)
+    table = cells(report.value_tables()[0])
+    assert list(table) == [BOX, large, 'loss']
+    assert table[large] == {
+        'plain': '0.500 (1)',
+        'WAU': '1.000 (1)',
+        'WAU - plain': '+0.500 (unpaired)',
+    }
+    assert [row[3] for row in report.table_by_run().rows] == ['0.500', NO_VALUE, '1.000']
+    results = json.loads(to_json(report.results([])))
+    assert results['arms']['plain']['runs'][1]['values'][large] is None
+    drawn = [line.get_xydata().tolist() for line in report.draw_curves().axes[0].lines]
+    assert drawn[:3] == [[[1, 0.25], [2, 0.5]], [[1, 0.75]], [[1, 0.5]]]
+    reason = {-1.0: "-1, COCO's mark for nothing to count"}.get(nothing, str(nothing))
+    begin = f'Left out, being no measurement ({reason}): '
+    assert find_warnings(arms, large, None) == [
+        f'{begin}{square} of {folders[0]}, {folders[1]}, {folders[2]}',
+        f'{begin}{large} of {folders[1]}',
+    ]
+    # At an earlier point all is there.
+    assert Report(arms, large, at=1).summary(arms[0], large).count == 2
+    with pytest.raises(
+        ValueError, match=rf'--metric {square} is no measurement: it is {reason}\. M'
+    ):
+        choose_shown_metric(read(*folders), square)
+    assert choose_shown_metric(read(folders[0]), None) == BOX
+
+
+def test_a_metric_that_is_a_measurement_nowhere_is_not_chosen_by_itself(tmp_path):
+    lines = [train(2, 1.0), val(1, -1.0, other=0.5)]
+    write(tmp_path / 'a', lines)
+    write(tmp_path / 'b', [train(2, 1.0), val(1, math.nan)])
+    assert choose_shown_metric(read(tmp_path / 'a'), None) == 'other'
+    assert choose_shown_metric(read(tmp_path / 'b'), None) is None
+    told = find_warnings(arms_of(tmp_path / 'b'), None, None)
+    assert told[-1] == 'No metric is a measurement in any run: there are no metrics'
+
+
+def test_a_run_that_never_detects_anything_leaves_the_others_their_metric(tmp_path):
+    nothing = [train(2, 1.0), {'time': 0.1, 'data_time': 0.1, 'step': 1}]
+    folders = [write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5)], seed=0),
+               write(tmp_path / 'b', nothing, seed=1)]  # fmt: skip
+    assert choose_shown_metric(read(*folders), None) == BOX
+    arms = arms_of(*folders)
+    assert cells(Report(arms, BOX).value_tables()[0])[BOX] == {'plain': '0.500 (1)'}
+    assert (
+        f'No {BOX} in the last validation of {folders[1]} (' in find_warnings(arms, BOX, None)[-1]
+    )
+
+
+@pytest.mark.parametrize('losses', [(math.nan, math.nan), (math.inf, -math.inf), (1.0, math.nan)])
+def test_a_run_that_diverged_is_named_and_its_loss_left_out(tmp_path, losses):
+    lines = two_epochs(0.5, overlap=math.nan)
+    lines[4]['loss'], lines[5]['loss'] = losses
+    folders = [write(tmp_path / 'a', two_epochs(0.5, loss=3.0), seed=0),
+               write(tmp_path / 'b', two_epochs(0.5, loss=3.0), seed=1),
+               write(tmp_path / 'c', lines, seed=2)]  # fmt: skip
+    arms = arms_of(*folders)
+    assert [run.diverged for run in arms[0].runs] == [False, False, True]
+    report = Report(arms, BOX)
+    table = cells(report.value_tables()[0])
+    assert table['loss'] == {'plain': '3.000 ± 0.000 (2)'}
+    # It was 0.1 before it was none.
+    assert table['overlap'] == {'plain': '0.5000 ± 0.0000 (2)'}
+    assert table[BOX] == {'plain': '0.500 ± 0.000 (3)'}
+    told = find_warnings(arms, BOX, None)
+    assert told[0] == f'Diverged, since the last loss is no number: {folders[2]}'
+    assert told[1:] == [
+        f'Left out, being no measurement (nan): loss, overlap, overlap/neck of {folders[2]}'
+    ]
+    assert report.runs[2].final('loss', at=1) == 8.5
+    report.draw_curves().canvas.draw()
+    report.draw_stages().canvas.draw()
+
+
+def test_script_compares_real_runs_that_diverged(tmp_path):
+    wild = {**PLAIN, 'optimizer': dict(type='SGD', lr=1e30)}
+    for seed in (0, 1):
+        train_small(tmp_path / f'wild_{seed}', seed, wild, OVERLAP_HOOK)
+    process = run_python(SCRIPT, 'wild_0', 'wild_1', '--out', 'out', cwd=tmp_path)
+    assert process.returncode == 0, process.stdout
+    assert 'Warning: Diverged, since the last loss is no number: wild_0, wild_1' in process.stdout
+    assert re.search(
+        r'Left out, being no measurement \(nan\): .*loss.*wild_0, wild_1', process.stdout
+    )
+
+
 def test_a_run_without_the_metric_is_told_and_not_counted(tmp_path):
     # MMDetection gives no metric where nothing was detected.
     nothing = [*two_epochs(0.5)[:-1], {'time': 0.1, 'data_time': 0.1, 'step': 2}]
@@ -557,7 +654,7 @@ def test_what_json_has_no_number_for_is_left_open(tmp_path):
     text = to_json(report.results(['odd']))
     found = json.loads(text)
     assert found['warnings'] == ['odd']
-    assert found['arms']['plain']['values']['loss']['mean'] is None
+    assert found['arms']['plain']['values']['loss'] is None
     assert found['arms']['plain']['runs'][0]['values'][BOX] == 0.5
 
 

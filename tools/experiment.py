@@ -194,7 +194,7 @@ def train_missing(
     show = Show(console, trainer, len(missing))
 
     def end(record: Record) -> None:
-        done[by_name[record.setting, record.arm, record.seed]] = record
+        done[by_name[record.key]] = record
         keep()
         show.end(record)
 
@@ -236,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
         console.print('Stopped; the same command goes on from the last checkpoints')
-    names = {(one.setting, one.arm, one.seed) for one in done.values()}
-    others = [one for one in published if (one.setting, one.arm, one.seed) not in names]
+    names = {one.key for one in done.values() if one.status != 'failed'}
+    others = [one for one in published if one.key not in names]
     report = Report(suite, done, [one for one in others if one.status != 'failed'])
     if not report.settings:
         console.print('No training is finished: there is nothing to compare')

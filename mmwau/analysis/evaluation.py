@@ -14,7 +14,7 @@ from torch import Tensor
 from mmwau.input_files import check_checkpoint, check_work_dir
 from mmwau.preflight import check_test_config
 
-from .prune_report import Point
+from .prune_results import Point
 from .pruning import Removable, average_zeros, num_removed, removal_order, removed
 
 NEEDED_PARTS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')

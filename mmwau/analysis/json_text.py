@@ -5,13 +5,14 @@ import math
 from collections.abc import Mapping
 
 
-def to_json(content: Mapping) -> str:
+def to_json(content: Mapping, indent: int | None = 1) -> str:
     """Write measurements as JSON; nan and infinity, for which JSON has no number, become null.
 
     Args:
         content: Mappings, lists, numbers, texts, None.
+        indent: Spaces of each level; None for a single line.
     """
-    return json.dumps(_finite(content), indent=1, allow_nan=False)
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
 
 
 def _finite(content: object) -> object:

@@ -1,22 +1,23 @@
-"""How a metric falls as filters are removed: results on disk, tables, pictures, a page."""
+"""How a metric falls as filters are removed: tables, pictures, a page."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmwau.files import write_whole
 from mmwau.plots import legend_above, styles, tidy
 
+from .labels import name_some
+from .metrics import is_measured, why_left_out
 from .page import Section, Table
+from .prune_results import Curves, Point, describe
 
 # How much of the whole network's metric is left where the summary looks.
 LEVEL = 0.9
+NO_VALUE = '-'
 HOW_TO_READ = (
     'Filters (output channels of a convolution) are removed step by step: their channels are zero '
     'behind the norm that follows the convolution. Nothing is trained afterwards, and the '
@@ -34,113 +35,6 @@ HOW_TO_READ = (
     'start: the lower row of the picture and the last columns of its table. One training of each '
     'is one sample: two trainings that differ in their seed alone give different curves as well.',
 )
-
-
-@dataclass(frozen=True)
-class Point:
-    """A measurement: one evaluation of a checkpoint with some filters removed.
-
-    Args:
-        checkpoint: SHA-256 of the checkpoint file.
-        order: Order of removal, or None for the whole network.
-        seed: Of the random order.
-        layer: The layer that loses filters, or None for all at once.
-        fraction: Of each layer's filters, those that are removed, in [0, 1).
-    """
-
-    checkpoint: str
-    order: str | None = None
-    seed: int | None = None
-    layer: str | None = None
-    fraction: float = 0.0
-
-
-class Results:
-    """Measurements in a JSON file, which is whole after each of them.
-
-    Args:
-        path: The file; measurements in it are kept.
-        identity: What was measured on what: settings that may not differ within a file. Under
-            ``'checkpoints'`` the path of each checkpoint by its SHA-256.
-        overwrite: Whether to start anew.
-
-    Raises:
-        ValueError: If the file has results of something else, or can't be read.
-    """
-
-    def __init__(self, path: str | Path, identity: Mapping, overwrite: bool = False):
-        self.path = Path(path)
-        self.identity = json.loads(json.dumps(identity, default=str))
-        self.metrics: dict[Point, dict[str, float]] = {}
-        if overwrite or not self.path.exists():
-            return
-        try:
-            content = json.loads(self.path.read_text())
-            earlier = content['identity']
-            self.metrics = {
-                Point(**point['point']): point['metrics'] for point in content['points']
-            }
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'{self.path} can not be read ({type(error).__name__}: {error}). Name another '
-                '--work-dir, or start anew with --overwrite'
-            ) from error
-        differences = list(_differences(earlier, self.identity))
-        if differences:
-            raise ValueError(
-                f'{self.path} holds results of something else:\n  '
-                + '\n  '.join(differences[:8])
-                + '\nName another --work-dir, or remove these results with --overwrite'
-            )
-
-    def add(self, point: Point, metrics: Mapping[str, float]) -> None:
-        """Add a measurement and write the file."""
-        self.metrics[point] = dict(metrics)
-        points = [
-            {'point': asdict(point), 'metrics': metrics} for point, metrics in self.metrics.items()
-        ]
-        # One line for each measurement.
-        lines = ',\n'.join(json.dumps(point) for point in points)
-        content = f'{{"identity": {json.dumps(self.identity)},\n"points": [\n{lines}\n]}}\n'
-        write_whole(content.encode(), self.path)
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What is measured and shown.
-
-    Args:
-        checkpoints: SHA-256 of each checkpoint by its label.
-        orders: Orders of removal.
-        seeds: Of the random order.
-        fractions: To remove from all layers at once, each in (0, 1), ascending.
-        layers: Number of filters of the layers that are looked at one by one, by name.
-        layer_fractions: To remove from one layer at a time, each in (0, 1), ascending.
-    """
-
-    checkpoints: Mapping[str, str]
-    orders: Sequence[str]
-    seeds: Sequence[int]
-    fractions: Sequence[float]
-    layers: Mapping[str, int]
-    layer_fractions: Sequence[float]
-
-    def points(self, label: str) -> Iterator[Point]:
-        """All measurements of a checkpoint, the whole network first."""
-        yield Point(self.checkpoints[label])
-        for order in self.orders:
-            for fraction in self.fractions:
-                yield from self._repeats(label, order, fraction)
-        for layer in self.layers:
-            for order in self.orders:
-                for fraction in self.layer_fractions:
-                    yield from self._repeats(label, order, fraction, layer)
-
-    def _repeats(
-        self, label: str, order: str, fraction: float, layer: str | None = None
-    ) -> list[Point]:
-        seeds = self.seeds if order == 'random' else [None]
-        return [Point(self.checkpoints[label], order, seed, layer, fraction) for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -165,14 +59,44 @@ class Report:
         self, label: str, order: str, fraction: float, layer: str | None = None
     ) -> list[float]:
         """The metric with filters removed: one value, or under the random order one a seed."""
-        return [self._value(point) for point in self.curves._repeats(label, order, fraction, layer)]
+        return [self._value(point) for point in self.curves.repeats(label, order, fraction, layer)]
 
     def _value(self, point: Point) -> float:
+        """The metric of a measurement; nan where it is none."""
+        value = self._logged(point)
+        return value if is_measured(value) else math.nan
+
+    def _logged(self, point: Point) -> float | None:
         # A detector that finds nothing at all has no metrics in MMDetection.
         return self.metrics[point].get(self.metric, 0.0)
 
+    def warnings(self) -> list[str]:
+        """Sentences on what is left out, being no measurement."""
+        found = []
+        for label in self.curves.checkpoints:
+            whole, *pruned = self.curves.points(label)
+            if not is_measured(self._logged(whole)):
+                found.append(
+                    f'{self.metric} of the whole network {label} is no measurement '
+                    f'({why_left_out(self._logged(whole))}): it has no curve'
+                )
+                continue
+            where: dict[str, list[str]] = {}
+            for point in pruned:
+                if not is_measured(self._logged(point)):
+                    reason = why_left_out(self._logged(point))
+                    where.setdefault(reason, []).append(describe(point, label))
+            found += [
+                f'{self.metric} is no measurement ({reason}) and left out: {name_some(names, 6)}'
+                for reason, names in where.items()
+            ]
+        return found
+
     def network_table(self, most: int | None = None) -> Table:
         """The metric by fraction removed from all layers; its summary in the last columns.
+
+        Means are over the seeds with a measurement. A curve with a fraction at which there is none
+        has no summary.
 
         Args:
             most: Show at most so many fractions, evenly chosen; the summary is of all.
@@ -183,20 +107,19 @@ class Report:
         for order, label in self._arms(curves.orders):
             whole = self.whole(label)
             columns = [self.values(label, order, fraction) for fraction in curves.fractions]
-            means = [fmean(values) for values in columns]
+            means = [_mean(values) for values in columns]
             kept = fraction_kept((0.0, *curves.fractions), (whole, *means))
-            if whole <= 0:
-                kept_text = '-'
-            elif kept is None:
+            if kept is None:
                 kept_text = f'> {_percent(curves.fractions[-1])}'
             else:
-                kept_text = f'{100 * kept:.1f} %'
+                kept_text = NO_VALUE if math.isnan(kept) else f'{100 * kept:.1f} %'
             relative = [self.relative(label, order, fraction) for fraction in curves.fractions]
+            # That of a seed whose curve has a hole is nan.
             areas = list(map(fmean, zip(*relative, strict=True)))
-            texts = map(self._text, (whole, *means[shown]))
-            rows.append([f'{order}, {label}', *texts, kept_text, _number(fmean(areas))])
+            texts = map(self.text, (whole, *means[shown]))
+            rows.append([f'{order}, {label}', *texts, kept_text, _number(_mean(areas))])
             if len(columns[0]) > 1:
-                spreads = map(self._text, map(_spread, columns[shown]))
+                spreads = map(self.text, map(_spread, columns[shown]))
                 row = [f'  ± over {len(columns[0])} seeds', '', *spreads, '']
                 rows.append([*row, _number(_spread(areas))])
         return Table(
@@ -213,7 +136,7 @@ class Report:
         for layer, filters in self.curves.layers.items():
             row = [layer, str(filters)]
             for order, label in self._arms(orders):
-                row.append(_number(fmean(self.relative(label, order, fraction, layer))))
+                row.append(_number(_mean(self.relative(label, order, fraction, layer))))
             rows.append(row)
         return Table(
             f'{self.metric} / that of the whole network, with {_percent(fraction)} of the filters '
@@ -225,10 +148,10 @@ class Report:
     def relative(
         self, label: str, order: str, fraction: float, layer: str | None = None
     ) -> list[float]:
-        """The metric in relation to that of the whole network; nan where that is 0."""
+        """The metric in relation to that of the whole network; nan where that is not above 0."""
         whole = self.whole(label)
         return [
-            value / whole if whole else math.nan
+            value / whole if whole > 0 else math.nan
             for value in self.values(label, order, fraction, layer)
         ]
 
@@ -246,7 +169,8 @@ class Report:
                 values = [self.values(label, order, fraction) for fraction in curves.fractions]
                 self._draw_curve(panels[0][column], label, style, self.whole(label), values)
                 relative = [self.relative(label, order, fraction) for fraction in curves.fractions]
-                self._draw_curve(panels[1][column], label, style, 1.0, relative)
+                whole = 1.0 if self.whole(label) > 0 else math.nan
+                self._draw_curve(panels[1][column], label, style, whole, relative)
             panels[1][column].axhline(LEVEL, color='#9a9a9a', linestyle=':', linewidth=1)
         panels[0][0].set_ylabel(self.metric)
         panels[1][0].set_ylabel(f'/ whole (dotted: {_percent(LEVEL)})')
@@ -262,7 +186,7 @@ class Report:
     ) -> None:
         """A line through the means, with a band of the spread over seeds."""
         at = [100 * fraction for fraction in (0.0, *self.curves.fractions)]
-        means = [whole, *map(fmean, columns)]
+        means = [whole, *map(_mean, columns)]
         axes.plot(at, means, label=label, markersize=5, markerfacecolor='none', **style)
         if len(columns[0]) > 1:
             spreads = [0.0, *map(_spread, columns)]
@@ -289,7 +213,7 @@ class Report:
                 columns = [self.relative(label, order, fraction, layer) for layer in curves.layers]
                 spreads = list(map(_spread, columns)) if len(columns[0]) > 1 else None
                 axes.errorbar(
-                    list(map(fmean, columns)), rows, xerr=spreads, label=label, markersize=5,
+                    list(map(_mean, columns)), rows, xerr=spreads, label=label, markersize=5,
                     markerfacecolor='none', **{**style, 'linestyle': 'none'},
                 )  # fmt: skip
             axes.set_title(self._title(order), fontsize=10)
@@ -310,7 +234,9 @@ class Report:
             measured: What was measured on what.
             left_out: Reasons by name of the layers that lose no filters.
         """
+        warnings = self.warnings()
         sections = [
+            *([Section('Warnings', warnings)] if warnings else []),
             Section('How to read this', HOW_TO_READ),
             Section('All layers at once', [self.draw_network(), self.network_table()]),
         ]
@@ -340,10 +266,12 @@ class Report:
         for label, (colour, marker) in zip(self.curves.checkpoints, styles(), strict=False):
             yield label, dict(color=colour, marker=marker)
 
-    def _text(self, value: float) -> str:
+    def text(self, value: float) -> str:
         """A metric as text; those in percent have fewer decimals."""
-        largest = max(map(self.whole, self.curves.checkpoints))
-        return f'{value:.2f}' if largest > 1 else f'{value:.3f}'
+        if math.isnan(value):
+            return NO_VALUE
+        percent = any(self.whole(label) > 1 for label in self.curves.checkpoints)
+        return f'{value:.2f}' if percent else f'{value:.3f}'
 
 
 def fraction_kept(
@@ -353,50 +281,45 @@ def fraction_kept(
 
     Args:
         fractions: Ascending.
-        values: The metric at each of them, at least one; linear in between.
+        values: The metric at each of them, at least one; linear in between. nan where there is
+            no measurement.
         level: In relation to the first value.
 
     Returns:
-        The fraction, or None if the metric never falls so far.
+        The fraction, or None if the metric never falls so far; nan where nobody knows, since a
+        measurement is missing before it has, or the first value is not above 0.
     """
+    if not values[0] > 0:
+        return math.nan
     target = level * values[0]
     for index in range(1, len(values)):
         before, after = values[index - 1], values[index]
+        if math.isnan(after):
+            return math.nan
         if after <= target:
             share = (before - target) / (before - after) if before > after else 0.0
             return fractions[index - 1] + share * (fractions[index] - fractions[index - 1])
     return None
 
 
-def _differences(earlier: object, now: object, name: str = '') -> Iterator[str]:
-    """Sentences on what differs, by the dotted name of each setting."""
-    if isinstance(earlier, dict) and isinstance(now, dict):
-        for key in {**earlier, **now}:
-            inner = f'{name}.{key}' if name else key
-            if name == 'checkpoints' and key not in now:
-                yield f'a checkpoint that is not among these, or was another file: {earlier[key]}'
-            elif name != 'checkpoints':  # one more checkpoint is welcome
-                yield from _differences(earlier.get(key), now.get(key), inner)
-    elif earlier != now:
-        yield f'{name}: {_short(earlier)} there, {_short(now)} now'
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f'{text[:117]}...'
-
-
 def _percent(fraction: float) -> str:
     return f'{100 * fraction:.3g} %'
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Mean of the values that are measurements; nan if there is none."""
+    measured = [value for value in values if not math.isnan(value)]
+    return fmean(measured) if measured else math.nan
+
+
 def _spread(values: Sequence[float]) -> float:
-    """Sample standard deviation; nan if one of them is, at which ``stdev`` fails."""
-    return math.nan if any(map(math.isnan, values)) else stdev(values)
+    """Sample standard deviation of those that are measurements; nan if they are fewer than two."""
+    measured = [value for value in values if not math.isnan(value)]
+    return stdev(measured) if len(measured) > 1 else math.nan
 
 
 def _number(value: float) -> str:
-    return '-' if math.isnan(value) else f'{value:.3f}'
+    return NO_VALUE if math.isnan(value) else f'{value:.3f}'
 
 
 def _size(panels: int, height: float) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from mmwau.overlap_hook import MOVEMENTS
 from mmwau.type_names import type_name
 
 from .labels import name_some
+from .metrics import is_measured, is_number
 
 SCALARS = 'vis_data/scalars.json'
 # Arguments of the Runner that tell nothing about how a network was trained.
@@ -36,6 +37,9 @@ TIMES = {'time', 'data_time', 'step'}
 @dataclass(frozen=True)
 class Run:
     """A training, read from its work_dir.
+
+    Curves are as logged, with what is no measurement; :meth:`final` and :meth:`curve` leave that
+    out.
 
     Args:
         work_dir: Its folder.
@@ -113,8 +117,14 @@ class Run:
         Returns:
             A metric of the last validation, or of the one at that point. The loss as the mean over
             the last whole epoch, or over the last tenth of the logged points where training counts
-            iterations. The overlap as measured last. None if there is no value.
+            iterations. The overlap as measured last. None if there is no value, or it is no
+            measurement (:func:`mmwau.analysis.metrics.is_measured`).
         """
+        value = self.logged(name, at)
+        return value if self._counts(name, value) else None
+
+    def logged(self, name: str, at: int | None = None) -> float | None:
+        """What stands in the log for :meth:`final`, be it a measurement or not."""
         if name == 'loss':
             return self._mean_loss(at)
         curve = self.overlaps.get(name) or self.movements.get(name)
@@ -126,6 +136,27 @@ class Run:
             at = max(self.validations, default=None)
         return self.metrics.get(name, {}).get(at)
 
+    def curve(self, name: str) -> dict[int, float]:
+        """The points of a curve that are measurements.
+
+        Args:
+            name: See :meth:`final`.
+
+        Returns:
+            Values by iteration, those of a metric by epoch or iteration.
+        """
+        curves = {**self.metrics, **self.overlaps, **self.movements, 'loss': self.loss}
+        points = curves.get(name, {})
+        return {step: value for step, value in points.items() if self._counts(name, value)}
+
+    def _counts(self, name: str, value: float | None) -> bool:
+        return is_measured(value) if name in self.metrics else is_number(value)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss, as logged last, is no finite number."""
+        return not is_number(self.loss[max(self.loss)]) if self.loss else False
+
     def _mean_loss(self, at: int | None) -> float | None:
         if self.by_epoch:
             # Of a run that was stopped in its first epoch, what there is of it.
@@ -134,7 +165,9 @@ class Run:
         else:
             losses = [loss for step, loss in self.loss.items() if at is None or step <= at]
             losses = losses[-max(1, round(len(losses) / 10)) :]
-        return fmean(losses) if losses else None
+        if not losses:
+            return None
+        return fmean(losses) if all(map(is_number, losses)) else math.nan
 
     def _iterations(self, at: int) -> float:
         """Iterations done at a point of training."""

@@ -12,11 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from mmwau.overlap_hook import MOVEMENTS
 from mmwau.plots import legend_above, styles, tidy
 
-from .arms import Arm, Summary, difference, differences_of_settings, summarise
-from .labels import name_some
-from .metrics import choose_metric
+from .arms import Arm, Summary, difference, summarise
 from .page import Section, Table
 from .runs import Run
+from .runs_checks import metric_names
 
 # With more arms, differences get a table of their own.
 ARMS_IN_ONE_TABLE = 3
@@ -167,15 +166,10 @@ class Report:
 
     def draw_curves(self) -> Figure:
         """The metric, the loss and the overlap of the network as training goes on."""
-        panels = [('loss', {arm.label: [run.loss for run in arm.runs] for arm in self.arms})]
-        if self.metric is not None:
-            curves = {
-                arm.label: [run.metrics.get(self.metric, {}) for run in arm.runs]
-                for arm in self.arms
-            }
-            panels.insert(0, (self.metric, curves))
+        drawn = [name for name in (self.metric, 'loss') if name is not None]
         if 'overlap' in self.names():
-            panels.append(('overlap', self._overlaps('overlap')))
+            drawn.append('overlap')
+        panels = [(name, self._curves(name)) for name in drawn]
         figure = Figure(figsize=(max(6.5, 4.6 * len(panels)), 4.6), layout='constrained')
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         labels = {
@@ -204,7 +198,7 @@ class Report:
         )  # fmt: skip
         grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for axes, name in zip(grid, self.stages, strict=False):
-            self._draw(axes, self._overlaps(name))
+            self._draw(axes, self._curves(name))
             axes.set_title(_stage(name), fontsize=10)
             tidy(axes)
         for axes in grid[len(self.stages) :]:
@@ -263,8 +257,8 @@ class Report:
             },
         )  # fmt: skip
 
-    def _overlaps(self, name: str) -> dict[str, list[Mapping[int, float]]]:
-        return {arm.label: [run.overlaps.get(name, {}) for run in arm.runs] for arm in self.arms}
+    def _curves(self, name: str) -> dict[str, list[dict[int, float]]]:
+        return {arm.label: [run.curve(name) for run in arm.runs] for arm in self.arms}
 
     def _draw(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
         """Draw a curve for each run, and one for the mean of each arm."""
@@ -311,138 +305,6 @@ class Report:
             arm.label: dict(color=colour, marker=marker)
             for arm, (colour, marker) in zip(self.arms, styles(), strict=False)
         }
-
-
-def metric_names(runs: Sequence[Run], at: int | None = None) -> list[str]:
-    """Names of the metrics that all runs have, but for runs without any validation.
-
-    Those that are -1 in all runs, as COCO's are where there is nothing to count, are left out.
-
-    Args:
-        runs: At least one.
-        at: Epoch or iteration; None for the last validation.
-    """
-    validated = [run for run in runs if run.validations]
-    return [
-        name
-        for name in dict.fromkeys(name for run in validated for name in run.metrics)
-        if all(name in run.metrics for run in validated)
-        and any(run.final(name, at) not in (-1, None) for run in validated)
-    ]
-
-
-def baseline_first(arms: Sequence[Arm], asked: str | None) -> list[Arm]:
-    """Put the baseline before the other arms.
-
-    Args:
-        arms: At least one, those without WAU first.
-        asked: Label of the baseline; None for the first arm.
-
-    Raises:
-        ValueError: If there is no such arm; it lists those that exist.
-    """
-    labels = [arm.label for arm in arms]
-    if asked is not None and asked not in labels:
-        raise ValueError(f'--baseline {asked!r} is no arm. Arms that exist: {", ".join(labels)}')
-    first = labels.index(asked) if asked else 0
-    return [arms[first], *arms[:first], *arms[first + 1 :]]
-
-
-def check_comparable(runs: Sequence[Run], at: int | None) -> None:
-    """Raise if runs can't be compared, or not at this point.
-
-    Args:
-        runs: At least one.
-        at: Epoch or iteration; None for the end.
-
-    Raises:
-        ValueError: If runs count training in different units, or not all have a validation at
-            that point.
-    """
-    units = {run.unit: run.work_dir for run in runs}
-    if len(units) > 1:
-        raise ValueError(
-            f'{units["epoch"]} counts epochs and {units["iteration"]} iterations; such runs can '
-            'not be compared'
-        )
-    without = [str(run.work_dir) for run in runs if at is not None and at not in run.validations]
-    if without:
-        common = map(str, common_validations(runs))
-        raise ValueError(
-            f'--at {at}: no validation after this {runs[0].unit} in {", ".join(without)}. '
-            f'All runs have one after: {", ".join(common) or "none"}'
-        )
-
-
-def common_validations(runs: Sequence[Run]) -> list[int]:
-    """Epochs or iterations after which all runs have a validation."""
-    return sorted(set.intersection(*(set(run.validations) for run in runs)))
-
-
-def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> list[str]:
-    """Sentences on what makes the comparison less than fair.
-
-    Args:
-        arms: The first is the baseline.
-        metric: Metric that is drawn; None if there is none.
-        at: Epoch or iteration to compare at; None for the end.
-    """
-    runs = [run for arm in arms for run in arm.runs]
-    found = [note for run in runs for note in run.notes]
-    for arm in arms[1:]:
-        differences = differences_of_settings(arm, arms[0])
-        if differences:
-            found.append(
-                f'These arms differ in more than WAU: {arms[0].label} and {arm.label} in '
-                f'{name_some(differences, 6)}'
-            )
-    unfinished = [run for run in runs if not run.finished]
-    if at is None and unfinished:
-        told = (f'{run.work_dir} ({run.unit} {run.trained} of {run.length})' for run in unfinished)
-        common = common_validations(runs)
-        hint = f'--at {common[-1]} compares all at that {runs[0].unit}' if common else (
-            'there is no point yet at which all runs have a validation'
-        )  # fmt: skip
-        found.append(f'Not finished: {", ".join(told)}; {hint}')
-    for arm in arms:
-        seeds = [run.seed for run in arm.runs if run.seed is not None]
-        twice = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
-        if twice:
-            found.append(
-                f'{arm.label} has more than one run of seed {", ".join(map(str, twice))}; they '
-                'count as separate runs'
-            )
-    if metric is None:
-        found.append('No run has a validation: there are no metrics')
-        return found
-    missing = [str(run.work_dir) for run in runs if run.final(metric, at) is None]
-    if missing:
-        found.append(
-            f'No {metric} in the last validation of {", ".join(missing)} (none was done, or '
-            'nothing was detected, which MMDetection gives no metric for): left out of its mean'
-        )
-    return found
-
-
-def choose_shown_metric(runs: Sequence[Run], asked: str | None) -> str | None:
-    """Name of the metric to draw.
-
-    Args:
-        runs: At least one.
-        asked: The name that was asked for; None for the first known one, or else the first.
-
-    Returns:
-        The name; None if no run has a metric and none was asked for.
-
-    Raises:
-        ValueError: If there is no such metric; it lists those that exist.
-    """
-    names = metric_names(runs)
-    if not names:
-        if asked is not None:
-            raise ValueError(f'--metric {asked}: the runs have no metric in common')
-        return None
-    return choose_metric(dict.fromkeys(names, 0.0), asked)
 
 
 def _table(

@@ -11,7 +11,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from ..checks import check_choice
-from ..overlap import filter_rows
+from ..overlap import filter_rows, magnitude
 from ..random_numbers import random_numbers
 from ..targets import check_targets, filter_dim
 from .weights import find_weights
@@ -161,10 +161,13 @@ def _largest(matrices: Tensor, vectors: Tensor) -> Tensor:
 
     As in the authors' code, the gradient goes through both iterations.
     """
+    # The powers of the matrices may be out of range where the outcome is not.
+    scale = magnitude(matrices, (1, 2))
+    matrices = matrices / scale
     first = matrices @ vectors
     second = matrices @ first
     lengths = torch.linalg.vector_norm(first, dim=1).clamp(min=1e-12)
-    return (torch.linalg.vector_norm(second, dim=1) / lengths).sum()
+    return (torch.linalg.vector_norm(second, dim=1) / lengths * scale[:, :, 0]).sum()
 
 
 def _check_steps(coefficients: Sequence[float], milestones: Sequence[int]) -> None:

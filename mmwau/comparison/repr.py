@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import check_bool, check_count, check_fraction
 from ..norms import NormSearch
-from ..overlap import filter_overlap, filter_rows, shape_of_filters
+from ..overlap import filter_overlap, filter_rows, shape_of_filters, unit_rows
 from ..random_numbers import random_numbers
 from ..targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
 from .leave_out import LeaveOutHook
@@ -270,6 +270,8 @@ def orthogonal_filters(kept: Tensor, former: Tensor, draws: Tensor) -> tuple[Ten
         such direction: it is orthogonal to its former self alone, if it has more than one value.
     """
     values = kept.shape[1]
+    # A short filter has as much of a direction as a long one.
+    kept, former = unit_rows(kept), unit_rows(former)
     _, sizes, directions = torch.linalg.svd(kept, full_matrices=False)
     stayed = directions[sizes > 1e-9 * sizes.amax()] if len(sizes) else kept
     taken = stayed

@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from mmengine.device import get_device
 
+from mmwau.analysis.metrics import is_number
 from mmwau.analysis.runs import Run
 from mmwau.records import read_records, write_records
 
@@ -38,7 +39,8 @@ class Record:
         seconds: How long training took; 0 where it is not known. With a GPU or another accelerator
             the median time of an iteration times their number; without one the processor's time
             of the whole process, which other processes on the machine disturb less.
-        values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'movement'``, ...
+        values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'movement'``, ...; what
+            is no measurement (:func:`mmwau.analysis.metrics.is_measured`) is left out.
         curves: Points (iteration, value) by name: the metric, ``'loss'`` as the mean of each
             epoch, which stands at its middle, ``'overlap'``, ``'movement'``.
     """
@@ -55,6 +57,11 @@ class Record:
     seconds: float = 0.0
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What names the training."""
+        return self.setting, self.arm, self.seed
 
     @property
     def finished(self) -> bool:
@@ -78,25 +85,25 @@ def summarise_run(
     last = max([*run.loss, *run.overlaps.get('overlap', {})])
     names = [*run.metrics, 'loss', 'overlap', *run.movements]
     values = {name: run.final(name) for name in names}
-    curves = {'loss': _binned(run), 'overlap': _points(run.overlaps.get('overlap', {}))}
+    curves = {'loss': _binned(run), 'overlap': list(run.curve('overlap').items())}
     # Metrics count epochs; all curves of a record count iterations.
     per_unit = last / run.length if run.by_epoch else 1
-    curves['metric'] = [(at * per_unit, value) for at, value in run.metrics.get(metric, {}).items()]
-    for name, points in run.movements.items():
+    curves['metric'] = [(at * per_unit, value) for at, value in run.curve(metric).items()]
+    for name in run.movements:
+        points = list(run.curve(name).items())
         # As many points as epochs, where each logged one would fill a file.
         every = max(1, len(points) // BINS)
-        curves[name] = _points(points)[::-every][::-1]
+        curves[name] = points[::-every][::-1]
     seconds = median(run.times.values()) * last if run.times else 0.0
     if get_device() == 'cpu':
         seconds = processor_seconds
-    trained = math.isfinite(run.loss[max(run.loss)])
     return Record(
         training.setting, training.arm, training.seed, command, training.digest,
-        status='finished' if trained else 'diverged', starts=run.starts,
+        status='diverged' if run.diverged else 'finished', starts=run.starts,
         iterations=last, seconds=_short(seconds),
-        values={name: _short(value) for name, value in values.items() if _is_number(value)},
+        values={name: _short(value) for name, value in values.items() if value is not None},
         curves={
-            name: [(_short(at), _short(value)) for at, value in points if _is_number(value)]
+            name: [(_short(at), _short(value)) for at, value in points]
             for name, points in curves.items()
         },
     )  # fmt: skip
@@ -120,14 +127,17 @@ def read_record(folder: Path) -> Record | None:
 def update_records(records: Sequence[Record], path: Path) -> None:
     """Write records to a JSON file; others that it has stay in it.
 
+    A training that failed does not take the place of one that came to its end.
+
     Raises:
         OSError: If it can't be written.
         ValueError: If it can't be read.
     """
-    names = {(one.setting, one.arm, one.seed) for one in records}
     kept = read_records(Record, path)
-    others = [one for one in kept if (one.setting, one.arm, one.seed) not in names]
-    write_records([*records, *others], path)
+    ended = {one.key for one in kept if one.status != 'failed'}
+    new = [one for one in records if one.status != 'failed' or one.key not in ended]
+    names = {one.key for one in new}
+    write_records([*new, *(one for one in kept if one.key not in names)], path)
 
 
 def _binned(run: Run) -> Curve:
@@ -137,17 +147,12 @@ def _binned(run: Run) -> Curve:
     for step, loss in run.loss.items():
         place = run.epochs[step] if run.by_epoch else math.ceil(step * BINS / last)
         bins.setdefault(place, []).append((step, loss))
-    return [tuple(map(fmean, zip(*points, strict=True))) for points in bins.values()]
-
-
-def _points(curve: Mapping[int, float]) -> Curve:
-    return list(curve.items())
+    return [
+        tuple(map(fmean, zip(*points, strict=True)))
+        for points in bins.values() if all(is_number(loss) for _, loss in points)
+    ]  # fmt: skip
 
 
 def _short(value: float) -> float:
     """Enough digits for any table, so that files stay small."""
     return float(f'{value:.6g}')
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

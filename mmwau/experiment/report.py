@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mmwau.analysis.arms import Summary, difference, half_width, summarise
 from mmwau.analysis.labels import name_some
+from mmwau.analysis.metrics import is_measured, is_number
 from mmwau.analysis.page import Table
 from mmwau.analysis.runs_report import MINUS, NO_BREAK, NO_VALUE
 from mmwau.overlap_hook import MOVEMENTS
@@ -68,7 +69,12 @@ class Setting:
         """Seed and final value of each finished training of an arm that has one."""
         name = self.metric if name == 'metric' else name
         found = [(record.seed, record.values.get(name)) for record in self.arms[arm]]
-        return [(seed, value) for seed, value in found if value is not None]
+        return [(seed, value) for seed, value in found if self._counts(name, value)]
+
+    def _counts(self, name: str, value: float | None) -> bool:
+        # Records of earlier versions have what is no measurement too.
+        is_metric = name in (self.metric, *self.other_metrics, 'metric')
+        return is_measured(value) if is_metric else is_number(value)
 
     def mean(self, arm: str, name: str) -> Summary | None:
         """Mean and spread of a final value; None if there is none."""
@@ -197,7 +203,10 @@ class Setting:
         ]  # fmt: skip
         if not records:
             return
-        values = [dict(map(tuple, record.curves[name])) for record in records]
+        values = [
+            {step: value for step, value in record.curves[name] if self._counts(name, value)}
+            for record in records
+        ]
         steps = sorted(set.intersection(*map(set, values)))
         if along == 'loss':  # before the first epoch ended there is none
             steps = [step for step in steps if step >= records[0].curves['loss'][0][0]]
@@ -256,12 +265,8 @@ class Report:
                 found.append(f'{training.name} diverged and is left out of the means')
             elif record is not None and record.status == 'failed':
                 found.append(f'{training.name} failed and is left out: {record.error}')
-            elif record is not None and self.suite.metric not in record.values:
-                names = [name for name in record.values if '/' in name] or list(record.values)
-                found.append(
-                    f'{training.name} has no {self.suite.metric} and is left out of its mean; it '
-                    f'has {", ".join(names)}. (Where nothing is detected there is no AP)'
-                )
+            elif record is not None:
+                found += self._missing(training, record)
             if record is not None and record.starts > 1:
                 found.append(
                     f'{training.name} was trained in {record.starts} parts; after a break random '
@@ -282,6 +287,21 @@ class Report:
         for setting in self.settings:
             found += _seed_warnings(setting)
         return found
+
+    def _missing(self, training: Training, record: Record) -> list[str]:
+        """Sentences on metrics that a finished training lacks."""
+        values = record.values
+        wanted = dict.fromkeys((self.suite.metric, *self.suite.other_metrics))
+        names = [name for name in wanted if not is_measured(values.get(name))]
+        if not names:
+            return []
+        measured = [name for name, value in values.items() if is_measured(value)]
+        others = [name for name in measured if '/' in name] or measured
+        return [
+            f'{training.name} has no {", ".join(names)} and is left out of its mean; it has '
+            f'{", ".join(others)}. (Where nothing is detected there is no AP, and what is nan, or '
+            f"-1, COCO's mark for nothing to count, is no measurement)"
+        ]
 
     def to_markdown(self, command: str, pictures: Sequence[str]) -> str:
         """Everything as a Markdown page.

@@ -19,14 +19,13 @@ from mmwau.analysis.json_text import to_json
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.page import png, write_page
 from mmwau.analysis.runs import read_run
-from mmwau.analysis.runs_report import (
-    ARMS_IN_ONE_TABLE,
-    Report,
+from mmwau.analysis.runs_checks import (
     baseline_first,
     check_comparable,
     choose_shown_metric,
     find_warnings,
 )
+from mmwau.analysis.runs_report import ARMS_IN_ONE_TABLE, Report
 from mmwau.files import write_whole
 
 

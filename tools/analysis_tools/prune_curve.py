@@ -31,7 +31,8 @@ from mmwau.analysis.evaluation import (
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.metrics import choose_metric
 from mmwau.analysis.page import Table, png, write_page
-from mmwau.analysis.prune_report import Curves, Point, Report, Results
+from mmwau.analysis.prune_report import Report
+from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
 from mmwau.files import write_whole
 from mmwau.launch import build_runner, load_config
@@ -134,15 +135,6 @@ def choose_layers(layers: Mapping[str, Removable], args: argparse.Namespace) -> 
     }
 
 
-def describe(point: Point, label: str) -> str:
-    """What is being measured, for the progress bar."""
-    if point.order is None:
-        return f'{label}, whole'
-    seed = '' if point.seed is None else f' (seed {point.seed})'
-    where = 'all layers' if point.layer is None else point.layer
-    return f'{label}, {point.order}{seed}, {100 * point.fraction:.3g} % of {where}'
-
-
 def measure_all(
     args: argparse.Namespace,
     curves: Curves,
@@ -206,10 +198,12 @@ def show(
             table.columns[0].no_wrap = True
             console.print(table)
         pictures['prune_curve_layers.png'] = report.draw_layers(middle)
+    for warning in report.warnings():
+        console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
     for name, figure in pictures.items():
         write_whole(png(figure), folder / name)
     rows = [
-        [label, path, digest[:12], f'{report.whole(label):.4g}']
+        [label, path, digest[:12], report.text(report.whole(label))]
         for (label, digest), path in zip(curves.checkpoints.items(), args.checkpoints, strict=True)
     ]
     measured = Table(
