@@ -70,7 +70,7 @@ class HeldGradSkipper:
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer], full_grads: bool = True):
         self.grads = ActiveGrads()
         self.refused: dict[str, str] = {}
-        self._by_name: dict[str, _Convolution] = {}
+        self._by_name: dict[str, Patch] = {}
         for name, layer in layers.items():
             module = model.get_submodule(name)
             _remove_stale_patch(module)
@@ -79,7 +79,7 @@ class HeldGradSkipper:
                 self.refused[name] = reason
             else:
                 grads = None if full_grads else self.grads
-                self._by_name[name] = _Convolution(module, layer, grads)
+                self._by_name[name] = Patch(module, layer, grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
 
@@ -94,13 +94,21 @@ class HeldGradSkipper:
             ValueError: If :attr:`grads` has gradients of another selection.
         """
         self.stop()
-        if self.grads.active is None or not is_same_selection(self.grads.active, active):
-            self._select(active)
+        self.select(active)
         for convolution in self._convolutions.values():
             convolution.start()
 
-    def _select(self, active: Sequence[Tensor]) -> None:
-        """Find what is computed from now on."""
+    def select(self, active: Sequence[Tensor]) -> None:
+        """Find what is computed, and what is skipped, in the passes to come.
+
+        Args:
+            active: See :meth:`start`.
+
+        Raises:
+            ValueError: See :meth:`start`.
+        """
+        if self.grads.active is not None and is_same_selection(self.grads.active, active):
+            return
         if self.grads:
             raise ValueError(
                 'skipper.grads has gradients of another selection, which do not add up with those '
@@ -112,6 +120,11 @@ class HeldGradSkipper:
         for weight, convolution in self._convolutions.items():
             convolution.select(found.get(weight))
         self.grads.active = list(active)
+
+    @property
+    def convolutions(self) -> list[tuple[nn.Module, 'Patch']]:
+        """The modules that skip, each with what starts and stops it alone."""
+        return [(convolution.module, convolution) for convolution in self._by_name.values()]
 
     def stop(self) -> None:
         """Leave the modules as they were."""
@@ -139,6 +152,21 @@ class HeldGradSkipper:
             if not convolution.has_skipped:
                 full[name] = convolution.reason
         return full
+
+
+def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
+    """Return whether to skip the gradients of held slices; raise where it can't be done."""
+    if skip_held_grads not in (None, True, False):
+        raise TypeError(
+            'skip_held_grads must be True, False or None (where it can be done), got '
+            f'{skip_held_grads!r}'
+        )
+    if skip_held_grads and hold == 'weight':
+        raise ValueError(
+            "skip_held_grads=True does not go with hold='weight': the optimizer's state takes the "
+            "gradients of held slices too. Use hold='state', or leave skip_held_grads out"
+        )
+    return hold != 'weight' if skip_held_grads is None else bool(skip_held_grads)
 
 
 def why_not(module: nn.Module) -> str:
@@ -180,11 +208,11 @@ def _remove_stale_patch(module: nn.Module) -> None:
     patch = module.__dict__.get(PATCHED)
     method = getattr(type(module), PATCHED, None)
     is_plain = method is not None and patch == MethodType(method, module)
-    if isinstance(patch, _Convolution) or is_plain:
+    if isinstance(patch, Patch) or is_plain:
         del module.__dict__[PATCHED]
 
 
-class _Convolution:
+class Patch:
     """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
 
     def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads | None):
@@ -346,7 +374,7 @@ class _ConvolutionOfActive(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: _Convolution) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: Patch) -> Tensor:
         with _without_autocast_cache():
             y = own.forward(x, weight, bias)
         # Autocast has cast the inputs in there; the backward pass takes them so.

@@ -90,11 +90,11 @@ class Wrapped:
         self.zero_grad, self.reset = self.wrapper.zero_grad, self.wrapper.end_update
 
     def select(self):
-        return self.wrapper.wau.select(self.layers, self.wrapper.update_index)
+        return self.wrapper.wau.select(self.layers, self.wrapper.updates.index)
 
     def update(self):
         with self.wrapper.optim_context(self.model):
-            loss = loss_of(self.model, self.wrapper.update_index)
+            loss = loss_of(self.model, self.wrapper.updates.index)
         self.wrapper.update_params(loss)
 
 

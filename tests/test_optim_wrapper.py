@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from small import SmallModel, small_runner
@@ -175,10 +175,21 @@ def test_step_before_the_model_is_known_is_an_error():
         WAUOptimWrapper(optimizer=optimizer).step()
 
 
-def test_seed_none_outside_of_a_run_is_an_error():
-    MessageHub.get_instance('no run')
-    with pytest.raises(ValueError, match=r'seed=None of WAUOptimWrapper .* give an integer'):
-        wrapper_of(seed=None)
+def test_seed_none_outside_of_a_run_is_that_of_torch_and_is_logged(caplog):
+    hub = MessageHub.get_instance('no run')
+    assert hub.get_info('seed') is None
+    torch.manual_seed(11)
+    wrapper, model = wrapper_of(seed=None)
+    assert wrapper.wau.seed == 11
+    logger = MMLogger.get_instance('seed', logger_name='seed')
+    logger.handlers = [caplog.handler]
+    wrapper.initialize_count_status(model, 0, 10)
+    assert 'seed=11' in caplog.text
+    torch.manual_seed(12)
+    resumed = WAUOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    resumed.load_state_dict(wrapper.state_dict())
+    resumed.initialize_count_status(model, 0, 10)
+    assert resumed.wau.seed == 11
 
 
 @pytest.mark.parametrize('name', ['WAUOptimWrapper', 'WAUAmpOptimWrapper'])
@@ -416,14 +427,14 @@ def test_resumes_to_the_same_bits_where_updates_are_not_iterations(tmp_path, mon
     resumed = train_('resumed', max_epochs=4, resume=True, load_from=checkpoint)
     assert_same_weights(whole.model, resumed.model)
     updates = {TwiceInAnIteration: 20, NoneNowAndThen: 8}[kind]
-    assert whole.optim_wrapper.update_index == resumed.optim_wrapper.update_index == updates
+    assert whole.optim_wrapper.updates.index == resumed.optim_wrapper.updates.index == updates
 
 
 def test_a_checkpoint_without_the_number_of_updates_resumes_by_iterations(tmp_path):
     whole, _ = train(tmp_path / 'whole', dict(type='WAUOptimWrapper'), max_epochs=4)
     train(tmp_path / 'part', dict(type='WAUOptimWrapper'), max_epochs=2)
     checkpoint = torch.load(tmp_path / 'part' / 'epoch_2.pth', weights_only=False)
-    assert checkpoint['optimizer'].pop('wau_updates') == 6
+    assert checkpoint['optimizer'].pop('wau') == dict(updates=6, seed=3)
     torch.save(checkpoint, tmp_path / 'old.pth')
     resumed, _ = train(
         tmp_path / 'resumed', dict(type='WAUOptimWrapper'), max_epochs=4, resume=True,
@@ -572,7 +583,7 @@ def test_an_interrupted_epoch_can_be_trained_again_with_the_same_wrapper(tmp_pat
     weights = copy.deepcopy(runner.model.state_dict())
     runner.train_loop._epoch = runner.train_loop._iter = 0
     runner.train()
-    assert runner.optim_wrapper.update_index == 6
+    assert runner.optim_wrapper.updates.index == 6
     assert not torch.equal(runner.model.neck.weight, weights['neck.weight'])
 
 
