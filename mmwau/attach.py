@@ -270,7 +270,7 @@ class Attached:
 
 
 class _Hook:
-    """A hook of one module; copies of the module, by deepcopy or pickle, have one without effect."""
+    """A hook of one module; copies of the module have one without effect."""
 
     def __init__(self, act: Callable[[Patch], None], patch: Patch):
         self.act, self.patch = act, patch

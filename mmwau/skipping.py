@@ -244,17 +244,20 @@ class Patch:
             self.reason = 'so few slices are held that skipping them costs more than it saves'
 
     def start(self) -> None:
+        """Skip in forward passes of this module, where the selection holds anything."""
         if self.active is not None:
             self.runs = True
             self.module.__dict__[PATCHED] = self
 
     def stop(self) -> None:
+        """Leave the module as it was."""
         # Whoever has kept it meanwhile, such as a patch around it, has the plain layer from here.
         self.runs = False
         if self.module.__dict__.get(PATCHED) is self:
             del self.module.__dict__[PATCHED]
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve; the arguments are those of ``_conv_forward``."""
         if (
             not self.runs
             or is_compiling()
@@ -272,6 +275,7 @@ class Patch:
         return _ConvolutionOfActive.apply(x, weight, bias, self)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve as the module does without this."""
         return type(self.module)._conv_forward(self.module, x, weight, bias)
 
     def geometry(self) -> Geometry:
@@ -310,6 +314,7 @@ class Patch:
         return None
 
     def flush(self) -> None:
+        """Move gradients into ``grad`` of the parameters, in full."""
         for param, dim in self.tensors:
             if self.grads is not None and param in self.grads:
                 full = torch.zeros_like(param.data).index_copy_(

@@ -1,7 +1,7 @@
 """The updates of one training: which layers are held, and the selection of the update under way.
 
-:class:`mmwau.wau.WAU` has no state. A training has: how many steps were made, which parameters there
-are, what is selected now. The optimizer wrappers and :func:`mmwau.attach` share it here.
+:class:`mmwau.wau.WAU` has no state. A training has: how many steps were made, which parameters
+there are, what is selected now. The optimizer wrappers and :func:`mmwau.attach` share it here.
 """
 
 import logging

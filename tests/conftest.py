@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from mmengine.config import Config
 
-sys.path.insert(0, str(Path(__file__).parent))  # for tests/reference.py
+sys.path.insert(0, str(Path(__file__).parent))  # for what tests share
 
 # Two busy cores make single examples slow now and then; that is no failure.
 settings.register_profile('mmwau', deadline=None, derandomize=True)

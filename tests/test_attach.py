@@ -1,4 +1,4 @@
-"""One call makes an optimizer one with WAU, in loops of any kind, with the bits of the explicit form."""
+"""One call makes an optimizer one with WAU, with the bits of the explicit form."""
 
 import copy
 import gc
