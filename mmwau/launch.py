@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -35,6 +36,23 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
     )
+
+
+def refuse_two_values(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Mapping[str, str]
+) -> None:
+    """End with a usage error where ``--cfg-options`` gives a setting that another option gives too.
+
+    Args:
+        parser: The parser.
+        args: What it has parsed.
+        settings: By option or argument the setting of the config that it is for.
+    """
+    for option, setting in settings.items():
+        given = getattr(args, option.strip('-').replace('-', '_'))
+        if given is not None and setting in (args.cfg_options or {}):
+            parser.error(f'{option} and --cfg-options {setting}=... contradict each other; give '
+                         'one of them')  # fmt: skip
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -5,7 +5,13 @@ import argparse
 from mmengine.config import Config
 
 from mmwau.checkpoint import remove_unfinished
-from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
+from mmwau.launch import (
+    add_common_options,
+    build_runner,
+    leave_processes,
+    load_config,
+    refuse_two_values,
+)
 from mmwau.preflight import check_train_config
 from mmwau.type_names import type_name
 
@@ -29,7 +35,13 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate by the batch size over auto_scale_lr.base_batch_size',
     )
     add_common_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    settings = {'--work-dir': 'work_dir'}
+    # Where there is no last checkpoint yet, a training that resumes may start from load_from.
+    if args.resume != 'auto':
+        settings['--resume'] = 'load_from'
+    refuse_two_values(parser, args, settings)
+    return args
 
 
 def use_amp(cfg: Config) -> None:
