@@ -4,7 +4,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from .checkpoint import write_whole_files
+from .pretrained import WeightsError, explain_weights
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +96,16 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     write_whole_files()
     return runner
+
+
+@contextmanager
+def stop_without_weights(cfg: Config) -> Iterator[None]:
+    """End the script with a sentence if weights that the config names can't be loaded inside."""
+    try:
+        with explain_weights(cfg):
+            yield
+    except WeightsError as error:
+        sys.exit(f'{type(error).__name__}: {error}')
 
 
 def leave_processes() -> None:

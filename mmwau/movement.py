@@ -82,8 +82,10 @@ class Movement:
         return way.item(), torch.stack(displacement).mean().item()
 
     def state_dict(self) -> dict[str, dict]:
-        """What a training that is resumed needs, by layer: the start, the way so far, and where the
-        weights do not show it, since a filter is all zero, the last direction.
+        """What a training that is resumed needs, by layer.
+
+        That is the start and the way so far, and for layers in which a filter is all zero the last
+        directions, which the weights do not show.
         """
         return dict(
             start={name: rows.cpu() for name, rows in self._start.items()},
@@ -99,8 +101,7 @@ class Movement:
         """Go on from a training's :meth:`state_dict`; layers that it lacks start now."""
         last = state.get('last', {})  # checkpoints of mmwau 0.1 have none
         self._last = {
-            name: last[name].to(rows) if name in last else rows
-            for name, rows in self._last.items()
+            name: last[name].to(rows) if name in last else rows for name, rows in self._last.items()
         }
         self._start = {
             name: state['start'][name].to(rows) if name in state['start'] else rows

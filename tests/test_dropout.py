@@ -48,6 +48,7 @@ def test_drops_in_training_alone_and_leaves_no_hooks(tmp_path):
             runner.model.neck.register_forward_pre_hook(
                 lambda module, args: seen[runner.model.training].append(args[0].detach())
             )
+
         def after_train_iter(self, runner, *args, **kwargs):
             runner.model.eval()
             runner.model(torch.randn(4, 3, 8, 8), None)

@@ -529,7 +529,9 @@ class TestTool:
         monkeypatch.chdir(place)
         before = (place / 'results [v1]/suite.json').read_text()
         write_suite(place, options={'train_cfg.max_epochs': 5})
-        load_tool().main(['suite.py', '--report', '--out', 'results [v1]', '--work-dir', 'elsewhere'])
+        load_tool().main(
+            ['suite.py', '--report', '--out', 'results [v1]', '--work-dir', 'elsewhere']
+        )
         write_suite(place)
         assert (place / 'results [v1]/suite.json').read_text() == before
         assert 'No training is finished: there is nothing to compare' in capfd.readouterr().out

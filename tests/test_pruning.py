@@ -509,7 +509,10 @@ class TestTool:
         ('arguments', 'words'),
         [
             (['--fractions', '0.5', '1'], r'--fractions must be in \[0, 1\), got 1.0'),
-            (['--per-layer', '--layer-fractions', '-0.1'], r'--layer-fractions must be in \[0, 1\), got -0.1'),
+            (
+                ['--per-layer', '--layer-fractions', '-0.1'],
+                r'--layer-fractions must be in \[0, 1\), got -0.1',
+            ),
             (['--fractions', '0'], 'needs a fraction above 0'),
             (['--fractions', 'nan'], 'got nan'),
             (['--orders', 'largest'], 'largest.*l1.*random'),

@@ -27,7 +27,7 @@ def call(monkeypatch, tool, *arguments):
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'option'),
     [
-        ('benchmark.py', [], '--work-dir'),
+        ('benchmark.py', ['--sections', 'bytes sent'], '--work-dir'),
         ('compatibility.py', ['--only', 'mmdet/fcos'], '--work-dir'),
         ('experiment.py', [ROOT / 'configs/suites/demo.py'], '--work-dir'),
         ('experiment.py', [ROOT / 'configs/suites/demo.py'], '--out'),

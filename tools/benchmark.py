@@ -70,9 +70,7 @@ def parse_args() -> argparse.Namespace:
     for section in args.sections or ():
         if section in left_out:
             parser.error(f'--sections {section}: {left_out[section]}')
-    args.sections = [
-        section for section in args.sections or SECTIONS if section not in left_out
-    ]
+    args.sections = [section for section in args.sections or SECTIONS if section not in left_out]
     if args.networks is not None and 'networks' not in args.sections:
         parser.error('--networks chooses among those of the section networks, which --sections '
                      'leaves out')  # fmt: skip

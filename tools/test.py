@@ -12,6 +12,7 @@ from mmwau.launch import (
     leave_processes,
     load_config,
     refuse_two_values,
+    stop_without_weights,
 )
 from mmwau.preflight import check_test_config
 from mmwau.type_names import type_name
@@ -107,7 +108,8 @@ def main() -> None:
     if args.out is not None:
         dump_predictions(cfg, args.out)
     check_test_config(cfg)
-    build_runner(cfg).test()
+    with stop_without_weights(cfg):
+        build_runner(cfg).test()
     leave_processes()
 
 

@@ -11,6 +11,7 @@ from mmwau.launch import (
     leave_processes,
     load_config,
     refuse_two_values,
+    stop_without_weights,
 )
 from mmwau.preflight import check_train_config
 from mmwau.type_names import type_name
@@ -88,9 +89,10 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_train_config(cfg)
-    runner = build_runner(cfg)
-    remove_unfinished(cfg.work_dir)
-    runner.train()
+    with stop_without_weights(cfg):
+        runner = build_runner(cfg)
+        remove_unfinished(cfg.work_dir)
+        runner.train()
     leave_processes()
 
 
