@@ -66,6 +66,7 @@ def test_predictions_are_not_written_over_a_folder(tmp_path, monkeypatch):
         ('benchmark.py', ['--sections', 'memory', '--networks', 'resnet50'],
          '--networks chooses among those of the section networks, which --sections leaves out'),
         ('compatibility.py', ['--report', '--only', 'fcos'], '--only chooses what to train'),
+        ('make_demo_data.py', [DEMO / 'folder'], f'{DEMO} is a file. Name another root'),
         ('experiment.py', ['suite.py', '--report', '--list'], '--list and --report each do one'),
         ('experiment.py', ['suite.py', '--report', '--only', 'a'], '--only chooses what to train'),
         ('train.py', [DEMO, '--work-dir', 'a', '--cfg-options', 'work_dir=b'],
