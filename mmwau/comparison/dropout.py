@@ -130,10 +130,13 @@ class Uses:
         if torch._C._current_graph_task_id() >= 0:  # in a backward pass
             alike = [use for use, shape in enumerate(self._shapes) if shape == output.shape]
             if alike:
-                apart = (torch.stack([self._sums[use] for use in alike]) - total).abs().tolist()
-                ranked = zip(apart, (self._times_recomputed[use] for use in alike),
-                             (-use for use in alike), strict=True)  # fmt: skip
-                use = -min(ranked)[2]
+                sums = torch.stack([self._sums[use] for use in alike])
+                apart = (sums - total).abs().tolist()
+                *_, use = min(
+                    (distance, self._times_recomputed[use], -use)
+                    for use, distance in zip(alike, apart, strict=True)
+                )
+                use = -use
                 self._times_recomputed[use] += 1
                 return use
         self._shapes.append(output.shape)
