@@ -1,7 +1,6 @@
 """Tell what is wrong with the files and folders that a config names."""
 
 import mmap
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,23 +30,6 @@ ADVICE = {
 FETCHED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 # A COCO annotation file has these lists at its top.
 COCO_KEYS = (b'"images"', b'"annotations"', b'"categories"')
-
-
-def check_work_dir(work_dir: str) -> None:
-    """Check that logs and checkpoints can be written.
-
-    Raises:
-        NotADirectoryError: If the work_dir, or a folder above it, is a file.
-        PermissionError: If it can't be written to.
-    """
-    path = Path(work_dir)
-    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(f'work_dir {path}: {existing} is a file. Name another --work-dir')
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f'work_dir {path}: {existing} can not be written to. Name another --work-dir'
-        )
 
 
 def check_checkpoint(path: str | None, resume: bool = False) -> None:

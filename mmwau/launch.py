@@ -4,6 +4,8 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -13,6 +15,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from .checkpoint import write_whole_files
+from .pretrained import WeightsError, explain_weights
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +38,23 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
     )
+
+
+def refuse_two_values(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Mapping[str, str]
+) -> None:
+    """End with a usage error where ``--cfg-options`` gives a setting that another option gives too.
+
+    Args:
+        parser: The parser.
+        args: What it has parsed.
+        settings: By option or argument the setting of the config that it is for.
+    """
+    for option, setting in settings.items():
+        given = getattr(args, option.strip('-').replace('-', '_'))
+        if given is not None and setting in (args.cfg_options or {}):
+            parser.error(f'{option} and --cfg-options {setting}=... contradict each other; give '
+                         'one of them')  # fmt: skip
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -76,6 +96,16 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     write_whole_files()
     return runner
+
+
+@contextmanager
+def stop_without_weights(cfg: Config) -> Iterator[None]:
+    """End the script with a sentence if weights that the config names can't be loaded inside."""
+    try:
+        with explain_weights(cfg):
+            yield
+    except WeightsError as error:
+        sys.exit(f'{type(error).__name__}: {error}')
 
 
 def leave_processes() -> None:

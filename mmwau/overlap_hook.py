@@ -77,6 +77,11 @@ class OverlapHook(Hook):
         self._movement: Movement | None = None
         self._movement_before: dict | None = None
 
+    def before_run(self, runner: Runner) -> None:
+        """Forget another run that had this hook; a run that goes on goes on with its movement."""
+        if runner.iter == 0:
+            self._movement = self._movement_before = None
+
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start.
 
@@ -102,7 +107,7 @@ class OverlapHook(Hook):
         overlap = self._measure(runner)
         if hub.get_info(OVERLAP_AT_START) is None:
             hub.update_info(OVERLAP_AT_START, overlap)
-        if self.movement and is_main_process():
+        if self.movement and self._movement is None and is_main_process():
             self._movement = Movement(convolutions)
             if self._movement_before is not None:
                 self._movement.load_state_dict(self._movement_before)

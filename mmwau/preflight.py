@@ -14,8 +14,9 @@ from torch.optim import SGD
 from . import sharding
 from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
 from .comparison.leave_out import LeaveOutHook, check_one
+from .files import check_folder
 from .hook import WAUHook, wrong_runner, wrong_wrapper
-from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
+from .input_files import check_checkpoint, check_data, checkpoints_in
 from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook, check_alone
 from .type_names import type_name
@@ -39,7 +40,7 @@ def check_train_config(cfg: Config) -> None:
         PermissionError: If the work_dir can't be written to.
     """
     check_wau(cfg)
-    check_work_dir(cfg.work_dir)
+    check_folder(cfg.work_dir)
     check_checkpoint(_start_of(cfg), resume=bool(cfg.get('resume')))
     check_data(cfg, ('train', 'val'))
 
@@ -50,7 +51,10 @@ def check_test_config(cfg: Config) -> None:
     Raises:
         FileNotFoundError: If the checkpoint, an annotation file or a data folder does not exist.
         ValueError: If one of them is not what it should be.
+        NotADirectoryError: If the work_dir is a file.
+        PermissionError: If the work_dir can't be written to.
     """
+    check_folder(cfg.work_dir)
     check_checkpoint(cfg.get('load_from'))
     check_data(cfg, ('test',))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmwau.input_files import check_work_dir
+from mmwau.files import check_folder
 from mmwau.preflight import check_train_config
 
 
@@ -234,10 +234,10 @@ def test_work_dir_that_can_not_be_written_is_told():
             folder.chmod(0o555)
             if os.geteuid() == 0:
                 os.setuid(65534)
-            check_work_dir(str(folder / 'demo'))
+            check_folder(str(folder / 'demo'))
         except PermissionError as error:
             told = (
-                f'work_dir {folder}/demo: {folder} can not be written to. Name another --work-dir'
+                f'--work-dir {folder}/demo: {folder} can not be written to. Name another --work-dir'
             )
             os._exit(0 if str(error) == told else 1)
         finally:

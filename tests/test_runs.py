@@ -166,25 +166,26 @@ def test_script_compares_real_runs(tmp_path):
             watch, _ = train_small(tmp_path / f'{name}_{seed}', seed, dict(wrapper), hook)
             found[name, seed] = watch.values[-1]
     work_dirs = [f'{name}_{seed}' for name, seed in found]
-    process = run_python(SCRIPT, *work_dirs, '--out', 'out', cwd=tmp_path)
+    process = run_python(SCRIPT, *work_dirs, '--out', 'out [v1]', cwd=tmp_path)
     assert process.returncode == 0, process.stdout
+    assert 'Written: out [v1]/compare_runs.html\n' in process.stdout
     assert '4 runs in 2 arms; differences are taken to plain' in process.stdout
     # The tool's own, and Python's but for what the libraries below mmwau deprecate.
     assert not re.search(r'(?<!Deprecation)(?<!Future)Warning', process.stdout)
     minus = [found['wau', seed] - found['plain', seed] for seed in (0, 1)]
     mean, std = sum(minus) / 2, abs(minus[0] - minus[1]) / math.sqrt(2)
-    results = json.loads((tmp_path / 'out/compare_runs.json').read_text())
+    results = json.loads((tmp_path / 'out [v1]/compare_runs.json').read_text())
     assert results['arms']['WAU']['differences']['mean'] == pytest.approx(
         dict(mean=mean, std=std, count=2, paired=True)
     )
     text = f'{mean:+.3f} ± {std:.3f} (2 pairs)'
-    page = (tmp_path / 'out/compare_runs.html').read_text()
+    page = (tmp_path / 'out [v1]/compare_runs.html').read_text()
     assert text in ascii_signs(process.stdout)
     assert text in ascii_signs(page)
     assert page.count('src="data:image/png') == 2
     assert all(f'<td>{work_dir}</td>' in page for work_dir in work_dirs)
     for name in ('compare_runs.png', 'compare_runs_stages.png'):
-        with Image.open(tmp_path / 'out' / name) as image:
+        with Image.open(tmp_path / 'out [v1]' / name) as image:
             assert image.size[0] > 900
 
 

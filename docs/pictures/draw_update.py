@@ -27,7 +27,7 @@ def draw() -> None:
         left = panel * 7.0
         axes.text(left + 2.9, 3.55, f'update {update + 1}', ha='center', weight='bold', size=11)
         active = WAU(0.5, seed=12).select(layers, update)
-        for row, ((part, size), mask) in enumerate(zip(LAYERS, active, strict=True)):
+        for row, ((part, _), mask) in enumerate(zip(LAYERS, active, strict=True)):
             y = 2.6 - row * 1.15
             if panel == 0:
                 axes.text(-0.3, y + 0.26, part, ha='right', va='center', size=9, color=EDGE)
