@@ -11,7 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmwau.input_files import check_checkpoint, check_work_dir
+from mmwau.checkpoint import check_checkpoint
+from mmwau.input_files import check_work_dir
 from mmwau.preflight import check_test_config
 
 from .prune_report import Point

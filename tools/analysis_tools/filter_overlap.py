@@ -23,9 +23,9 @@ from mmwau.analysis.filters import find_filters
 from mmwau.analysis.json_text import to_json
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.page import png, write_page
-from mmwau.analysis.weights_file import read_weights
 from mmwau.files import write_whole
 from mmwau.targets import is_below
+from mmwau.weights_file import read_weights
 
 
 def parse_args() -> argparse.Namespace:
