@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
-from .checkpoint import write_whole_files
+from .checkpoint import ResumeHook, read_safely, write_whole_files
 from .pretrained import WeightsError, explain_weights
 
 
@@ -78,7 +78,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner, with checkpoints that are whole, in several processes on the CPU too.
+    """Build the runner, with checkpoints that are whole and safe, in several processes on CPUs too.
 
     MMEngine starts processes on accelerators only; without one, the group is started here, with
     gloo, and the model is wrapped without the device that MMEngine would give it.
@@ -94,7 +94,9 @@ def build_runner(cfg: Config) -> Runner:
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(ResumeHook())
     write_whole_files()
+    read_safely()
     return runner
 
 

@@ -1,7 +1,6 @@
 """Tell what is wrong with a config before anything is built from it."""
 
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -12,11 +11,12 @@ from torch.nn import Parameter
 from torch.optim import SGD
 
 from . import sharding
+from .checkpoint import check_checkpoint, find_last
 from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
 from .comparison.leave_out import LeaveOutHook, check_one
 from .files import check_folder
 from .hook import WAUHook, wrong_runner, wrong_wrapper
-from .input_files import check_checkpoint, check_data, checkpoints_in
+from .input_files import check_data
 from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook, check_alone
 from .type_names import type_name
@@ -41,7 +41,8 @@ def check_train_config(cfg: Config) -> None:
     """
     check_wau(cfg)
     check_folder(cfg.work_dir)
-    check_checkpoint(_start_of(cfg), resume=bool(cfg.get('resume')))
+    resume, start = bool(cfg.get('resume')), cfg.get('load_from')
+    check_checkpoint(find_last(cfg) if resume and start is None else start, resume)
     check_data(cfg, ('train', 'val'))
 
 
@@ -57,23 +58,6 @@ def check_test_config(cfg: Config) -> None:
     check_folder(cfg.work_dir)
     check_checkpoint(cfg.get('load_from'))
     check_data(cfg, ('test',))
-
-
-def _start_of(cfg: Config) -> str | None:
-    """The checkpoint that training starts from, or None.
-
-    Raises:
-        ValueError: If the file that should name it is empty.
-    """
-    last = Path(cfg.work_dir) / 'last_checkpoint'
-    if cfg.get('resume') and cfg.get('load_from') is None and last.is_file():
-        if not last.read_text().strip():
-            raise ValueError(
-                f'{last} is empty: training was killed while it was written. Name the checkpoint '
-                f'to go on from: --resume {checkpoints_in(cfg.work_dir)}'
-            )
-        return last.read_text().strip()
-    return cfg.get('load_from')
 
 
 def check_wau(cfg: Config) -> None:

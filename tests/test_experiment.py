@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -694,7 +695,7 @@ def test_a_killed_tool_waits_for_what_it_left_and_goes_on_afterwards(waiting):
 
 
 @pytest.mark.slow
-def test_a_stopped_tool_ends_its_trainings_and_resumes_them(waiting):
+def test_a_stopped_tool_ends_its_trainings_and_a_copy_resumes_them(waiting):
     tool = start_tool(waiting)
     folder = waiting / 'work_dirs/suite/small/plain/seed0'
     wait_until((folder / 'last_checkpoint').is_file)
@@ -703,10 +704,15 @@ def test_a_stopped_tool_ends_its_trainings_and_resumes_them(waiting):
     assert tool.returncode == 130, said
     assert 'Stopped; the same command goes on from the last checkpoints' in said
     (waiting / 'go').touch()
-    done = run_tool(waiting)
+    shutil.copytree(waiting / 'work_dirs/suite', waiting / 'copy')
+    before = sorted((waiting / 'work_dirs').rglob('*'))
+    done = run_tool(waiting, '--work-dir', 'copy')
     assert done.returncode == 0, done.stdout
-    assert 'resumed epoch: 1, iter: 3' in (folder / 'output.log').read_text()
-    (one,) = read_records(Record, waiting / 'work_dirs/suite/suite.json')
+    assert sorted((waiting / 'work_dirs').rglob('*')) == before
+    log = (waiting / 'copy/small/plain/seed0/output.log').read_text()
+    assert 'Load checkpoint from copy/small/plain/seed0/epoch_1.pth' in log
+    assert 'resumed epoch: 1, iter: 3' in log
+    (one,) = read_records(Record, waiting / 'copy/suite.json')
     assert (one.status, one.iterations, one.starts, one.seconds) == ('finished', 6, 2, 0)
     assert 'seed 0 was trained in 2 parts' in done.stdout
 

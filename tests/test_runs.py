@@ -44,10 +44,10 @@ def val(step, value, **more):
 def two_epochs(value, loss=1.0, overlap=0.5):
     """Lines of a training of 2 epochs with 4 iterations, each second one logged."""
     return [
-        {'overlap': 0.1, 'overlap/neck': 0.1, 'step': 0},
+        {'overlap': 0.1, 'stage_overlap/neck': 0.1, 'step': 0},
         train(2, 9.0), train(4, 8.0), val(1, value - 0.25),
         train(6, loss + 0.5, epoch=2), train(8, loss - 0.5, epoch=2),
-        {'overlap': overlap, 'overlap/neck': 2 * overlap, 'step': 8},
+        {'overlap': overlap, 'stage_overlap/neck': 2 * overlap, 'step': 8},
         val(2, value),
     ]  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_real_runs_are_read_as_they_were_trained(tmp_path):
     assert run.metrics == {'mean': {1: watch.values[0], 2: watch.values[1]}}
     assert list(run.overlaps['overlap']) == [0, 2, 4, 6]
     assert run.final('overlap') == pytest.approx((stage + neck) / 2)
-    assert run.final('overlap/backbone.1') == pytest.approx(stage)
+    assert run.final('stage_overlap/backbone.1') == pytest.approx(stage)
     assert run.final('loss') == pytest.approx(sum(watch.losses[3:]) / 3)
     assert run.final('loss', at=1) == pytest.approx(sum(watch.losses[:3]) / 3)
     assert run.final('mean', at=1) == watch.values[0]
@@ -239,7 +239,16 @@ def test_overlap_within_training_lines_is_read_where_there_is_no_other(tmp_path)
     write(tmp_path / 'new', [*old, {'overlap': 0.4, 'overlap/neck': 0.3, 'step': 4}])
     old, new = read(tmp_path / 'old', tmp_path / 'new')
     assert old.overlaps == {'overlap': {2: 0.1, 4: 0.2}}
-    assert new.overlaps == {'overlap': {4: 0.4}, 'overlap/neck': {4: 0.3}}
+    assert new.overlaps == {'overlap': {4: 0.4}, 'stage_overlap/neck': {4: 0.3}}
+
+
+def test_a_run_has_one_curve_for_a_stage_whichever_version_logged_it(tmp_path):
+    first = [{'overlap': 0.1, 'overlap/neck': 0.3, 'step': 0}, train(2, 9.0), train(4, 8.0)]
+    write(tmp_path, first)
+    second = [{'overlap': 0.2, 'stage_overlap/neck': 0.4, 'step': 2}, train(3, 7.0)]
+    write(tmp_path, second, start='20260102_000000', resume=True)
+    run = read_run(tmp_path)
+    assert run.overlaps == {'overlap': {0: 0.1, 2: 0.2}, 'stage_overlap/neck': {0: 0.3, 2: 0.4}}
 
 
 def test_arms_are_runs_that_differ_in_their_seed_alone(tmp_path):

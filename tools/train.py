@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config
 
-from mmwau.checkpoint import remove_unfinished
+from mmwau.checkpoint import find_last, remove_unfinished
 from mmwau.launch import (
     add_common_options,
     build_runner,
@@ -88,6 +88,8 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('resume') and cfg.get('load_from') is None:
+        cfg.load_from = find_last(cfg)
     check_train_config(cfg)
     with stop_without_weights(cfg):
         runner = build_runner(cfg)

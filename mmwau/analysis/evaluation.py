@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmwau.input_files import check_checkpoint
+from mmwau.checkpoint import check_checkpoint
 from mmwau.preflight import check_test_config
 
 from .prune_results import Point

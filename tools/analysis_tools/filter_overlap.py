@@ -22,10 +22,10 @@ from mmwau.analysis.filters import find_filters
 from mmwau.analysis.json_text import to_json
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.page import png, write_page
-from mmwau.analysis.weights_file import read_weights
 from mmwau.files import check_folder, write_whole
 from mmwau.targets import is_below
 from mmwau.terminal import task_name, text_console
+from mmwau.weights_file import read_weights
 
 
 def parse_args() -> argparse.Namespace:
