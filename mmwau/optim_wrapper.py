@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from .checks import check_choice
 from .held import can_step_active_alone
-from .sharding import refuse_sharded
+from .sharding import refuse_join, refuse_sharded
 from .skipping import HeldGradSkipper
 from .slices import Layer
 from .targets import AXES, DEFAULT_TARGETS, check_targets, find_layers, find_left_out, is_below
@@ -107,8 +107,7 @@ class WAUMixin:
         refuse_sharded(model)
         self.wau.check_optimizer(self.optimizer)
         self._count_at_step = init_counts
-        if not self._has_seed:
-            self.wau = replace(self.wau, seed=self._seed_of_run())
+        self.wau = replace(self.wau, seed=self._find_seed())
         self._is_wrapped = is_model_wrapper(model)
         self._model = model.module if self._is_wrapped else model
         self._parameters = list(self._model.parameters())
@@ -171,7 +170,11 @@ class WAUMixin:
 
         Args:
             model: The model, wrapped for distributed training or not.
+
+        Raises:
+            ValueError: If it trains inside of ``torch.distributed.algorithms.Join``.
         """
+        refuse_join(model)
         if self._parameters:
             self._start_update(self._inner_count // self._accumulative_counts)
         with super().optim_context(model):
@@ -269,14 +272,15 @@ class WAUMixin:
         """
         return (self._inner_count - 1) // self._accumulative_counts
 
-    def _seed_of_run(self) -> int:
-        seed = self.message_hub.get_info('seed')
+    def _find_seed(self) -> int:
+        seed = self.wau.seed if self._has_seed else self.message_hub.get_info('seed')
         if seed is None:
             raise ValueError(
                 f"seed=None of {type(self).__name__} means the run's own seed, which a Runner "
                 'with its RuntimeInfoHook provides; there is none here: give an integer'
             )
-        # With diff_rank_seed each process has its own; the first one's is in the checkpoints.
+        # Each process may have its own, as with diff_rank_seed. The first one's counts, which is
+        # the one in the checkpoints.
         seeds = [int(seed)]
         broadcast_object_list(seeds)
         return seeds[0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
@@ -111,6 +111,15 @@ def refuse_join(model: nn.Module) -> None:
             'others do. Give all processes the same number of batches, as DistributedSampler and '
             "MMEngine's DefaultSampler do, or set throw_on_early_termination=True"
         )
+
+
+def is_one_of_several() -> bool:
+    """Whether this process belongs to a group of several."""
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def sharded(kind: str, method: str = 'WAU') -> str:

@@ -39,6 +39,7 @@ from .held import (
     zero_grads,
 )
 from .random_numbers import random_numbers
+from .sharding import refuse_optimizer
 from .slices import Layers, find_slices, list_layers
 
 SAMPLERS = ('uniform', 'with_replacement', 'bernoulli', 'cyclic')
@@ -179,8 +180,12 @@ class WAU:
         """Raise if what a held slice keeps can't be kept with this optimizer.
 
         Raises:
-            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices.
+            TypeError: If it has no parameters of this process, or its step averages weights over
+                processes.
+            ValueError: If it moves weights in the backward pass, or ``hold='state'`` and its state
+                does not go by slices.
         """
+        refuse_optimizer(optimizer)
         if self.hold == 'state' and isinstance(inner(optimizer), (ASGD, LBFGS, Rprop)):
             raise ValueError(
                 "hold='state' needs an optimizer whose state has one row for each slice, starting "
