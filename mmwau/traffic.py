@@ -133,9 +133,11 @@ def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
         TypeError: If the model is not wrapped by ``DistributedDataParallel``.
         ValueError: If it has a communication hook already.
     """
-    if not isinstance(model, DistributedDataParallel):
+    # MMEngine has a wrapper that is derived from it, but communicates through its parts.
+    communicates = hasattr(model, 'process_group')
+    if not isinstance(model, DistributedDataParallel) or not communicates:
         raise TypeError(
-            'send_active_only needs a model in DistributedDataParallel, whose communication it '
+            'send_active_only needs a model in one DistributedDataParallel, whose communication it '
             f'changes, got {type(model).__name__}'
         )
     if model in _traffic_of:
