@@ -164,7 +164,9 @@ def _views(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
         like = torch.view_as_real(param.detach()) if param.is_complex() else param
         own = flat.narrow(0, offset, like.numel())
         # A parameter with gaps in memory has a contiguous gradient.
-        is_dense = torch.empty_like(param, device='meta').stride() == param.stride()
-        views.append(own.as_strided(like.shape, like.stride()) if is_dense else own.view(like.shape))
+        if torch.empty_like(like, device='meta').stride() == like.stride():
+            views.append(own.as_strided(like.shape, like.stride()))
+        else:
+            views.append(own.view(like.shape))
         offset += like.numel()
     return views

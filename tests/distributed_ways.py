@@ -1,6 +1,7 @@
 """Ways to train in two processes that WAU may meet; started by torchrun.
 
-Prints a line for each way: its name, and as JSON what came of it in each process.
+Takes a folder and the names of ways, functions of this file. Prints a line for each: its name, and
+as JSON what came of it in each process.
 """
 
 import json
@@ -28,12 +29,6 @@ from mmwau.traffic import send_active_only
 
 CPU = torch.device('cpu')
 EACH_PART = dict(type='MMSeparateDistributedDataParallel', device_ids=None)
-WAYS = []
-
-
-def way(function):
-    WAYS.append(function)
-    return function
 
 
 def network() -> nn.Sequential:
@@ -124,7 +119,12 @@ def runner(work_dir: Path, model=None, sends=True, wrapper=WRAPPER, max_epochs=1
     )
 
 
-@way
+def start_wrapper(model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """What the Runner does just before training."""
+    wrapper = WAUOptimWrapper(optimizer=optimizer or sgd(model), seed=0)
+    wrapper.initialize_count_status(model, 0, 1)
+
+
 def second_training(work_dir):
     ends, sent = [], []
     for at_once in (True, False):
@@ -140,7 +140,6 @@ def second_training(work_dir):
     return differences(trained.model) if same else 'trains otherwise'
 
 
-@way
 def second_runner(work_dir):
     first = runner(work_dir / 'first')
     first.train()
@@ -150,14 +149,12 @@ def second_runner(work_dir):
     return differences(second.model)
 
 
-@way
 def runner_in_join(work_dir):
     trained = runner(work_dir, sends=False)
     with Join([trained.model]):
         trained.train()
 
 
-@way
 def loop_in_join(work_dir):
     model = network()
     wrapped = DistributedDataParallel(model)
@@ -165,7 +162,6 @@ def loop_in_join(work_dir):
         make_updates(model, wrapped, updates=3 - distributed.get_rank(), sends=True)
 
 
-@way
 def join_that_ends_all_together(work_dir):
     model = network()
     wrapped = DistributedDataParallel(model)
@@ -176,13 +172,11 @@ def join_that_ends_all_together(work_dir):
         return f'{differences(model)}: {error}'
 
 
-@way
 def selections_that_differ(work_dir):
     model = network()
     train(model, DistributedDataParallel(model), sends=True, seed=distributed.get_rank())
 
 
-@way
 def complex_weights(work_dir):
     def make():
         torch.manual_seed(0)
@@ -196,7 +190,6 @@ class AsComplex(nn.Module):
         return torch.complex(x, x.flip(0))
 
 
-@way
 def weights_with_gaps(work_dir):
     def make():
         model = network()
@@ -206,71 +199,56 @@ def weights_with_gaps(work_dir):
     return sends_alike(make)
 
 
-@way
 def post_local_sgd(work_dir):
     model = network()
-    averager = PeriodicModelAverager(period=2)
-    train(model, optimizer=PostLocalSGDOptimizer(sgd(model), averager))
+    train(model, optimizer=PostLocalSGDOptimizer(sgd(model), PeriodicModelAverager(period=2)))
 
 
-@way
-def runner_with_post_local_sgd(work_dir):
+def wrapper_with_post_local_sgd(work_dir):
     model = SmallModel()
-    averager = PeriodicModelAverager(period=2)
-    wrapper = WAUOptimWrapper(optimizer=PostLocalSGDOptimizer(sgd(model), averager), seed=0)
-    wrapper.initialize_count_status(model, 0, 1)
+    start_wrapper(model, PostLocalSGDOptimizer(sgd(model), PeriodicModelAverager(period=2)))
 
 
-@way
 def averager_after_the_update(work_dir):
-    model = network()
-    averager = PeriodicModelAverager(period=2)
+    model, averager = network(), PeriodicModelAverager(period=2)
     return train(model, after=lambda: averager.average_parameters(model.parameters()))
 
 
-@way
 def zero_that_steps_in_backward(work_dir):
     model = network()
     optimizer = ZeroRedundancyOptimizer(model.parameters(), SGD, overlap_with_ddp=True, lr=0.1)
     train(model, optimizer=optimizer)
 
 
-@way
 def optimizer_in_backward(work_dir):
     model = network()
     distributed.optim._apply_optimizer_in_backward(SGD, model.parameters(), dict(lr=0.1))
     train(model)
 
 
-@way
 def optimizer_of_other_processes(work_dir):
     optimizer = distributed.optim.DistributedOptimizer
     WAU().check_optimizer(optimizer.__new__(optimizer))
 
 
-@way
 def fully_shard(work_dir):
     model = network()
     fsdp.fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
     train(model)
 
 
-@way
-def runner_with_fully_shard(work_dir):
+def wrapper_with_fully_shard(work_dir):
     model = SmallModel()
     fsdp.fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
-    wrapper = WAUOptimWrapper(optimizer=sgd(model), seed=0)
-    wrapper.initialize_count_status(model, 0, 1)
+    start_wrapper(model)
 
 
-@way
 def fully_shard_beside_the_convolutions(work_dir):
     model = nn.Sequential(network(), nn.Flatten(), nn.Linear(96, 2))
     fsdp.fully_shard(model[2], mesh=init_device_mesh('cpu', (2,)))
     return make_updates(model) or 'trains'
 
 
-@way
 def tensor_parallel_beside_the_convolutions(work_dir):
     torch.manual_seed(0)
     model = nn.Sequential(network(), nn.Flatten(), nn.Linear(96, 2))
@@ -278,58 +256,47 @@ def tensor_parallel_beside_the_convolutions(work_dir):
     return make_updates(model) or 'trains'
 
 
-@way
 def fsdp_wrapper(work_dir):
     train(fsdp.FullyShardedDataParallel(network(), use_orig_params=True, device_id=CPU))
 
 
-@way
 def model_inside_of_fsdp(work_dir):
     model = network()
     train(model, fsdp.FullyShardedDataParallel(model, use_orig_params=True, device_id=CPU))
 
 
-@way
-def runner_with_a_part_in_fsdp(work_dir):
+def wrapper_with_a_part_in_fsdp(work_dir):
     model = SmallModel()
     model.neck = fsdp.FullyShardedDataParallel(model.neck, device_id=CPU)
-    wrapper = WAUOptimWrapper(optimizer=sgd(model), seed=0)
-    wrapper.initialize_count_status(model, 0, 1)
+    start_wrapper(model)
 
 
-@way
-def runner_with_fsdp(work_dir):
+def wrapper_with_fsdp(work_dir):
     # MMEngine's Runner itself gets here on GPUs alone.
     model = MMFullyShardedDataParallel(SmallModel(), device_id=CPU)
-    wrapper = WAUOptimWrapper(optimizer=sgd(model), seed=0)
-    wrapper.initialize_count_status(model, 0, 1)
+    start_wrapper(model)
 
 
-@way
 def runner_that_wraps_each_part(work_dir):
     trained = runner(work_dir, sends=False, wrapper=EACH_PART)
     trained.train()
     return differences(trained.model)
 
 
-@way
 def runner_that_wraps_each_part_sends(work_dir):
     runner(work_dir, wrapper=EACH_PART).train()
 
 
-@way
 def skipping_in_data_parallel(work_dir):
     model = network()
     return train(model, DistributedDataParallel(model), skips=True)
 
 
-@way
 def skipping_in_parts_in_data_parallel(work_dir):
     model = nn.Sequential(DistributedDataParallel(network()), nn.Flatten())
     return train(model, skips=True)
 
 
-@way
 def skipping_with_gradients_averaged_by_hand(work_dir):
     model = network()
 
@@ -347,15 +314,16 @@ def main():
     distributed.init_process_group('gloo', timeout=timedelta(seconds=60))
     # The layers are small: skip in them all the same.
     skipping.MIN_SAVED, skipping.BLOCK = 0, 1
-    for function in WAYS:
+    place, *ways = sys.argv[1:]
+    for way in ways:
         try:
-            result = function(Path(sys.argv[1]) / function.__name__)
+            result = globals()[way](Path(place) / way)
         except (TypeError, ValueError) as error:
             result = f'{type(error).__name__}: {error}'
         results = [None] * distributed.get_world_size()
         distributed.all_gather_object(results, result)
         if distributed.get_rank() == 0:
-            print('WAY', function.__name__, json.dumps(results), sep=' | ', flush=True)
+            print('WAY', way, json.dumps(results), sep=' | ', flush=True)
     leave_processes()
 
 
