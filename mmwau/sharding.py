@@ -126,7 +126,7 @@ def sharded(kind: str, method: str = 'WAU') -> str:
     """Tell what to use instead of a way of training that cuts parameters over processes."""
     return (
         f'{method} does not work with {kind}, which cuts parameters over processes. Use '
-        "DistributedDataParallel, which is MMEngine's MMDistributedDataParallel"
+        'MMDistributedDataParallel of MMEngine or DistributedDataParallel of torch'
     )
 
 
