@@ -35,27 +35,27 @@ def refuse_sharded(model: nn.Module, method: str = 'WAU') -> None:
         raise TypeError(sharded(kind, method))
 
 
-def refuse_sharded_layers(model: nn.Module, convolutions: Iterable[nn.Module]) -> None:
-    """Raise if parameters of some convolutions are cut over processes.
+def refuse_sharded_layers(model: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """Raise if parameters of some layers are cut over processes.
 
     Args:
         model: The model that they are part of, not wrapped itself.
-        convolutions: The convolutions.
+        layers: Convolutions, or linear layers.
 
     Raises:
         TypeError: If they are DTensors, lie flat, or are below a wrapper that cuts them.
     """
-    convolutions = set(convolutions)
+    layers = set(layers)
     for module in model.modules():
-        if _find_kind(module, MODEL_WRAPPERS) and not convolutions.isdisjoint(module.modules()):
+        if _find_kind(module, MODEL_WRAPPERS) and not layers.isdisjoint(module.modules()):
             refuse_sharded(module, 'mmwau')
-    for module in convolutions:
+    for module in layers:
         for param in module.parameters(recurse=False):
             if _find_kind(param, ('DTensor',)):
                 raise TypeError(sharded('DTensor (fully_shard, tensor parallelism)', 'mmwau'))
             # FSDP leaves the modules inside of it flat pieces of their parameters.
             is_weight = param is module._parameters.get('weight') and not is_lazy(param)
-            if is_weight and isinstance(module, nn.modules.conv._ConvNd) and param.dim() == 1:
+            if is_weight and param.dim() == 1:
                 raise TypeError(sharded('FullyShardedDataParallel', 'mmwau'))
 
 
@@ -106,9 +106,9 @@ def refuse_join(model: nn.Module) -> None:
     config = getattr(model, '_join_config', None)
     if config is not None and config.enable and not config.throw_on_early_termination:
         raise ValueError(
-            'WAU does not work inside of torch.distributed.algorithms.Join: a process that runs '
-            'out of batches makes fewer updates, and from then on selects other slices than the '
-            'others do. Give all processes the same number of batches, as DistributedSampler and '
+            'WAU does not work inside of torch.distributed.algorithms.Join, nor after it with the '
+            'same DistributedDataParallel: a process that runs out of batches makes fewer updates, '
+            'and from then on selects other slices than the others do. Give all processes the same number of batches, as DistributedSampler and '
             "MMEngine's DefaultSampler do, or set throw_on_early_termination=True"
         )
 

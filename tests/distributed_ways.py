@@ -14,6 +14,7 @@ from mmengine.model.wrappers import MMFullyShardedDataParallel
 from small import SmallModel, small_runner
 from torch import Tensor, distributed, nn
 from torch.distributed import fsdp
+from torch.distributed._composable import fsdp as composable  # where torch 2.5 has it
 from torch.distributed.algorithms.join import Join
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.device_mesh import init_device_mesh
@@ -24,6 +25,7 @@ from torch.optim import SGD, Optimizer
 from two_processes import WRAPPER
 
 from mmwau import WAU, HeldGradSkipper, WAUOptimWrapper, find_layers, skipping
+from mmwau.comparison.weights import find_weights
 from mmwau.launch import leave_processes
 from mmwau.traffic import send_active_only
 
@@ -233,20 +235,20 @@ def optimizer_of_other_processes(work_dir):
 
 def fully_shard(work_dir):
     model = network()
-    fsdp.fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
+    composable.fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
     train(model)
 
 
 def wrapper_with_fully_shard(work_dir):
     model = SmallModel()
-    fsdp.fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
+    composable.fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
     start_wrapper(model)
 
 
-def fully_shard_beside_the_convolutions(work_dir):
-    model = nn.Sequential(network(), nn.Flatten(), nn.Linear(96, 2))
-    fsdp.fully_shard(model[2], mesh=init_device_mesh('cpu', (2,)))
-    return make_updates(model) or 'trains'
+def comparison_with_fully_shard(work_dir):
+    model = network()
+    composable.fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
+    find_weights(model)
 
 
 def tensor_parallel_beside_the_convolutions(work_dir):

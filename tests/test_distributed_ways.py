@@ -9,7 +9,7 @@ import pytest
 from detection import free_port, run
 
 EQUAL = 'equal$'
-JOIN = 'ValueError: WAU does not work inside of torch.distributed.algorithms.Join: a process that'
+JOIN = 'ValueError: WAU does not work inside of torch.distributed.algorithms.Join, nor after it'
 AVERAGES = 'TypeError: WAU does not work with PostLocalSGDOptimizer, whose step also averages'
 IN_BACKWARD = 'ValueError: WAU does not work with .*, which moves weights in the backward pass'
 CUT = 'TypeError: .* does not work with {}, which cuts parameters over processes. Use MMDistributed'
@@ -32,7 +32,7 @@ WAYS = {
     'optimizer_of_other_processes': 'TypeError: .* param_groups, .* got DistributedOptimizer',
     'fully_shard': DTENSOR,
     'wrapper_with_fully_shard': DTENSOR,
-    'fully_shard_beside_the_convolutions': 'trains',
+    'comparison_with_fully_shard': DTENSOR,
     'tensor_parallel_beside_the_convolutions': 'trains',
     'fsdp_wrapper': FSDP,
     'model_inside_of_fsdp': FSDP,
