@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .checks import check_choice
 from .held import can_step_active_alone
 from .messages import Message, about_changes
-from .sharding import refuse_sharded
+from .sharding import refuse_join, refuse_sharded
 from .skipping import check_skip, is_compiling
 from .slices import Layer
 from .targets import AXES, DEFAULT_TARGETS, check_targets
@@ -107,8 +107,7 @@ class WAUMixin:
         refuse_sharded(model)
         self.wau.check_optimizer(self.optimizer)
         loaded, self._loaded = self._loaded, {}
-        if not self._has_seed:
-            self.wau = replace(self.wau, seed=self._seed_of_run(loaded))
+        self.wau = replace(self.wau, seed=self._find_seed(loaded))
         is_wrapped = is_model_wrapper(model)
         self.updates = Updates(
             model.module if is_wrapped else model,
@@ -154,7 +153,11 @@ class WAUMixin:
 
         Args:
             model: The model, wrapped for distributed training or not.
+
+        Raises:
+            ValueError: If it trains inside of ``torch.distributed.algorithms.Join``.
         """
+        refuse_join(model)
         with super().optim_context(model):
             if self.updates is None:
                 yield
@@ -252,12 +255,13 @@ class WAUMixin:
         check_send(self.wau.hold)
         self.traffic = send_active_only(model)
 
-    def _seed_of_run(self, loaded: dict) -> int:
+    def _find_seed(self, loaded: dict) -> int:
         """Where none is given: the Runner's, that of the checkpoint, or torch's."""
-        seed = self.message_hub.get_info('seed')
+        seed = self.wau.seed if self._has_seed else self.message_hub.get_info('seed')
         if seed is None:
             seed = loaded.get('seed', torch.initial_seed())
-        # With diff_rank_seed each process has its own; the first one's is in the checkpoints.
+        # Each process may have its own, as with diff_rank_seed. The first one's counts, which is
+        # the one in the checkpoints.
         seeds = [int(seed)]
         broadcast_object_list(seeds)
         return seeds[0]

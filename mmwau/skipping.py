@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import Parameter
 
+from .sharding import is_one_of_several
 from .slices import ActiveGrads, Layer, Slices, find_slices, is_same_selection
 
 try:
@@ -59,7 +60,8 @@ class HeldGradSkipper:
         layers: Its layers by name of the convolution, from :func:`mmwau.targets.find_layers`.
         full_grads: Where gradients go. True: into ``grad`` of each parameter, with zeros for the
             held slices. False: into :attr:`grads`, without the held slices; for ``hold='state'``
-            with an optimizer that :func:`mmwau.held.can_step_active_alone`, on one process.
+            with an optimizer that :func:`mmwau.held.can_step_active_alone`. Of several processes
+            each one does as with True: what they send each other is in ``grad``.
 
     Attributes:
         grads: With ``full_grads=False``, gradients of active slices by parameter, for
@@ -308,7 +310,7 @@ class Patch:
         rows = rows.narrow(dim, 0, len(active)).to(param.dtype)
         # Whoever hooks into the gradient of a parameter gets it in full.
         has_hooks = param._backward_hooks or param._post_accumulate_grad_hooks
-        if self.grads is None or has_hooks or not _accumulates(node):
+        if self.grads is None or is_one_of_several() or has_hooks or not _accumulates(node):
             return torch.zeros_like(param).index_copy_(dim, active, rows)
         self.grads[param] = self.grads[param] + rows if param in self.grads else rows
         return None

@@ -39,6 +39,7 @@ from .held import (
     zero_grads,
 )
 from .random_numbers import random_numbers
+from .sharding import refuse_optimizer
 from .slices import ActiveGrads, Layers, find_slices, list_layers
 from .state_start import check_state, find_starts
 
@@ -183,9 +184,13 @@ class WAU:
         """Raise if what a held slice keeps can't be kept with this optimizer.
 
         Raises:
-            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices, or
-                nobody knows where it starts (:mod:`mmwau.state_start`).
+            TypeError: If it has no parameters of this process, or its step averages weights over
+                processes.
+            ValueError: If it moves weights in the backward pass; or ``hold='state'`` and its state
+                does not go by slices, or nobody knows where it starts
+                (:mod:`mmwau.state_start`).
         """
+        refuse_optimizer(optimizer)
         if self.hold != 'state' or self.update_ratio == 1:
             return
         check_state(inner(optimizer))
