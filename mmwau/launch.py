@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from .checkpoint import write_whole_files
+from .datasets.coco_file import read_with_marks
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +61,8 @@ def load_config(args: argparse.Namespace) -> Config:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, with checkpoints that are whole, in several processes on the CPU too.
 
+    Annotation files may begin with a byte order mark.
+
     MMEngine starts processes on accelerators only; without one, the group is started here, with
     gloo, and the model is wrapped without the device that MMEngine would give it.
     """
@@ -73,6 +76,7 @@ def build_runner(cfg: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
+    read_with_marks()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     write_whole_files()
     return runner

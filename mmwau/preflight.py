@@ -1,21 +1,26 @@
 """Tell what is wrong with a config before anything is built from it."""
 
+import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch.nn import Parameter
 from torch.optim import SGD
 
 from . import sharding
+from .class_check import check_classes, remarks
 from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
 from .comparison.leave_out import LeaveOutHook, check_one
+from .data_check import check_data
 from .hook import WAUHook, wrong_runner, wrong_wrapper
-from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
+from .input_files import check_checkpoint, check_work_dir, checkpoints_in
 from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook, check_alone
 from .type_names import type_name
@@ -41,7 +46,7 @@ def check_train_config(cfg: Config) -> None:
     check_wau(cfg)
     check_work_dir(cfg.work_dir)
     check_checkpoint(_start_of(cfg), resume=bool(cfg.get('resume')))
-    check_data(cfg, ('train', 'val'))
+    _check_data(cfg, ('train', 'val'))
 
 
 def check_test_config(cfg: Config) -> None:
@@ -52,7 +57,15 @@ def check_test_config(cfg: Config) -> None:
         ValueError: If one of them is not what it should be.
     """
     check_checkpoint(cfg.get('load_from'))
-    check_data(cfg, ('test',))
+    _check_data(cfg, ('test',))
+
+
+def _check_data(cfg: Config, stages: Sequence[str]) -> None:
+    """Check data and their classes, and log as warnings what may not be meant."""
+    sources = check_data(cfg, stages)
+    check_classes(cfg, sources)
+    for remark in remarks(cfg, sources):
+        print_log(remark, 'current', logging.WARNING)
 
 
 def _start_of(cfg: Config) -> str | None:

@@ -202,7 +202,7 @@ def annotated_as_stored(voc):
         (broken_annotation, [], 'b.xml is not a VOC annotation'),
         (no_corner, [], 'b.xml is not a VOC annotation'),
         (no_folder, [], 'ImageSets/Main does not exist'),
-        (no_folder, [], 'Split them at random: --split-ratio 0.8 0.2'),
+        (no_folder, [], 'them at random: --split-ratio 0.8 0.2'),
         (other_xml, [], 'b.xml is not a VOC annotation: it is a <project>'),
         (
             not_a_number,

@@ -119,8 +119,8 @@ def _split(
     sets = source / 'ImageSets' / 'Main'
     if not sets.is_dir():
         raise FileNotFoundError(
-            f'{sets} does not exist, so nothing says which images belong to which split. Split them '
-            'at random: --split-ratio 0.8 0.2'
+            f'{sets} does not exist, so nothing says which images belong to which split. Split '
+            'them at random: --split-ratio 0.8 0.2'
         )
     names = {
         split: voc.read_image_set(sets / f'{name}.txt', known) for split, name in splits.items()
@@ -161,8 +161,8 @@ def _convert_split(
             if box_width <= 0 or box_height <= 0:
                 without_area.append(annotation.path)
                 continue
-            # Many tools count from 0, so that a box at the edge starts at 0 without being cut.
-            if min(xmin, ymin) < 0 or xmax > width or ymax > height:
+            # A pixel more is a matter of where tools count from.
+            if min(xmin, ymin) < 0 or xmax > width + 1 or ymax > height + 1:
                 cut.append(annotation.path)
             annotations.append(
                 {
