@@ -78,8 +78,8 @@ def _check_names(source: Source) -> None:
         return
     raise ValueError(
         f'{source.setting}: the classes do not fit {source.file.path}: {wrong}. {_both(source)}. '
-        'Write metainfo=dict(classes=...) of the data sets as the file has them, with num_classes '
-        'of the heads their number; a category may be without boxes'
+        'Write metainfo=dict(classes=...) of the data sets as the file has them, and their number '
+        'as num_classes of the heads. A category may be without boxes'
     )
 
 

@@ -75,9 +75,12 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
     """
     files: dict[Path, CocoFile] = {}
 
-    def read(place: Path) -> CocoFile:
+    def read(setting: str, place: Path) -> CocoFile:
         if place not in files:
-            files[place] = read_coco(place)
+            try:
+                files[place] = read_coco(place)
+            except ValueError as error:
+                raise ValueError(f'{setting}.ann_file: {error}') from error
         return files[place]
 
     sources = []
@@ -101,7 +104,7 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
                 source = Source(
                     stage,
                     f'{name}.dataset',
-                    read(annotations),
+                    read(f'{name}.dataset', annotations),
                     classes,
                     by_name=bool(dataset.get('return_classes')),
                 )
@@ -115,7 +118,7 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
             annotations = _check_path(f'{setting}.ann_file', '', metric.get('ann_file'))
             first = next((it for it in sources if it.stage == stage), None)
             if first and annotations and type_name(metric.get('type')) == 'CocoMetric':
-                file = read(annotations)
+                file = read(setting, annotations)
                 source = first._replace(setting=setting, file=file, is_metric=True)
                 _check_metric(source, metric)
                 sources.append(source)

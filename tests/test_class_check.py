@@ -152,16 +152,17 @@ REFUSED = {
     ),
     'no area': (
         annotation(area=None),
-        f'{TRAIN}: "area" of annotation 1 is missing, one of 1 of 1 annotations. It should be the '
-        'area in pixels, for boxes alone width × height',
+        f'train_dataloader.dataset.ann_file: {TRAIN}: 1 of 1 annotations have no usable "area", '
+        'the first of them that with the id 1. It should be the area in pixels, for boxes alone '
+        'width × height',
     ),
-    'area in words': (annotation(area='2500'), '"area" of annotation 1 is \'2500\', one of 1 of 1'),
-    'no box': (annotation(bbox=None), '"bbox" of annotation 1 is missing'),
-    'short box': (annotation(bbox=[1, 2, 3]), '"bbox" of annotation 1 is [1, 2, 3]'),
-    'text in a box': (annotation(bbox=[1, 2, 3, '4']), "annotation 1 is [1, 2, 3, '4']"),
+    'area in words': (annotation(area='2500'), "them that with the id 1, which has '2500'. It sho"),
+    'no box': (annotation(bbox=None), '1 of 1 annotations have no usable "bbox"'),
+    'short box': (annotation(bbox=[1, 2, 3]), 'with the id 1, which has [1, 2, 3]. It should be'),
+    'text in a box': (annotation(bbox=[1, 2, 3, '4']), "the id 1, which has [1, 2, 3, '4']"),
     'one box of two': (
         content(annotations=[AGAIN, {**AGAIN, 'id': 2, 'bbox': [1, [2], 3, 4]}]),
-        '"bbox" of annotation 2 is [1, [2], 3, 4], one of 1 of 2 annotations',
+        '1 of 2 annotations have no usable "bbox", the first of them that with the id 2, which',
     ),
     'endless box': (annotation(bbox=[1, 1, 9, math.inf]), 'box of annotation 1 is [1, 1, 9, inf]'),
     'no crowd': (

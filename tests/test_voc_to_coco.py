@@ -201,8 +201,9 @@ def annotated_as_stored(voc):
         ),
         (broken_annotation, [], 'b.xml is not a VOC annotation'),
         (no_corner, [], 'b.xml is not a VOC annotation'),
-        (no_folder, [], 'ImageSets/Main does not exist'),
-        (no_folder, [], 'them at random: --split-ratio 0.8 0.2'),
+        (no_folder, [], 'ImageSets/Main does not exist, nor are there XML files in '),
+        (no_folder, [], 'Annotations/train: nothing says which images belong to'),
+        (no_folder, [], 'or split at random: --split-ratio 0.8 0.2'),
         (other_xml, [], 'b.xml is not a VOC annotation: it is a <project>'),
         (
             not_a_number,
@@ -323,6 +324,15 @@ def test_random_split_of_folders_without_image_sets(tmp_path, layout):
         for name in ('one', 'again', 'other')
     }
     assert texts['one'] == texts['again'] != texts['other']
+
+
+def test_split_by_folders_without_image_sets(tmp_path):
+    for number, name in enumerate(['train/a', 'train/b', 'train2/c', 'test/a'], start=10):
+        sample(tmp_path / 'set', name, number)
+    done = convert(tmp_path / 'set', tmp_path / 'coco', '--split', 'train', 'val=test')
+    assert done.returncode == 0, done.stderr
+    assert numbers(tmp_path / 'coco', 'train') == {'train/a.jpg': 10, 'train/b.jpg': 11}
+    assert numbers(tmp_path / 'coco', 'val') == {'test/a.jpg': 13}
 
 
 def test_sizes_are_those_that_training_sees(voc, tmp_path):

@@ -248,10 +248,10 @@ def _numbers(
         pass
     wrong = [index for index, value in enumerate(values) if not _fits(value, shape[1:])]
     first = entries[wrong[0]]
-    what = f'is {first[key]!r}' if key in first else 'is missing'
+    has = '' if first.get(key) is None else f', which has {first[key]!r}'
     raise ValueError(
-        f'{path}: "{key}" of annotation {first["id"]!r} {what}, one of {len(wrong)} of '
-        f'{len(entries)} annotations. It should be {meaning}'
+        f'{path}: {len(wrong)} of {len(entries)} annotations have no usable "{key}", the first of '
+        f'them that with the id {first["id"]!r}{has}. It should be {meaning}'
     )
 
 

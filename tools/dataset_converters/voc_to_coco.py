@@ -5,9 +5,10 @@ annotations/<split>.json and <split>/<image>. The public BCCD repository, for ex
 
     python tools/dataset_converters/voc_to_coco.py BCCD_Dataset/BCCD data/bccd
 
-Without image sets, images are split at random. In a folder that has no Annotations/ and no
-JPEGImages/ the XML files lie beside the images, or in folders that are named:
+Without image sets, images are split at random, or by the folders that they lie in. Where there is
+no Annotations/ and no JPEGImages/, XML files lie beside the images, or in folders that are named:
 
+    python tools/dataset_converters/voc_to_coco.py FOLDER data/mine --split train val=test
     python tools/dataset_converters/voc_to_coco.py FOLDER data/mine --split-ratio 0.8 0.2
     python tools/dataset_converters/voc_to_coco.py raccoon_dataset data/raccoon \
         --annotations annotations --images images --split-ratio 0.8 0.2 --seed 1
@@ -46,8 +47,9 @@ def convert(
     Args:
         source: Folder of the data set.
         target: Folder to make. It appears when it is complete, or not at all.
-        splits: For each split to write, the name of the image set to read, or for all of them the
-            fraction of the images that it gets, in (0, 1].
+        splits: For each split to write, the name of the image set to read, or where there are
+            none, of the folder that has its XML files; or for all splits the fraction of the images
+            that each gets, in (0, 1].
         classes: Classes to keep, in this order. All by default, in alphabetical order.
         annotations: Folder of the XML files, below ``source``. Annotations/ by default, or
             ``source`` itself where there is none.
@@ -79,7 +81,7 @@ def convert(
             f'{len(unannotated)} images have no annotation and are left out: '
             f'{name_some(unannotated, 5)}'
         )
-    names = _split(source, splits, xml_files, seed)
+    names = _split(source, xml_folder, splits, xml_files, seed)
     used = sorted(set().union(*names.values()))
     read = {name: voc.read_annotation(_only(xml_files[name])) for name in used}
     paths = {name: voc.find_image(read[name], name, image_files) for name in used}
@@ -111,17 +113,18 @@ def _folder(source: Path, name: str | None, usual: str) -> Path:
 
 
 def _split(
-    source: Path, splits: Mapping[str, str | float], known: Mapping[str, list[Path]], seed: int
+    source: Path,
+    xml_folder: Path,
+    splits: Mapping[str, str | float],
+    known: Mapping[str, list[Path]],
+    seed: int,
 ) -> dict[str, list[str]]:
     if not any(isinstance(part, str) for part in splits.values()):
         parts = voc.split_names(list(known), list(splits.values()), seed)
         return dict(zip(splits, parts, strict=True))
     sets = source / 'ImageSets' / 'Main'
     if not sets.is_dir():
-        raise FileNotFoundError(
-            f'{sets} does not exist, so nothing says which images belong to which split. Split '
-            'them at random: --split-ratio 0.8 0.2'
-        )
+        return _split_by_folder(xml_folder, splits, known, sets)
     names = {
         split: voc.read_image_set(sets / f'{name}.txt', known) for split, name in splits.items()
     }
@@ -129,6 +132,23 @@ def _split(
         both = len(set(names[one]) & set(names[two]))
         if both:
             print(f'{both} images are in {one!r} and in {two!r}')
+    return names
+
+
+def _split_by_folder(
+    xml_folder: Path, splits: Mapping[str, str], known: Mapping[str, list[Path]], sets: Path
+) -> dict[str, list[str]]:
+    names = {
+        split: [name for name in known if name.startswith(f'{folder}/')]
+        for split, folder in splits.items()
+    }
+    for split, folder in splits.items():
+        if not names[split]:
+            raise FileNotFoundError(
+                f'{sets} does not exist, nor are there XML files in {xml_folder / folder}: nothing '
+                f'says which images belong to {split!r}. Name the folders (--split train val=test),'
+                ' or split at random: --split-ratio 0.8 0.2'
+            )
     return names
 
 
@@ -200,7 +220,7 @@ def main() -> None:
         default=['train', 'val'],
         metavar='SPLIT[=SET]',
         help='splits to write, each from the image set of the same name or from the one named '
-        'after "=" (default: train val)',
+        'after "="; where there are no image sets, from such a folder (default: train val)',
     )
     parser.add_argument(
         '--split-ratio',
