@@ -18,7 +18,7 @@ from .data_check import Source
 # Parts of a detector that tell the classes apart, and those that such parts are in. Others may
 # rightly count otherwise: a head of proposals has 1 class, a semantic one those of its map.
 HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head', 'panoptic_head')
-AROUND_HEADS = ('detector', 'roi_head')
+AROUND_HEADS = ('module', 'detector', 'roi_head')
 MOST_NAMES = 100
 
 

@@ -4,8 +4,11 @@ import json
 import logging
 import math
 import re
+from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -16,6 +19,7 @@ from pycocotools import coco
 
 from mmwau.class_check import remarks
 from mmwau.data_check import check_data
+from mmwau.datasets.coco_file import read_coco
 from mmwau.datasets.shapes import CLASSES
 from mmwau.launch import build_runner
 from mmwau.preflight import check_test_config, check_train_config
@@ -131,6 +135,13 @@ REFUSED = {
     'few outputs of a cascade': (
         heads(bbox_head=[outputs(5), outputs(1)]),
         'model.roi_head.bbox_head[1].num_classes is 1',
+    ),
+    'few outputs of a detector in another model': (
+        both(
+            heads(bbox_head=outputs(4)),
+            lambda cfg: setattr(cfg, 'model', dict(type='X', detector=deepcopy(cfg.model))),
+        ),
+        'model.detector.roi_head.bbox_head.num_classes is 4',
     ),
     'few masks': (
         heads(mask_head=dict(type='FCNMaskHead', num_classes=2)),
@@ -427,6 +438,31 @@ def test_test_data_are_compared_with_the_config(cfg):
     categories(*MISSPELT, path=VAL)(cfg)
     with pytest.raises(ValueError, match=r"test_dataloader.dataset: .* 'square', but 'Square'"):
         check_test_config(cfg)
+
+
+def test_boxes_are_counted_as_mmdetection_reads_them(cfg):
+    rng = np.random.default_rng(0)
+
+    def draw(id_):
+        box = [*rng.integers(-90, 180, 2).tolist(), *rng.integers(-2, 60, 2).tolist()]
+        box[rng.integers(4)] += rng.choice([0, 0.5, math.nan], p=[0.5, 0.4, 0.1])
+        flags = rng.random(3) < 0.2
+        return dict(
+            id=id_, image_id=int(flags[0]) * 7, category_id=int(rng.integers(1, 6)), bbox=box,
+            area=float(rng.choice([0, 0.5, 200])), iscrowd=int(flags[1]), ignore=int(flags[2]),
+        )  # fmt: skip
+
+    content(annotations=[draw(id_) for id_ in range(1, 400)])(cfg)
+    dataset = CocoDataset(
+        ann_file=str(TRAIN), data_prefix=dict(img=''), metainfo=dict(classes=CLASSES), pipeline=[]
+    )
+    instances = dataset.get_data_info(0)['instances']
+    labels = Counter(item['bbox_label'] for item in instances if not item['ignore_flag'])
+    file = read_coco(TRAIN)
+    assert file.trained == Counter({label + 1: count for label, count in labels.items()})
+    assert min(labels.values()) > 5
+    assert all(file.left_out.values())
+    assert len(file.left_out) == 3
 
 
 def test_a_byte_order_mark_does_no_harm(cfg, monkeypatch):
