@@ -84,7 +84,8 @@ def _check_names(source: Source) -> None:
 
 
 def _plain(name: str) -> str:
-    return ''.join(letter for letter in name.casefold() if letter.isalnum())
+    """A name without what is spelt this way and that: capitals, spaces, signs between words."""
+    return ''.join(letter for letter in name.casefold() if letter.isalnum()) or name
 
 
 def _both(source: Source) -> str:
@@ -101,14 +102,16 @@ def _both(source: Source) -> str:
 
 def _check_same_labels(sources: Sequence[Source]) -> None:
     """Check that a label means the same class in all files that have it."""
-    for source in sources[1:]:
-        for label, pair in enumerate(zip(_labels(sources[0]), _labels(source), strict=False)):
-            if pair[0] != pair[1]:
+    seen: dict[int, tuple[str, Source]] = {}
+    for source in sources:
+        for label, name in enumerate(_labels(source)):
+            first, other = seen.setdefault(label, (name, source))
+            if first != name:
                 raise ValueError(
-                    f'{sources[0].setting} and {source.setting}: label {label} means {pair[0]!r} '
-                    f'in {sources[0].file.path}, and {pair[1]!r} in {source.file.path}, since '
-                    'labels are counted in the order of the categories. Write "categories" of both '
-                    f'in the same order: {_both(sources[0])}. Those of the other one: '
+                    f'{other.setting} and {source.setting}: label {label} means {first!r} in '
+                    f'{other.file.path}, and {name!r} in {source.file.path}, since labels are '
+                    'counted in the order of the categories. Write "categories" of both in the '
+                    f'same order: {_both(other)}. Those of the other one: '
                     f'{name_some(list(source.file.categories.values()), MOST_NAMES)}'
                 )
 
