@@ -197,9 +197,11 @@ def remarks(cfg: Config, sources: Sequence[Source]) -> list[str]:
     """
     found: dict[Path, str] = {}
     for source in sources:
-        told = [*_remarks_on_names(source), *_remarks_on_file(source, sources)]
-        if told and source.file.path not in found:
-            found[source.file.path] = f'{source.setting}: {source.file.path}: {". ".join(told)}'
+        found_here = [*_remarks_on_names(source), *_remarks_on_file(source, sources)]
+        if found_here and source.file.path not in found:
+            found[source.file.path] = (
+                f'{source.setting}: {source.file.path}: {". ".join(found_here)}'
+            )
     larger = {
         f'{setting} is {outputs}, and the config has {len(source.classes)} classes: the other '
         'outputs are never trained, and a detection by one of them stops the evaluation': None

@@ -1,4 +1,4 @@
-"""Tell what is wrong with the data that a config names."""
+"""What is wrong with the data that a config names, and their COCO annotation files, read."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -117,7 +117,10 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
             setting = f'{stage}_evaluator'
             annotations = _check_path(f'{setting}.ann_file', '', metric.get('ann_file'))
             first = next((it for it in sources if it.stage == stage), None)
-            if first and annotations and type_name(metric.get('type')) == 'CocoMetric':
+            compares = type_name(metric.get('type')) == 'CocoMetric' and not metric.get(
+                'format_only'
+            )
+            if first and annotations and compares:
                 file = read(setting, annotations)
                 source = first._replace(setting=setting, file=file, is_metric=True)
                 _check_metric(source, metric)
@@ -205,8 +208,6 @@ def _check_dataset(source: Source, dataset: dict, root: str, prefixes: dict) -> 
 def _check_metric(source: Source, metric: dict) -> None:
     """Check that a file has what CocoMetric reads of it."""
     file, where = source.file, f'{source.setting}.ann_file: {source.file.path}'
-    if metric.get('format_only'):
-        return
     if file.without_crowd:
         raise ValueError(
             f'{where}: {file.without_crowd}. Evaluation needs it: 0 for a single object, 1 for a '

@@ -251,7 +251,7 @@ def test_photographs_are_turned_as_their_exif_tag_asks(tmp_path):
     assert any(np.abs(seen.astype(int) - image).max() < 3 for image in trucks)
 
 
-def test_what_is_left_out_is_told(tmp_path, capsys):
+def test_what_is_left_out_is_reported(tmp_path, capsys):
     folders = make_folders(tmp_path / 'folders', TEN, train=2)
     (folders / 'train' / 'cat' / 'more').mkdir()
     (folders / 'train' / 'cat' / '0001.png').rename(folders / 'train' / 'cat' / 'more' / '1.png')
@@ -260,10 +260,10 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
     (folders / 'test' / '.hidden').mkdir()
     (folders / 'test' / 'ship' / '.thumbnails').write_text('')
     assert convert(folders, tmp_path / 'batches') == {'train': 19, 'test': 10}
-    told = capsys.readouterr().out
-    assert 'train: left out, since images (.jpg, .jpeg, .png) are read from the folders' in told
-    assert 'of the classes alone: cat/more/, ship/9.bmp\n' in told
-    assert 'of the classes alone: alone.png\n' in told
+    printed = capsys.readouterr().out
+    assert 'train: left out, since images (.jpg, .jpeg, .png) are read from the folders' in printed
+    assert 'of the classes alone: cat/more/, ship/9.bmp\n' in printed
+    assert 'of the classes alone: alone.png\n' in printed
 
 
 def test_an_empty_target_is_filled_as_after_a_download_that_failed(tmp_path):

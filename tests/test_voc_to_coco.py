@@ -294,7 +294,7 @@ def test_the_xml_file_chooses_between_two_images_of_its_name(voc, tmp_path):
     ]
 
 
-def test_images_in_two_splits_are_told(voc, tmp_path):
+def test_images_in_two_splits_are_reported(voc, tmp_path):
     (voc / 'ImageSets' / 'Main' / 'val.txt').write_text('c\nb\n')
     done = convert(voc, tmp_path / 'coco')
     assert done.returncode == 0

@@ -54,7 +54,7 @@ def convert(source: Path, target: Path, seed: int = 0) -> dict[str, int]:
     check_new(target)
     classes = _find_classes(source)
     layout = LAYOUTS[len(classes)]
-    _tell_left_out(source, classes)
+    _report_left_out(source, classes)
     written = {}
     with whole_folder(target) as unfinished:
         for split in SPLITS:
@@ -112,7 +112,7 @@ def _is_image(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in SUFFIXES
 
 
-def _tell_left_out(source: Path, classes: Sequence[str]) -> None:
+def _report_left_out(source: Path, classes: Sequence[str]) -> None:
     """Print what lies in the folders and is not converted."""
     for split in SPLITS:
         names = [path.name for path in _visible(source / split) if path.name not in classes]
