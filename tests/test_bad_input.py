@@ -182,6 +182,11 @@ CASES = [
     ),
     (file(TRAIN, b'{"images": []}'), ValueError, 'there is no "categories"'),
     (file(TRAIN, b''), ValueError, f'{TRAIN} is not a COCO annotation file'),
+    (
+        lambda cfg: cfg.train_dataloader.dataset.update(ann_file='annotations'),
+        ValueError,
+        'annotations is not a COCO annotation file, a JSON object',
+    ),
     (file(TRAIN, b'<annotation/>'), ValueError, 'is not a COCO annotation file, a JSON object'),
     (
         file(TRAIN, b'{"images": [], "annotations": [], "categories": ['),

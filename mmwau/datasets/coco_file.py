@@ -151,7 +151,7 @@ def _load(path: Path) -> dict:
     )
     try:
         content = json.loads(path.read_bytes().decode('utf-8-sig'))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise ValueError(f'{form}; it is truncated, or no JSON in UTF-8: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{form}; it is a {type(content).__name__}')
