@@ -63,12 +63,12 @@ def _check_names(source: Source) -> None:
         wrong = 'the file has two categories of the same name'
     elif len(set(classes)) < len(classes):
         wrong = 'the config names a class twice'
-    elif not labels:
-        wrong = 'no class of the config is in the file, so that no box would be read'
     elif meant:
         wrong = '; '.join(
             f'the file has no category {name!r}, but {close!r}' for name, close in meant.items()
         )
+    elif not labels:
+        wrong = 'no class of the config is in the file, so that no box would be read'
     elif missing and source.is_metric:
         wrong = (
             f'the file has no category {name_some(list(map(repr, missing)), 5)}, so that the first '
