@@ -80,18 +80,41 @@ def write_whole(content: bytes, path: str | Path) -> None:
         ) from error
 
 
+def check_new(path: str | Path) -> None:
+    """Check that a folder can be made at a place: nothing is there, or an empty folder.
+
+    Raises:
+        FileExistsError: If there is something.
+    """
+    path = Path(path)
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(
+            f'{path} exists already and is not an empty folder; remove it or name another one'
+        )
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder, which gets its name when the context ends, or goes if it fails.
 
     Args:
-        path: The place, at which there is nothing; its parent is made if need be.
+        path: The place, at which there is nothing or an empty folder, or a link to one; its parent
+            is made if need be.
+
+    Raises:
+        FileExistsError: If there is something else.
     """
+    check_new(path)
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
     try:
         yield unfinished
         unfinished.chmod(0o755)
+        with suppress(FileNotFoundError):
+            path.rmdir()  # on Windows an empty folder can't be replaced
         unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from .checkpoint import ResumeHook, read_safely, write_whole_files
+from .datasets.coco_file import read_with_marks
 from .pretrained import WeightsError, explain_weights
 
 
@@ -80,6 +81,8 @@ def load_config(args: argparse.Namespace) -> Config:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, with checkpoints that are whole and safe, in several processes on CPUs too.
 
+    Annotation files may begin with a byte order mark.
+
     MMEngine starts processes on accelerators only; without one, the group is started here, with
     gloo, and the model is wrapped without the device that MMEngine would give it.
     """
@@ -93,6 +96,7 @@ def build_runner(cfg: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
+    read_with_marks()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ResumeHook())
     write_whole_files()

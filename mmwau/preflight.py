@@ -1,10 +1,13 @@
 """Tell what is wrong with a config before anything is built from it."""
 
+import logging
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch.nn import Parameter
@@ -12,11 +15,12 @@ from torch.optim import SGD
 
 from . import sharding
 from .checkpoint import check_checkpoint, find_last
+from .class_check import check_classes, remarks
 from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
 from .comparison.leave_out import LeaveOutHook, check_one
+from .data_check import check_data
 from .files import check_folder
 from .hook import WAUHook, wrong_runner, wrong_wrapper
-from .input_files import check_data
 from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook, check_alone
 from .type_names import type_name
@@ -43,7 +47,7 @@ def check_train_config(cfg: Config) -> None:
     check_folder(cfg.work_dir)
     resume, start = bool(cfg.get('resume')), cfg.get('load_from')
     check_checkpoint(find_last(cfg) if resume and start is None else start, resume)
-    check_data(cfg, ('train', 'val'))
+    _check_data(cfg, ('train', 'val'))
 
 
 def check_test_config(cfg: Config) -> None:
@@ -57,7 +61,15 @@ def check_test_config(cfg: Config) -> None:
     """
     check_folder(cfg.work_dir)
     check_checkpoint(cfg.get('load_from'))
-    check_data(cfg, ('test',))
+    _check_data(cfg, ('test',))
+
+
+def _check_data(cfg: Config, stages: Sequence[str]) -> None:
+    """Check data and their classes, and log as warnings what may not be meant."""
+    sources = check_data(cfg, stages)
+    check_classes(cfg, sources)
+    for remark in remarks(cfg, sources):
+        print_log(remark, 'current', logging.WARNING)
 
 
 def check_wau(cfg: Config) -> None:

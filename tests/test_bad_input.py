@@ -191,13 +191,18 @@ CASES = [
         FileNotFoundError,
         'val_evaluator.ann_file: data/coco/annotations/val.json does not exist',
     ),
-    (file(TRAIN, b'{"images": []}'), ValueError, 'there is no "annotations", "categories"'),
+    (file(TRAIN, b'{"images": []}'), ValueError, 'there is no "categories"'),
     (file(TRAIN, b''), ValueError, f'{TRAIN} is not a COCO annotation file'),
+    (
+        lambda cfg: cfg.train_dataloader.dataset.update(ann_file='annotations'),
+        ValueError,
+        'annotations is not a COCO annotation file, a JSON object',
+    ),
     (file(TRAIN, b'<annotation/>'), ValueError, 'is not a COCO annotation file, a JSON object'),
     (
         file(TRAIN, b'{"images": [], "annotations": [], "categories": ['),
         ValueError,
-        'it does not end where it should',
+        'it is truncated, or no JSON in UTF-8: Expecting value: line 1 column 50',
     ),
     # The checkpoint and the work_dir.
     (lambda cfg: cfg.update(load_from='none.pth'), FileNotFoundError, 'none.pth does not exist'),

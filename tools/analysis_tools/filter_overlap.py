@@ -139,8 +139,8 @@ def compare_outputs(
 
     from mmengine.runner import Runner
 
+    from mmwau.data_check import check_data
     from mmwau.features import compare_features
-    from mmwau.input_files import check_data
 
     check_data(cfg, ('test',))
     models = {}
