@@ -18,14 +18,14 @@ from types import MethodType
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from .checks import check_choice
-from .held import inner
+from .held import NEEDS_NO_WHOLE, inner
 from .messages import Message
-from .sharding import refuse_sharded
+from .sharding import refuse_join, refuse_sharded
 from .skipping import Patch, check_skip, is_compiling
 from .slices import Layer
 from .targets import AXES, check_targets
@@ -102,11 +102,6 @@ def attach(
     refuse_sharded(model)
     if type(optimizer).__name__ == 'AcceleratedOptimizer':  # makes its steps with the one inside
         optimizer = optimizer.optimizer
-    wau.check_optimizer(optimizer)
-    if isinstance(optimizer, LBFGS) and hold != 'weight':
-        raise ValueError(f"hold={hold!r} does not go with LBFGS. Use hold='weight' with it")
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
-        model = model.module
     skips = check_skip(skip_held_grads, hold)
     return Attached(optimizer, model, wau, check_targets(targets), axis, skips, seed is not None)
 
@@ -130,6 +125,9 @@ class Attached:
         has_seed: bool,
     ):
         self.optimizer, self.wau = optimizer, wau
+        self._wrapped = model
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
         self._has_seed = has_seed
         self._model_hooks: list[RemovableHandle] = []
         self._is_attached = True
@@ -158,6 +156,7 @@ class Attached:
         def step(_, *args, **kwargs):
             return self.step(*args, **kwargs)
 
+        setattr(step, NEEDS_NO_WHOLE, True)
         # A method, as schedules that count steps expect it.
         self._step = optimizer.step = MethodType(step, optimizer)
         _attached.add(self)
@@ -216,16 +215,8 @@ class Attached:
         """
         if not self._is_attached:
             return self._inner_step(*args, **kwargs)
-        loss = None
-        closure = args[0] if args else kwargs.get('closure')
-        if closure is not None and self.wau.hold != 'weight':
-            # Gradients have to be there when those of held slices are made zero.
-            args, kwargs = args[1:], {k: v for k, v in kwargs.items() if k != 'closure'}
-            with torch.enable_grad():
-                loss = closure()
-        with self._updates.stepping():
-            result = self._inner_step(*args, **kwargs)
-        return result if loss is None else loss
+        refuse_join(self._wrapped)
+        return self._updates.step(self._inner_step, *args, **kwargs)
 
     def _hook_convolutions(self) -> None:
         """Let each convolution skip in its own forward pass, whoever calls it."""
@@ -324,6 +315,9 @@ def _check_owner(optimizer: Optimizer, *args) -> None:
                 'remove() of what attach returned before another optimizer takes over, or attach '
                 'WAU to the outermost optimizer'
             )
+
+
+setattr(_check_owner, NEEDS_NO_WHOLE, True)
 
 
 def _seed_of_torch() -> int:

@@ -88,6 +88,7 @@ class WAUMixin:
         self.updates: Updates | None = None
         self.traffic: ActiveTraffic | None = None
         self._loaded: dict = {}
+        self._steps_at_once = False
         super().__init__(*args, **kwargs)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
@@ -105,7 +106,6 @@ class WAUMixin:
         """
         super().initialize_count_status(model, init_counts, max_counts)
         refuse_sharded(model)
-        self.wau.check_optimizer(self.optimizer)
         loaded, self._loaded = self._loaded, {}
         self.wau = replace(self.wau, seed=self._find_seed(loaded))
         is_wrapped = is_model_wrapper(model)
@@ -120,7 +120,7 @@ class WAUMixin:
             full_grads=is_wrapped
             or self.wau.hold != 'state'
             or not can_step_active_alone(self.optimizer),
-            index=loaded.get('updates', init_counts // self._accumulative_counts),
+            index=self._find_index(loaded, init_counts),
             log=_log,
         )
         self._log_changes(resumed=init_counts > 0)
@@ -180,6 +180,25 @@ class WAUMixin:
         # Activation checkpointing makes forward passes in here.
         with self.updates.skipping(), self._sending():
             super().backward(loss, **kwargs)
+        if not self._steps_at_once:
+            self.updates.flush()
+
+    def update_params(self, loss: Tensor, *args, **kwargs) -> None:
+        """Compute the gradients and, at the end of a window of accumulation, make the update.
+
+        Args:
+            loss: The loss, a scalar.
+            *args: Further arguments of MMEngine's ``update_params``.
+            **kwargs: Further arguments of MMEngine's ``update_params``.
+        """
+        # Nobody sees the gradients in between, so that they need not be brought to their places.
+        self._steps_at_once = True
+        try:
+            super().update_params(loss, *args, **kwargs)
+        finally:
+            self._steps_at_once = False
+        if self.updates is not None:
+            self.updates.flush()
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
@@ -210,18 +229,7 @@ class WAUMixin:
                 'a loop of your own call initialize_count_status(model, 0, max_iters) first, and '
                 'update_params(loss) in each iteration.'
             )
-        with self.updates.stepping():
-            super().step(**kwargs)
-
-    def zero_grad(self, **kwargs) -> None:
-        """Make all gradients zero, also those that :mod:`mmwau.skipping` keeps aside.
-
-        Args:
-            **kwargs: Arguments of the optimizer's ``zero_grad``.
-        """
-        if self.updates is not None and self.updates.skipper is not None:
-            self.updates.skipper.grads.clear()
-        super().zero_grad(**kwargs)
+        self.updates.step(super().step, **kwargs)
 
     def state_dict(self) -> dict:
         """Return the optimizer's state, with the number of updates and the seed."""
@@ -237,10 +245,13 @@ class WAUMixin:
             state_dict: The state.
         """
         state_dict = dict(state_dict)
-        self._loaded = state_dict.pop(STATE, {})
+        loaded = state_dict.pop(STATE, {})
         super().load_state_dict(state_dict)
-        if self.updates is not None and self._loaded:
-            self.updates.index = self._loaded['updates']
+        if self.updates is None:
+            self._loaded = loaded
+        elif loaded:
+            self.updates.end()
+            self.updates.index = loaded['updates']
 
     def send_active_only(self, model: nn.Module) -> None:
         """Let the processes send each other the gradients of active slices alone.
@@ -254,6 +265,14 @@ class WAUMixin:
         """
         check_send(self.wau.hold)
         self.traffic = send_active_only(model)
+
+    def _find_index(self, loaded: dict, init_counts: int) -> int:
+        """Number of the updates made before: of the checkpoint, this wrapper, or by iterations."""
+        if 'updates' in loaded:
+            return loaded['updates']
+        if self.updates is not None and init_counts > 0:
+            return self.updates.index
+        return init_counts // self._accumulative_counts
 
     def _find_seed(self, loaded: dict) -> int:
         """Where none is given: the Runner's, that of the checkpoint, or torch's."""

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import Parameter
 
+from .leaving import without_interrupts
 from .sharding import is_one_of_several
 from .slices import ActiveGrads, Layer, Slices, find_slices, is_same_selection
 
@@ -80,10 +81,10 @@ class HeldGradSkipper:
             if reason:
                 self.refused[name] = reason
             else:
-                grads = None if full_grads else self.grads
-                self._by_name[name] = Patch(module, layer, grads)
+                self._by_name[name] = Patch(module, layer, self.grads, full_grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
+        self._selected: list[Tensor] | None = None
 
     def start(self, active: Sequence[Tensor]) -> None:
         """Skip in every backward pass of a forward pass made from now on until :meth:`stop`.
@@ -109,7 +110,7 @@ class HeldGradSkipper:
         Raises:
             ValueError: See :meth:`start`.
         """
-        if self.grads.active is not None and is_same_selection(self.grads.active, active):
+        if self._selected is not None and is_same_selection(self._selected, active):
             return
         if self.grads:
             raise ValueError(
@@ -117,26 +118,31 @@ class HeldGradSkipper:
                 'of this one. Use one selection until the step, which WAU.holding(..., '
                 'skipper.grads) surrounds; to drop an update, call skipper.grads.clear() too'
             )
-        self.grads.active = None
+        self._selected = None
         found = {slices.param: slices for slices in find_slices(self._layers, active)}
         for weight, convolution in self._convolutions.items():
-            convolution.select(found.get(weight))
-        self.grads.active = list(active)
+            convolution.select(found.get(weight), active)
+        self._selected = list(active)
 
     @property
     def convolutions(self) -> list[tuple[nn.Module, 'Patch']]:
-        """The modules that skip, each with what starts and stops it alone."""
+        """The modules that skip, each with what starts and stops it."""
         return [(convolution.module, convolution) for convolution in self._by_name.values()]
 
     def stop(self) -> None:
         """Leave the modules as they were."""
-        for convolution in self._convolutions.values():
-            convolution.stop()
+        with without_interrupts():
+            for convolution in self._convolutions.values():
+                convolution.stop()
 
     def flush(self) -> None:
         """Move what is in :attr:`grads` into ``grad`` of the parameters, in full."""
         for convolution in self._convolutions.values():
             convolution.flush()
+        self.grads.active = None
+
+    def __reduce__(self) -> tuple:
+        raise TypeError('a HeldGradSkipper belongs to its model: make a new one for a copy of it')
 
     @contextmanager
     def skipping(self, active: Sequence[Tensor]) -> Iterator[None]:
@@ -217,22 +223,29 @@ def _remove_stale_patch(module: nn.Module) -> None:
 class Patch:
     """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
 
-    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads | None):
+    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads, full_grads: bool):
         self.module = module
         self.tensors = layer.tensors
         self.weight, self.dim = layer.tensors[0]
         self.fan = self.weight.numel() // self.weight.size(self.dim)
-        self.grads = grads
+        self.grads, self.full_grads = grads, full_grads
         self.has_skipped = False
         self.reason = 'compiled, or not used in the first update'
         self.runs = False
+        self.selection: Sequence[Tensor] | None = None
         # Indices of the active slices, and of those that are computed. None: all are.
         self.active: Tensor | None = None
         self.computed: Tensor | None = None
 
-    def select(self, slices: Slices | None) -> None:
-        """Take a new selection, or none where nothing is held."""
+    def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
+        """Take a new selection.
+
+        Args:
+            slices: Those of the weight, or None where nothing of it is held.
+            selection: Of all layers.
+        """
         self.active = self.computed = None
+        self.selection = selection
         if slices is None:
             self.reason = 'all their slices are active'
             return
@@ -247,9 +260,9 @@ class Patch:
 
     def start(self) -> None:
         """Skip in forward passes of this module, where the selection holds anything."""
-        if self.active is not None:
-            self.runs = True
-            self.module.__dict__[PATCHED] = self
+        # Also where it does not: torch.compile compiles anew when a module has changed.
+        self.runs = True
+        self.module.__dict__[PATCHED] = self
 
     def stop(self) -> None:
         """Leave the module as it was."""
@@ -261,11 +274,13 @@ class Patch:
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve; the arguments are those of ``_conv_forward``."""
         if (
-            not self.runs
-            or is_compiling()
+            is_compiling()
+            or not self.runs
+            or self.active is None
             or not torch.is_grad_enabled()
-            # Computed from the parameter, or a replica of it.
+            # Computed from the parameters, or replicas of them.
             or weight is not self.weight
+            or bias is not self.module._parameters.get('bias')
             or x.dim() != weight.dim()
             or x.numel() == 0
             or _why_not_in_this_pass(self.module)
@@ -310,7 +325,10 @@ class Patch:
         rows = rows.narrow(dim, 0, len(active)).to(param.dtype)
         # Whoever hooks into the gradient of a parameter gets it in full.
         has_hooks = param._backward_hooks or param._post_accumulate_grad_hooks
-        if self.grads is None or is_one_of_several() or has_hooks or not _accumulates(node):
+        accumulates = _accumulates(node)
+        if accumulates:
+            self.grads.active = self.selection
+        if self.full_grads or is_one_of_several() or has_hooks or not accumulates:
             return torch.zeros_like(param).index_copy_(dim, active, rows)
         self.grads[param] = self.grads[param] + rows if param in self.grads else rows
         return None
@@ -318,7 +336,7 @@ class Patch:
     def flush(self) -> None:
         """Move gradients into ``grad`` of the parameters, in full."""
         for param, dim in self.tensors:
-            if self.grads is not None and param in self.grads:
+            if param in self.grads:
                 full = torch.zeros_like(param.data).index_copy_(
                     dim, self.active, self.grads.pop(param)
                 )

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from .held import can_step_active_alone, each_on_leaving
+from .held import can_step_active_alone
+from .leaving import each_on_leaving
 from .messages import Message, about_layers, about_skipping
 from .skipping import HeldGradSkipper
 from .slices import Layer
@@ -41,12 +41,14 @@ class Updates:
         layers: The layers by name of their convolution; empty where nothing trains.
         skipper: What skips the gradients of held slices, or None.
         active: The selection of the update under way, or None between updates.
+        skipped: What of it the skipper has to know.
         active_fraction: Fraction of all slices that is active in the last update, in (0, 1], or
             None before the first.
 
     Raises:
         TypeError: See :func:`mmwau.targets.find_layers`.
-        ValueError: If there is no convolution to hold.
+        ValueError: If there is no convolution to hold, or the optimizer does not fit (see
+            :meth:`mmwau.wau.WAU.check_optimizer`).
     """
 
     def __init__(
@@ -69,27 +71,35 @@ class Updates:
         self.layers: dict[str, Layer] = {}
         self.skipper: HeldGradSkipper | None = None
         self.active: list[Tensor] | None = None
+        self.skipped: list[Tensor] | None = None
+        # The layers of the update under way.
+        self._held: dict[str, Layer] = {}
         self.active_fraction: float | None = None
         # In force since the update under way began.
         self._rule: WAU | None = None
         self._log, self._on_change = log, on_change
         self._has_told_skipping = False
         self._find_layers()
+        wau.check_optimizer(optimizer, self.layers)
 
     def start(self) -> None:
         """Begin an update, if none is under way: select its active slices."""
         if self._rule is None:
             self._rule = self.wau
         self._follow_changes()
-        if self.active is not None or not self.layers:
-            return
-        self.active = self._rule.select(self.layers, self.index)
-        num_active = int(torch.cat(self.active).sum())
-        self.active_fraction = num_active / sum(map(len, self.active))
+        if self.active is None and self.layers:
+            self._select(self.layers)
 
     def end(self) -> None:
-        """End the update, whether its step was made or not; the next one selects anew."""
+        """End the update, whether its step was made or not; the next one selects anew.
+
+        Gradients that are there stay: without a step, make them zero before the next update.
+        """
         self._rule = self.active = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Put gradients that the skipper keeps aside into ``grad`` of the parameters."""
         if self.skipper is not None:
             self.skipper.flush()
 
@@ -99,32 +109,57 @@ class Updates:
         if self.skipper is None or self.active is None:
             yield
         else:
-            with self.skipper.skipping(self.active):
+            with self.skipper.skipping(self.skipped):
                 yield
 
-    @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """Hold slices through the optimizer step made inside, which ends the update.
+    def step(self, make_step: Callable, *args, **kwargs) -> object:
+        """Make an optimizer step in which slices are held, and which ends the update.
 
-        Whatever fails inside, the update is over.
+        Whatever fails in it, the update is over.
+
+        Args:
+            make_step: Makes the step.
+            *args: Its arguments, the first of which may be a closure.
+            **kwargs: Its arguments.
+
+        Returns:
+            What it returns, or what the closure does.
         """
         with each_on_leaving() as put_in_order:
             put_in_order.append(self.end)
+            closure = args[0] if args else kwargs.get('closure')
+            result = None
+            if closure is not None and self.wau.hold != 'weight':
+                # Gradients have to be there when those of held slices are made zero.
+                args, kwargs = args[1:], {**kwargs}
+                kwargs.pop('closure', None)
+                with torch.enable_grad():
+                    result = closure()
             self.start()
             self.index += 1
             if self.active is None:
-                yield
-                return
-            grads = None if self.skipper is None else self.skipper.grads
-            if grads and not can_step_active_alone(self.optimizer):  # somebody hooks into it
-                self.skipper.flush()
-            with self._rule.holding(self.optimizer, self.layers, self.active, grads):
-                yield
-            self._tell_skipping()
+                returned = make_step(*args, **kwargs)
+            else:
+                grads = None if self.skipper is None else self.skipper.grads
+                if self.skipped is not self.active or not can_step_active_alone(self.optimizer):
+                    self.flush()
+                with self._rule.holding(self.optimizer, self._held, self.active, grads):
+                    returned = make_step(*args, **kwargs)
+                self._tell_skipping()
+            return returned if result is None else result
+
+    def _select(self, layers: dict[str, Layer]) -> None:
+        self._held = layers
+        self.active = self._rule.select(layers, self.index)
+        # The skipper knows the layers that there are now.
+        self.skipped = (
+            self.active if layers is self.layers else self._rule.select(self.layers, self.index)
+        )
+        num_active = int(torch.cat(self.active).sum())
+        self.active_fraction = num_active / sum(map(len, self.active))
 
     def _find_layers(self) -> None:
-        if self.skipper is not None:
-            self.skipper.flush()
+        self.flush()
         where = self.model, self.targets, self.axis, self.optimizer
         self._parameters = self._list_parameters()
         self.active = self.skipper = None
@@ -136,14 +171,15 @@ class Updates:
         if self.skips:
             self.skipper = HeldGradSkipper(self.model, self.layers, self.full_grads)
 
-    def _list_parameters(self) -> list[tuple[Parameter, bool]]:
-        """All that decides which layers are held: parameters in their order, and which train.
+    def _list_parameters(self) -> list[tuple]:
+        """All that decides which layers are held.
 
-        First those of the model, then those that the optimizer updates.
+        First the parameters of the model with the names and the modules that they are in, then
+        those that the optimizer updates.
         """
         of_model = [
-            (param, param.requires_grad)
-            for module in self.model.modules()
+            (param, type(param), param.requires_grad, module, name)
+            for name, module in self.model.named_modules()
             for param in module._parameters.values()
             if param is not None
         ]
@@ -152,17 +188,25 @@ class Updates:
     def _follow_changes(self) -> None:
         """Find the layers anew after parameters came, went, were frozen or unfrozen in training."""
         now, before = self._list_parameters(), self._parameters
-        if len(now) == len(before) and all(
-            param is old and trains == trained
-            for (param, trains), (old, trained) in zip(now, before, strict=True)
-        ):
+        if len(now) == len(before) and all(map(_is_same, now, before)):
             return
+        under_way = {} if self.active is None else self._held
         try:
             self._find_layers()
         except ValueError as error:
             self.active_fraction = None
             text = f'WAU holds nothing from now on: {error}'
             self._log(Message(logging.WARNING, text))
+        # What was frozen in this update may have gradients, with which its step would move it.
+        modules = dict(self.model.named_modules())
+        frozen = {
+            name: layer
+            for name, layer in under_way.items()
+            if name in modules and getattr(modules[name], 'weight', None) is layer.tensors[0][0]
+        }
+        held = {**frozen, **self.layers}
+        if under_way and held:
+            self._select(self.layers if held.keys() == self.layers.keys() else held)
         self._on_change()
 
     def _tell_skipping(self) -> None:
@@ -172,3 +216,10 @@ class Updates:
         self._has_told_skipping = True
         for message in about_skipping(self.skipper.find_full(), len(self.layers)):
             self._log(message)
+
+
+def _is_same(one: tuple, other: tuple) -> bool:
+    # By identity: tensors that are compared give tensors. A name is a new text each time.
+    return len(one) == len(other) and all(
+        a == b if isinstance(a, str) else a is b for a, b in zip(one, other, strict=True)
+    )

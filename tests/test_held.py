@@ -117,7 +117,7 @@ def test_a_slice_whose_turn_comes_late_steps_as_in_a_first_update(make, expected
     mask = torch.tensor([True] * 4 + [False] * 4)
     optimizer, of_late = make(conv.parameters()), make(late.parameters())
     wau = WAU(hold='state')
-    wau.check_optimizer(optimizer)
+    wau.check_optimizer(optimizer, layers)
     start = conv.weight.detach().clone()
     for active in (mask, ~mask):
         conv.weight.grad = torch.linspace(-1, 1, 216).view_as(conv.weight)
@@ -152,9 +152,9 @@ def test_an_optimizer_whose_first_step_is_another_one_is_refused(make, words):
     optimizer = make(list(conv.parameters()))
     layers = find_layers(conv)
     with pytest.raises(ValueError, match=words):
-        WAU(hold='state').check_optimizer(optimizer)
+        WAU(hold='state').check_optimizer(optimizer, layers)
     for hold in ('weight', 'grad'):
-        WAU(hold=hold).check_optimizer(optimizer)
+        WAU(hold=hold).check_optimizer(optimizer, layers)
     conv(torch.randn(2, 3, 6, 6)).square().mean().backward()
     start = conv.weight.detach().clone()
     active = WAU().select(layers, 0)
@@ -171,7 +171,7 @@ def test_looking_for_the_start_changes_nothing():
     optimizer = FromOne(conv.parameters())
     before = [param.detach().clone() for param in conv.parameters()]
     random_state = torch.get_rng_state()
-    WAU(hold='state').check_optimizer(optimizer)
+    WAU(hold='state').check_optimizer(optimizer, find_layers(conv))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not optimizer.state
     assert all(map(torch.equal, before, conv.parameters()))
