@@ -46,15 +46,19 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
         ValueError: If a state is made in this step that starts nobody knows where, or the first
             step of held slices would not be the optimizer's first step.
     """
-    check_dampening(optimizer)
+    if slices:
+        check_dampening(optimizer)
     kept = [
         {key: rows.index_select(dim, held) for key, rows in _state(optimizer, param, dim).items()}
         for param, dim, _, held in slices
     ]
+    had_state = [bool(optimizer.state.get(param)) for param, *_ in slices]
     starts = Starts(optimizer)
 
-    def put_back(one: Slices, before: dict[str, Tensor]) -> None:
+    def put_back(one: Slices, before: dict[str, Tensor], had_state: bool) -> None:
         param, dim, _, held = one
+        if not had_state and optimizer.state.get(param):
+            each.append(partial(starts.of, param, dim))  # refuses what has no rows
         for key, rows in _state(optimizer, param, dim).items():
             if key in before:
                 each.append(partial(rows.index_copy_, dim, held, before[key]))
@@ -68,8 +72,8 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
         rows.index_copy_(dim, held, starts.of(param, dim)[key](own, weight))
 
     with each_on_leaving() as each:
-        for one, before in zip(slices, kept, strict=True):
-            each.append(partial(put_back, one, before))
+        for one, before, had in zip(slices, kept, had_state, strict=True):
+            each.append(partial(put_back, one, before, had))
         yield
 
 
@@ -90,7 +94,8 @@ def step_active_alone(
     Raises:
         ValueError: If the first step of held slices would not be the optimizer's first step.
     """
-    check_dampening(optimizer)
+    if slices:
+        check_dampening(optimizer)
     narrow = [_Narrow(optimizer, one, grads.get(one.param)) for one in slices]
     with each_on_leaving() as put_back:
         for each in narrow:

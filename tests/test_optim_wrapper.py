@@ -587,6 +587,151 @@ def test_an_interrupted_epoch_can_be_trained_again_with_the_same_wrapper(tmp_pat
     assert not torch.equal(runner.model.neck.weight, weights['neck.weight'])
 
 
+@pytest.mark.parametrize('hold', ['weight', 'state'])
+@pytest.mark.parametrize('counts', [1, 3])
+def test_what_is_frozen_inside_of_an_update_is_held_through_its_step(monkeypatch, hold, counts):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+    wrapper, model = wrapper_of(seed=0, hold=hold, accumulative_counts=counts)
+    (neck,) = find_neck()
+    for update in range(3):
+        before = copy.deepcopy(model.state_dict())
+        for part in range(counts):
+            with wrapper.optim_context(model):
+                loss = loss_of(model)
+            if update == 1 and part == counts - 1 and counts > 1:
+                model.neck.requires_grad_(False)
+                with wrapper.optim_context(model):
+                    loss = loss_of(model)
+            wrapper.backward(loss)
+        if update == 1:
+            model.neck.requires_grad_(False)
+        wrapper.step()
+        wrapper.zero_grad()
+        (active,) = WAU(seed=0).select([neck], update)
+        moved = model.neck.weight.ne(before['neck.weight']).flatten(1).any(dim=1)
+        assert torch.equal(moved, active if update < 2 else torch.zeros(6, dtype=torch.bool))
+        moved = model.neck.bias.ne(before['neck.bias'])
+        assert not moved[~active].any()
+    assert list(wrapper.layers) == ['backbone.1']
+
+
+@pytest.fixture
+def skip_in_small_layers(monkeypatch):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+
+
+@pytest.mark.usefixtures('skip_in_small_layers')
+def test_gradients_are_where_users_look_for_them_between_the_calls():
+    """Clipped by the user, and dropped inside of a window: with and without skipping alike."""
+    ends = []
+    for skips in (False, True):
+        torch.manual_seed(0)
+        wrapper, model = wrapper_of(
+            seed=0, hold='state', accumulative_counts=3, skip_held_grads=skips
+        )
+        for iteration in range(9):
+            torch.manual_seed(iteration)
+            with wrapper.optim_context(model):
+                loss = loss_of(model)
+            if iteration < 6:
+                wrapper.update_params(loss)
+                if iteration == 3:
+                    model.zero_grad()
+                continue
+            wrapper.backward(loss)
+            # By value: in a norm those of held filters count where they are computed.
+            torch.nn.utils.clip_grad_value_(model.neck.parameters(), 1e-3)
+            assert model.neck.weight.grad.abs().max() == 1e-3
+            wrapper.step()
+            wrapper.zero_grad()
+        ends.append(model.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures('skip_in_small_layers')
+@pytest.mark.parametrize('hold', ['weight', 'state', 'grad'])
+def test_a_closure_sees_the_whole_network(hold):
+    wrapper, model = wrapper_of(seed=0, hold=hold)
+    (neck,) = find_neck()
+    shapes = []
+    for update in range(3):
+        before = model.neck.weight.detach().clone()
+
+        def closure():
+            model.zero_grad()
+            shapes.append(model.neck.weight.shape)
+            loss = loss_of(model)
+            loss.backward()
+            return loss
+
+        wrapper.step(closure=closure)
+        moved = model.neck.weight.ne(before).flatten(1).any(dim=1)
+        assert torch.equal(moved, WAU(seed=0).select([neck], update)[0])
+    assert shapes == [(6, 8, 1, 1)] * 3
+
+
+@pytest.mark.usefixtures('skip_in_small_layers')
+def test_zeroing_between_forward_and_backward_keeps_skipping():
+    wrapper, model = wrapper_of(seed=0, hold='state')
+    for _ in range(3):
+        with wrapper.optim_context(model):
+            loss = loss_of(model)
+        wrapper.zero_grad()
+        wrapper.update_params(loss)
+    assert wrapper.updates.skipper.find_full() == {}
+
+
+def test_lazy_layers_are_held_once_they_have_weights():
+    logging.getLogger('mmengine').setLevel(logging.ERROR)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LazyConv2d(6, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = WAUOptimWrapper(optimizer=optimizer, targets='', seed=0)
+    wrapper.initialize_count_status(model, 0, 10)
+    assert list(wrapper.layers) == ['0']
+    for _ in range(2):
+        with wrapper.optim_context(model):
+            loss = model(torch.randn(2, 3, 6, 6)).square().mean()
+        before = model[1].weight.detach().clone()
+        wrapper.update_params(loss)
+    assert list(wrapper.layers) == ['0', '1']
+    assert int(model[1].weight.ne(before).flatten(1).any(dim=1).sum()) == 3
+
+
+def test_a_weight_that_is_computed_from_now_on_is_no_longer_held():
+    wrapper, model = wrapper_of(seed=0)
+    torch.nn.utils.parametrizations.weight_norm(model.neck)
+    with wrapper.optim_context(model):
+        wrapper.update_params(loss_of(model))
+    assert list(wrapper.layers) == ['backbone.1']
+
+
+def test_the_number_of_updates_is_that_of_the_state_that_was_loaded_last():
+    wrapper, model = wrapper_of(seed=0)
+
+    def update(times):
+        for _ in range(times):
+            with wrapper.optim_context(model):
+                wrapper.update_params(loss_of(model))
+
+    update(2)
+    state = copy.deepcopy(wrapper.state_dict())
+    update(3)
+    with wrapper.optim_context(model):
+        loss_of(model)
+    wrapper.load_state_dict(state)  # inside of an update, which begins anew
+    assert wrapper.updates.index == 2
+    assert wrapper.updates.active is None
+    update(5)
+    wrapper.initialize_count_status(model, 3, 10)  # as a second call of Runner.train does
+    assert wrapper.updates.index == 7
+    with pytest.raises(KeyError):
+        wrapper.load_state_dict({'wau': dict(updates=77, seed=0)})
+    assert wrapper.updates.index == 7
+
+
 def test_an_optimizer_without_rows_of_state_is_told_before_training(tmp_path):
     wrapper = dict(type='WAUOptimWrapper', hold='state', optimizer=dict(type='Rprop', lr=0.01))
     runner = small_runner(tmp_path, wrapper)
