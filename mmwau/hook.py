@@ -57,6 +57,7 @@ class WAUHook(OverlapHook):
         self.send_active_only = send_active_only
         self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
         self.by_epoch = by_epoch
+        self._wrapper: WAUMixin | None = None
 
     def check_iterations(self) -> None:
         """Raise if the schedule counts epochs; called where training counts iterations alone.
@@ -97,7 +98,10 @@ class WAUHook(OverlapHook):
             raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
         if not runner.optim_wrapper.layers:
             raise TypeError(wrong_runner(type(runner).__name__))
-        self._ratio_of_wrapper = runner.optim_wrapper.update_ratio
+        if runner.optim_wrapper is not self._wrapper:
+            # A training that was interrupted goes on with the ratio of a stretch in its wrapper.
+            self._wrapper = runner.optim_wrapper
+            self._ratio_of_wrapper = self._wrapper.update_ratio
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             self.check_iterations()
         self.check_hold(runner.optim_wrapper.wau.hold)

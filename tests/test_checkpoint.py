@@ -1,5 +1,6 @@
 import errno
 import resource
+import runpy
 import shutil
 import signal
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detection import run
+from detection import ROOT, run
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend, register_backend
@@ -300,3 +301,27 @@ def test_a_runner_of_the_scripts_runs_no_code_of_a_checkpoint(tmp_path, safe_rea
     with suppress(ValueError):
         runner.load_or_resume()
     assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize(
+    ('settings', 'resume', 'has_last', 'expected'),
+    [
+        (dict(load_from='start.pth'), 'auto', False, (False, 'start.pth')),
+        (dict(load_from='start.pth'), 'auto', True, (True, 'epoch_1.pth')),
+        (dict(load_from='start.pth'), 'other.pth', True, (True, 'other.pth')),
+        (dict(load_from='start.pth'), None, True, (False, 'start.pth')),
+        (dict(load_from='start.pth', resume=True), None, True, (True, 'start.pth')),
+        (dict(resume=True), None, True, (True, 'epoch_1.pth')),
+        (dict(resume=True), None, False, (False, None)),
+    ],
+)
+def test_what_a_training_starts_from(tmp_path, settings, resume, has_last, expected):
+    """Weights to fine-tune from are not forgotten where there is no checkpoint to resume from."""
+    train = runpy.run_path(str(ROOT / 'tools' / 'train.py'))
+    cfg = Config(dict(work_dir=str(tmp_path), **settings))
+    if has_last:
+        (tmp_path / 'epoch_1.pth').touch()
+        (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_1.pth')
+    train['use_resume'](cfg, resume)
+    start = cfg.get('load_from')
+    assert (bool(cfg.get('resume')), start and Path(start).name) == expected

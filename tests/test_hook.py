@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from small import small_runner
 
@@ -52,6 +53,29 @@ def test_schedule_by_epoch_is_followed_and_logged_and_the_wrapper_has_the_rest(t
     # Of 8 and 6 filters: 8 + 6, 6 + 4, 2 + 2, 4 + 3.
     active = [14 / 14, 10 / 14, 4 / 14, 7 / 14]
     assert [entry['active_fraction'] for entry in logged] == [a for a in active for _ in range(3)]
+
+
+class InterruptOnce(Hook):
+    """Ctrl-C in the first epoch, whose ratio is that of a stretch."""
+
+    done = False
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if not self.done and runner.iter == 1:
+            self.done = True
+            raise KeyboardInterrupt
+
+
+def test_the_ratio_of_the_wrapper_comes_back_after_an_interrupted_stretch(tmp_path):
+    hook = dict(type='WAUHook', ratio_schedule=SCHEDULE[:1])
+    wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+    runner = small_runner(tmp_path, wrapper, [hook, InterruptOnce()], max_epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.optim_wrapper.update_ratio == 1
+    runner.train()
+    assert runner.optim_wrapper.update_ratio == 0.5
+    assert scalars(tmp_path)[-1]['active_fraction'] == 0.5
 
 
 def test_schedule_by_iteration_holds_right_after_a_resume(tmp_path):

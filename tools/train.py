@@ -77,6 +77,21 @@ def use_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def use_resume(cfg: Config, resume: str | None) -> None:
+    """Set what training starts from.
+
+    Args:
+        cfg: The config.
+        resume: A checkpoint to resume from, ``'auto'`` for the last one in the work_dir, or None.
+    """
+    if resume not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, resume
+    elif resume == 'auto' or (cfg.get('resume') and cfg.get('load_from') is None):
+        last = find_last(cfg)
+        # Before the first checkpoint, training starts as the config has it.
+        cfg.resume, cfg.load_from = last is not None, last or cfg.get('load_from')
+
+
 def main() -> None:
     """Check the config, build the runner, train."""
     args = parse_args()
@@ -85,11 +100,7 @@ def main() -> None:
         use_amp(cfg)
     if args.auto_scale_lr:
         use_auto_scale_lr(cfg)
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    if cfg.get('resume') and cfg.get('load_from') is None:
-        cfg.load_from = find_last(cfg)
+    use_resume(cfg, args.resume)
     check_train_config(cfg)
     with stop_without_weights(cfg):
         runner = build_runner(cfg)
