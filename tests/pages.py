@@ -14,10 +14,12 @@ import subprocess
 import sys
 from importlib.metadata import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
+import mmdet
 from detection import ROOT
 
 FOLDERS = ('configs', 'docs', 'examples', 'mmwau', 'tests', 'tools')
@@ -174,7 +176,10 @@ def why_not_a_command(command, folder):
     elif not re.search(r'(^|/)(python3?|bash)$', program):
         return f'nothing checks {program!r}; add it to tests/pages.py'
     script, *arguments = arguments
-    found = [ROOT / script] if '/' in script else [*ROOT.glob(f'tools/**/{script}')]
+    if script.startswith('mmdetection/'):  # a clone of it has what the package brings along
+        found = [Path(mmdet.__file__).parent / '.mim' / script.removeprefix('mmdetection/')]
+    else:
+        found = [ROOT / script] if '/' in script else [*ROOT.glob(f'tools/**/{script}')]
     if len(found) != 1 or not found[0].is_file():
         return f'there is no {script}'
     script = found[0]
