@@ -44,6 +44,8 @@ html_theme = 'furo'
 html_title = f'mmwau {release}'
 html_math_renderer = 'mathml'
 html_copy_source = False
+html_static_path = ['_static']
+html_css_files = ['wide.css']
 templates_path = ['_templates']
 html_additional_pages = {'index': 'redirect.html'}
 

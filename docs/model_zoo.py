@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmwau.analysis.page import Table
 from mmwau.experiment.record import Record
 from mmwau.experiment.report import Report, Setting
 from mmwau.experiment.suite import Suite, read_suite
@@ -27,10 +26,10 @@ DATA = {
     'in1k': ('ImageNet-1k', 'top-1 accuracy in % on the validation images'),
     'demo': ('Drawn shapes', 'box AP on the validation images'),
 }
-COLUMNS = [
-    'recipe (link: its baseline)', 'arm (link: its config)', 'runs', 'metric of the baseline',
-    'metric of the arm', 'Gap (95 % interval)', 'record',
-]  # fmt: skip
+HEADER = """\
+| recipe | arm | runs | baseline | arm | Gap (95 % interval) | record |
+|---|---|--:|--:|--:|--:|---|
+"""
 NONE = '–'
 HEAD = """\
 # Model zoo
@@ -38,7 +37,8 @@ HEAD = """\
 All configs of this repository with WAU, and what was trained of them. Baseline: the same config
 without WAU. Metrics are means ± standard deviation over seeds. The Gap is the arm minus the
 baseline, paired by seed, with its 95 % interval; an interval that holds 0 means that these runs do
-not tell the two apart. There are no weights to download.
+not tell the two apart. A recipe has a link to the config of its baseline, an arm to its own. There
+are no weights to download.
 
 Results so far are of small networks and short trainings on two CPU cores; what they say, with the
 overlap: [results](results.md). Rows with "–" are of recipes that nobody has trained yet.
@@ -80,6 +80,7 @@ def trained_rows(setting: Setting, configs: dict[str, Path], record: str) -> Ite
     recipe = link(configs[setting.baseline], setting.name)
     for arm, runs, metric, gap, *_ in arms:
         yield [recipe, link(configs[arm], arm), runs, baseline[2], metric, gap, record]
+        recipe = ''  # named once
 
 
 def untrained_row(config: Path) -> list[str]:
@@ -122,7 +123,9 @@ def write_page() -> str:
     for data, (title, metric) in DATA.items():
         parts += [
             f'\n## {title}\n\nMetric: {metric}.\n\n```bash\n{"".join(commands[data])}```\n',
-            f'\n{Table("", COLUMNS, rows[data]).to_markdown()}',
+            '\n',
+            HEADER,
+            *(f'| {" | ".join(row)} |\n' for row in rows[data]),
         ]
     return ''.join(parts)
 
