@@ -77,7 +77,7 @@ def test_says_what_it_shows(notebook):
 def test_is_small_and_names_no_folder_of_a_machine(notebook):
     assert len(TEXT) < 400_000
     words = printed(notebook) + ''.join(cell.source for cell in notebook.cells)
-    assert re.findall(r'(?<![\w.)/])/[a-z]\w*/\S*', words) == []
+    assert re.findall(r'(?<![\w.)}/])/[a-z]\w*/\S*', words) == []
 
 
 def test_links_and_commands_work(notebook, tmp_path):
