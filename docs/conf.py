@@ -11,6 +11,7 @@ from pathlib import Path
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.errors import ExtensionError
+from sphinx.util.nodes import get_node_source
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -109,13 +110,34 @@ def add_contents(app, docname, source):
         source[0] += CONTENTS
 
 
-def find_elsewhere(app, env, node, text):
-    """Leave a name that has no page here without a link, if it exists: torch's, internal ones."""
-    try:
-        pkgutil.resolve_name(node['reftarget'])
-    except (AttributeError, ImportError, ValueError):
+def find_by_import(app, env, node, text):
+    """Find what a docstring names as code in its own module would.
+
+    The reference may have it under another name, to which this leads (``WAU`` of ``mmwau/wau.py``
+    is ``mmwau.WAU``). A name that has no page here, such as torch's, stays without a link if it
+    exists.
+    """
+    if node.get('refdomain') != 'py':
         return None
-    return text
+    names = [node['reftarget']]
+    _, _, scope = (get_node_source(node) or '').partition('docstring of ')
+    while '.' in scope:
+        scope = scope.rpartition('.')[0]
+        names.append(f'{scope}.{node["reftarget"]}')
+    for name in names:
+        try:
+            found = pkgutil.resolve_name(name)
+        except (AttributeError, ImportError, ValueError):
+            continue
+        for module in ('mmwau', getattr(found, '__module__', None)):
+            name = f'{module}.{getattr(found, "__qualname__", "")}'
+            link = env.domains['py'].resolve_xref(
+                env, node['refdoc'], app.builder, node['reftype'], name, node, text
+            )
+            if link is not None:
+                return link
+        return text
+    return None
 
 
 def write_mathml(translator, node, display='inline'):
@@ -135,5 +157,5 @@ def write_mathml_block(translator, node):
 def setup(app):
     """Connect what is defined here."""
     app.connect('source-read', add_contents)
-    app.connect('missing-reference', find_elsewhere)
+    app.connect('missing-reference', find_by_import)
     app.add_html_math_renderer('mathml', (write_mathml, None), (write_mathml_block, None))

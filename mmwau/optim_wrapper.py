@@ -453,9 +453,9 @@ def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
 
 @OPTIM_WRAPPERS.register_module()
 class WAUOptimWrapper(WAUMixin, OptimWrapper):
-    """``OptimWrapper`` with WAU: see :class:`mmwau.optim_wrapper.WAUMixin`."""
+    """``OptimWrapper`` with weight asynchronous update; see :class:`WAUMixin`."""
 
 
 @OPTIM_WRAPPERS.register_module()
 class WAUAmpOptimWrapper(WAUMixin, AmpOptimWrapper):
-    """``AmpOptimWrapper`` with WAU: see :class:`mmwau.optim_wrapper.WAUMixin`."""
+    """``AmpOptimWrapper`` with weight asynchronous update; see :class:`WAUMixin`."""
