@@ -2,12 +2,13 @@
 
 from importlib.util import find_spec
 
+from .attach import attach
 from .skipping import HeldGradSkipper
 from .targets import find_layers
 from .version import __version__
 from .wau import WAU
 
-__all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
+__all__ = ['WAU', 'HeldGradSkipper', '__version__', 'attach', 'find_layers']
 
 if find_spec('mmengine'):  # the method itself needs torch alone
     from . import models  # noqa: F401

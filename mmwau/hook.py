@@ -117,7 +117,7 @@ class WAUHook(OverlapHook):
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Log the active fraction, and the overlap at its interval."""
-        fraction = runner.optim_wrapper.active_fraction
+        fraction = runner.optim_wrapper.updates.active_fraction
         if fraction is not None:
             runner.message_hub.update_scalar('train/active_fraction', fraction)
         traffic = runner.optim_wrapper.traffic

@@ -80,14 +80,27 @@ class Movement:
         return way.item(), torch.stack(displacement).mean().item()
 
     def state_dict(self) -> dict[str, dict]:
-        """What a training that is resumed needs: the start and the way so far, by layer."""
+        """What a training that is resumed needs, by layer.
+
+        That is the start and the way so far, and for layers in which a filter is all zero the last
+        directions, which the weights do not show.
+        """
         return dict(
             start={name: rows.cpu() for name, rows in self._start.items()},
             way={name: float(way) for name, way in self._way.items()},
+            last={
+                name: self._last[name].cpu()
+                for name, rows in self._directions().items()
+                if not rows.any(dim=1).all()
+            },
         )
 
     def load_state_dict(self, state: Mapping[str, Mapping]) -> None:
         """Go on from a training's :meth:`state_dict`; layers that it lacks start now."""
+        last = state.get('last', {})  # checkpoints of mmwau 0.1 have none
+        self._last = {
+            name: last[name].to(rows) if name in last else rows for name, rows in self._last.items()
+        }
         self._start = {
             name: state['start'][name].to(rows) if name in state['start'] else rows
             for name, rows in self._start.items()

@@ -13,6 +13,9 @@ from .targets import filter_dim
 
 # Filters are compared with all others in blocks of so many, which bounds the memory.
 BLOCK = 1024
+# Before the names of stages. No log key may begin with another one and a slash: to some loggers a
+# slash is a folder.
+STAGE_OVERLAP = 'stage_overlap/'
 
 
 @torch.no_grad()
@@ -201,15 +204,17 @@ def mean_overlap(layers: Mapping[str, float]) -> dict[str, float]:
 
     Returns:
         The mean over all layers as ``'overlap'``, and that over each stage as
-        ``'overlap/backbone.layer1'``, a stage being what shares the first two segments of its
-        names.
+        ``'stage_overlap/backbone.layer1'``, a stage being what shares the first two segments of
+        its names.
     """
     stages = {}
     for name, overlap in layers.items():
         stages.setdefault('.'.join(name.split('.')[:2]), []).append(overlap)
     return {
         'overlap': sum(layers.values()) / len(layers),
-        **{f'overlap/{stage}': sum(values) / len(values) for stage, values in stages.items()},
+        **{
+            f'{STAGE_OVERLAP}{stage}': sum(values) / len(values) for stage, values in stages.items()
+        },
     }
 
 

@@ -12,7 +12,13 @@ from torch import nn
 
 from .checks import check_bool
 from .movement import Movement
-from .overlap import expected_overlap, layer_overlap, mean_overlap, shape_of_filters
+from .overlap import (
+    STAGE_OVERLAP,
+    expected_overlap,
+    layer_overlap,
+    mean_overlap,
+    shape_of_filters,
+)
 from .plots import plot_overlap, plot_overlap_curve
 from .targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
 
@@ -33,8 +39,8 @@ class OverlapHook(Hook):
     same curves. The overlap is measured before training, then at an interval, and at the end:
 
     - ``overlap``: the mean over the measured layers (:func:`mmwau.overlap.layer_overlap`), and
-      ``overlap/STAGE`` over those of each stage (``overlap/backbone.layer1``), in the log and as
-      scalars of all visualizer backends, with the iteration as step.
+      ``stage_overlap/STAGE`` over those of each stage (``stage_overlap/backbone.layer1``), in the
+      log and as scalars of all visualizer backends, with the iteration as step.
     - ``overlap.png`` in the work_dir: the overlap of each layer at the start and at the end.
     - ``overlap_curve.png``: network and stages over the iterations.
     - With ``movement=True``, ``train/movement`` and ``train/displacement`` with the losses: how far
@@ -77,6 +83,11 @@ class OverlapHook(Hook):
         self._movement: Movement | None = None
         self._movement_before: dict | None = None
 
+    def before_run(self, runner: Runner) -> None:
+        """Forget another run that had this hook; a run that goes on goes on with its movement."""
+        if runner.iter == 0:
+            self._movement = self._movement_before = None
+
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start.
 
@@ -98,11 +109,14 @@ class OverlapHook(Hook):
             )
         # A resumed run has these from the run that it goes on with.
         hub = runner.message_hub
-        self._curve = hub.get_info(OVERLAP_CURVE, [])
+        self._curve = [
+            {log_key(name): value for name, value in point.items()}
+            for point in hub.get_info(OVERLAP_CURVE, [])
+        ]
         overlap = self._measure(runner)
         if hub.get_info(OVERLAP_AT_START) is None:
             hub.update_info(OVERLAP_AT_START, overlap)
-        if self.movement and is_main_process():
+        if self.movement and self._movement is None and is_main_process():
             self._movement = Movement(convolutions)
             if self._movement_before is not None:
                 self._movement.load_state_dict(self._movement_before)
@@ -167,6 +181,15 @@ class OverlapHook(Hook):
             network, *stages = (f'{name}: {value:.4f}' for name, value in means.items())
             runner.logger.info(f'Filters after {step} iterations: {network}  {"  ".join(stages)}')
         return layers
+
+
+def log_key(name: str) -> str:
+    """The name under which a value is logged, from one that may be of an earlier version.
+
+    Until 0.1 ``overlap``, the network's, was also what the names of stages began with.
+    """
+    stage = name.removeprefix('overlap/')
+    return name if stage == name else f'{STAGE_OVERLAP}{stage}'
 
 
 def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:

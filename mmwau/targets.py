@@ -7,6 +7,7 @@ from torch.nn import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
 from .checks import check_choice
+from .sharding import refuse_sharded_layers
 from .slices import Layer
 
 AXES = ('out', 'in')
@@ -69,9 +70,11 @@ def find_layers(
         The layers by name of their convolution, in the model's order.
 
     Raises:
-        TypeError: See :func:`find_convolutions`.
+        TypeError: See :func:`find_convolutions`; or if parameters of these convolutions are cut
+            over processes (FSDP, ``fully_shard``, tensor parallelism).
         ValueError: If ``axis`` is unknown or if there is no convolution to hold.
     """
+    refuse_sharded_layers(model, find_convolutions(model, targets).values())
     left_out = find_left_out(model, targets, axis, optimizer)
     moves = _moves(optimizer)
     layers = {

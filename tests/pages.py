@@ -65,6 +65,8 @@ def kind_of(block):
     """How a block is checked, or None if nothing checks it."""
     if block.language == 'bash':
         return 'commands'
+    if block.language == 'bibtex':
+        return 'citation'
     if block.language != 'python':
         return None
     if 'read_base' in block.text:

@@ -141,18 +141,20 @@ def test_script_prints_the_table_and_writes_json_and_picture(tmp_path):
     done = run(
         [sys.executable, SCRIPT, '--quick', '--rounds', '2', '--networks',
          'resnet56_cifar10', '--sections', 'convolution', 'selection', 'networks',
-         '--update-ratio', '0.25', '--work-dir', tmp_path / 'results'],
+         '--update-ratio', '0.25', '--work-dir', 'results [v1]'],
         tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:]
     for words in ('128 channels', '100,000 filters', 'ratio 0.25', 'state, skipping', '≤ 0.78'):
         assert words in done.stdout
-    results = json.loads((tmp_path / 'results/benchmark.json').read_text())
+    assert 'Everything measured: results [v1]/benchmark.json\n' in done.stdout
+    assert 'Picture: results [v1]/benchmark.png\n' in done.stdout
+    results = json.loads((tmp_path / 'results [v1]/benchmark.json').read_text())
     assert set(results) == {'machine', 'arguments', 'convolution', 'selection', 'networks'}
     arms = results['networks']['resnet56_cifar10 0.25']['arms']
     assert set(arms) == {'plain', 'weight', 'state, skipping'}
     assert arms['plain']['ratios']['training step'] == [1, 1, 1]
-    assert (tmp_path / 'results/benchmark.png').stat().st_size > 10_000
+    assert (tmp_path / 'results [v1]/benchmark.png').stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -172,14 +174,21 @@ def test_wrong_options_are_told(monkeypatch, capsys, options, words):
     assert words in ' '.join(capsys.readouterr().err.split())
 
 
+class Full(io.StringIO):
+    """Takes the progress, and no table."""
+
+    def write(self, text):
+        if 'target' in text:
+            raise OSError('No space left on device')
+        return super().write(text)
+
+
 def test_what_was_measured_is_kept_where_nothing_can_be_printed(tmp_path, monkeypatch):
-    # This run measures nothing, in no time.
-    arguments = ['--quick', '--sections', 'growth', '--work-dir', str(tmp_path)]
+    arguments = ['--quick', '--sections', 'selection', '--work-dir', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', [str(SCRIPT), *arguments])
     monkeypatch.setattr(logging.root.manager, 'disable', logging.root.manager.disable)
-    monkeypatch.setattr(sys, 'stdout', io.StringIO())
-    sys.stdout.close()
-    with pytest.raises(ValueError, match='closed file'):
+    monkeypatch.setattr(sys, 'stdout', Full())
+    with pytest.raises(OSError, match='No space left'):
         runpy.run_path(str(SCRIPT), run_name='__main__')
     results = json.loads((tmp_path / 'benchmark.json').read_text())
-    assert results['arguments']['sections'] == ['growth']
+    assert results['arguments']['sections'] == ['selection']

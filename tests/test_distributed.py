@@ -8,7 +8,7 @@ from detection import free_port, run
 from mmwau.wau import HOLDS, SAMPLERS
 
 ARMS = [f'{sampler} {hold}' for sampler in SAMPLERS for hold in HOLDS]
-ARMS += ['accumulation', 'seed None', 'seed of each rank', 'unused']
+ARMS += ['accumulation', 'seed None', 'seed of each rank', 'seed given by each rank', 'unused']
 ARMS += [f'zero {hold}' for hold in HOLDS]
 
 
@@ -69,6 +69,7 @@ OTHERS = 4 * (2 * 8 + 6 + 1)
         ('unused', OTHERS + 4 * (2 * 4 + 4) / 2),
         ('buckets', OTHERS),
         ('views', OTHERS),
+        ('static', OTHERS),
         ('last', OTHERS),
     ],
 )

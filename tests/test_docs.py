@@ -7,6 +7,7 @@ from copy import deepcopy
 import pages
 import pytest
 import torch
+import yaml
 from detection import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -114,6 +115,23 @@ def test_settings_work_in_a_config(block, tmp_path, model_of):
     hooks = [HOOKS.build(hook) for hook in hooks]
     if 'custom_hooks' in block.text:
         assert isinstance(hooks[-1], OverlapHook)
+
+
+@pytest.mark.parametrize('block', of_kind('citation'))
+def test_citation_is_that_of_the_citation_file(block):
+    (paper,) = yaml.safe_load((ROOT / 'CITATION.cff').read_text())['references']
+    fields = dict(re.findall(r'(\w+) += \{(.+)\}', block.text))
+    authors = [f'{one["family-names"]}, {one["given-names"]}' for one in paper['authors']]
+    assert fields == {
+        'title': paper['title'],
+        'author': ' and '.join(authors),
+        'journal': paper['journal'],
+        'volume': str(paper['volume']),
+        'number': str(paper['issue']),
+        'pages': f'{paper["start"]}--{paper["end"]}',
+        'year': str(paper['year']),
+        'doi': paper['doi'],
+    }
 
 
 @pytest.mark.parametrize('block', of_kind('suite'))

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -522,7 +523,7 @@ def finished(tmp_path_factory):
     (place / 'configs/small.py').write_text(PLAIN)
     (place / 'configs/small_wau.py').write_text(WAU)
     write_suite(place)
-    return place, run_tool(place, '--jobs', '2', '--out', 'results')
+    return place, run_tool(place, '--jobs', '2', '--out', 'results [v1]')
 
 
 @pytest.mark.slow
@@ -530,7 +531,7 @@ class TestTool:
     def test_every_training_is_recorded_failed_ones_too(self, finished):
         place, done = finished
         assert done.returncode == 1, done.stdout  # one arm can't be trained
-        records = read_records(Record, place / 'results/suite.json')
+        records = read_records(Record, place / 'results [v1]/suite.json')
         status = {(one.arm, one.seed): one.status for one in records}
         expected = dict(plain='finished', WAU='finished', wild='diverged', broken='failed')
         assert status == {(arm, seed): expected[arm] for arm in expected for seed in (0, 1)}
@@ -540,7 +541,7 @@ class TestTool:
 
     def test_records_hold_what_was_logged(self, finished):
         place, _ = finished
-        records = read_records(Record, place / 'results/suite.json')
+        records = read_records(Record, place / 'results [v1]/suite.json')
         for one in (one for one in records if one.finished):
             run = read_run(place / 'work_dirs/suite/small' / one.arm.lower() / f'seed{one.seed}')
             assert one.iterations == 6
@@ -558,7 +559,7 @@ class TestTool:
 
     def test_commands_repeat_the_run(self, finished):
         place, _ = finished
-        one = read_records(Record, place / 'results/suite.json')[0]
+        one = read_records(Record, place / 'results [v1]/suite.json')[0]
         said = one.command.split()
         assert said[0] == 'python'
         done = run_python(*said[1:], '--work-dir', 'again', cwd=place,
@@ -570,19 +571,19 @@ class TestTool:
 
     def test_tables_and_pictures(self, finished):
         place, _ = finished
-        page = (place / 'results/suite.md').read_text()
+        page = (place / 'results [v1]/suite.md').read_text()
         assert page.startswith('# Small networks\n')
         assert '| WAU | 2' in page
         for name in ('suite_gaps.png', 'suite_1.png'):
             assert f'({name})' in page
-            with Image.open(place / 'results' / name) as image:
+            with Image.open(place / 'results [v1]' / name) as image:
                 assert image.width > 500
 
     def test_what_is_finished_is_not_trained_again(self, finished, monkeypatch, capfd):
         place, _ = finished
         monkeypatch.chdir(place)
         logs = sorted(place.glob('work_dirs/suite/small/*/*/2*'))
-        only = ['suite.py', '--only', 'seed 0', 'WAU', '--out', 'results']
+        only = ['suite.py', '--only', 'seed 0', 'WAU', '--out', 'results [v1]']
         assert load_tool().main(only) == 0
         assert '8 trainings, 6 done, 0 to train' in capfd.readouterr().out
         # Published results do without the work_dirs.
@@ -607,11 +608,13 @@ class TestTool:
     def test_results_of_other_settings_are_kept_and_told(self, finished, monkeypatch, capfd):
         place, _ = finished
         monkeypatch.chdir(place)
-        before = (place / 'results/suite.json').read_text()
+        before = (place / 'results [v1]/suite.json').read_text()
         write_suite(place, options={'train_cfg.max_epochs': 5})
-        load_tool().main(['suite.py', '--report', '--out', 'results', '--work-dir', 'elsewhere'])
+        load_tool().main(
+            ['suite.py', '--report', '--out', 'results [v1]', '--work-dir', 'elsewhere']
+        )
         write_suite(place)
-        assert (place / 'results/suite.json').read_text() == before
+        assert (place / 'results [v1]/suite.json').read_text() == before
         assert 'No training is finished: there is nothing to compare' in capfd.readouterr().out
 
     def test_a_retraining_that_fails_leaves_the_result_that_it_was_to_replace(
@@ -692,7 +695,7 @@ def test_a_killed_tool_waits_for_what_it_left_and_goes_on_afterwards(waiting):
 
 
 @pytest.mark.slow
-def test_a_stopped_tool_ends_its_trainings_and_resumes_them(waiting):
+def test_a_stopped_tool_ends_its_trainings_and_a_copy_resumes_them(waiting):
     tool = start_tool(waiting)
     folder = waiting / 'work_dirs/suite/small/plain/seed0'
     wait_until((folder / 'last_checkpoint').is_file)
@@ -701,10 +704,15 @@ def test_a_stopped_tool_ends_its_trainings_and_resumes_them(waiting):
     assert tool.returncode == 130, said
     assert 'Stopped; the same command goes on from the last checkpoints' in said
     (waiting / 'go').touch()
-    done = run_tool(waiting)
+    shutil.copytree(waiting / 'work_dirs/suite', waiting / 'copy')
+    before = sorted((waiting / 'work_dirs').rglob('*'))
+    done = run_tool(waiting, '--work-dir', 'copy')
     assert done.returncode == 0, done.stdout
-    assert 'resumed epoch: 1, iter: 3' in (folder / 'output.log').read_text()
-    (one,) = read_records(Record, waiting / 'work_dirs/suite/suite.json')
+    assert sorted((waiting / 'work_dirs').rglob('*')) == before
+    log = (waiting / 'copy/small/plain/seed0/output.log').read_text()
+    assert 'Load checkpoint from copy/small/plain/seed0/epoch_1.pth' in log
+    assert 'resumed epoch: 1, iter: 3' in log
+    (one,) = read_records(Record, waiting / 'copy/suite.json')
     assert (one.status, one.iterations, one.starts, one.seconds) == ('finished', 6, 2, 0)
     assert 'seed 0 was trained in 2 parts' in done.stdout
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from small import small_runner
+from test_repr import StopAfter
 from torch import nn
 
 from mmwau import OverlapHook, WAUHook
@@ -129,6 +130,54 @@ def test_a_resumed_run_goes_on_with_it(tmp_path):
     assert [value for pair in parts for value in pair] == pytest.approx(
         [value for pair in whole for value in pair]
     )
+
+
+def interrupt(runner):
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    'hook',
+    [
+        dict(type='RePrHook', full_epochs=1, sub_epochs=2, cycles=1, drop_ratio=0.5),
+        dict(type='DSDHook', begin=1, end=3, sparsity=0.9),
+    ],
+    ids=['repr', 'dsd'],
+)
+@pytest.mark.parametrize('stop', [2, 3], ids=['inside of', 'at the end of'])
+def test_a_run_resumed_while_filters_are_zero_goes_on_with_it(tmp_path, hook, stop):
+    hooks = [hook, MEASURE]
+    whole = small_runner(tmp_path / 'whole', PLAIN, hooks, max_epochs=4)
+    whole.train()
+    parts = small_runner(tmp_path / 'parts', PLAIN, [*hooks, StopAfter(stop)], max_epochs=4)
+    interrupt(parts)
+    assert not parts.model.neck.weight.flatten(1).any(dim=1).all()
+    small_runner(tmp_path / 'parts', PLAIN, hooks, max_epochs=4, resume=True).train()
+    assert len(logged(tmp_path / 'parts')) == 12
+    # The way is kept in float64 in a checkpoint.
+    for found, expected in zip(logged(tmp_path / 'parts'), logged(tmp_path / 'whole'), strict=True):
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_interrupted_run_that_goes_on_keeps_its_start(tmp_path):
+    runner = small_runner(tmp_path, PLAIN, [MEASURE, StopAfter(1)], max_epochs=2)
+    layers = {'neck': runner.model.neck, 'backbone.1': runner.model.backbone[1]}
+    start = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    interrupt(runner)
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, StopAfter)]
+    runner.train()
+    ways, displacements = zip(*logged(tmp_path), strict=True)
+    end = {name: layer.weight for name, layer in layers.items()}
+    assert displacements[-1] == pytest.approx(mean_angle(start, end), rel=1e-3)
+    assert list(ways) == sorted(ways)
+
+
+def test_a_hook_that_is_used_again_starts_anew(tmp_path):
+    hook = OverlapHook(movement=True)
+    for name in ('first', 'second'):
+        small_runner(tmp_path / name, PLAIN, [hook], max_epochs=1).train()
+    assert logged(tmp_path / 'first') == logged(tmp_path / 'second')
 
 
 def test_loaded_weights_are_a_new_start(tmp_path):

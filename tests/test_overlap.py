@@ -263,7 +263,7 @@ def test_mean_of_network_and_stages():
     layers |= {'backbone.layer10.0': 0.5, 'neck': 0.7}
     assert mean_overlap(layers) == {
         'overlap': pytest.approx(0.4),
-        'overlap/backbone.layer1': pytest.approx(0.2),
-        'overlap/backbone.layer10': 0.5,
-        'overlap/neck': 0.7,
+        'stage_overlap/backbone.layer1': pytest.approx(0.2),
+        'stage_overlap/backbone.layer10': 0.5,
+        'stage_overlap/neck': 0.7,
     }

@@ -552,14 +552,16 @@ class TestTool:
         text = (place / 'work_dirs/prune_curve/prune_curve.json').read_text()
         json.loads(text, parse_constant=pytest.fail)
 
-    def test_page_shows_tables_and_pictures(self, place, tool):
-        tool.main([*ARGUMENTS, '--orders', 'random', 'l1', '--seeds', '3', '4', '--per-layer'])
-        page = (place / 'work_dirs/prune_curve/prune_curve.html').read_text()
+    def test_page_shows_tables_and_pictures(self, place, tool, capsys):
+        orders = ['--orders', 'random', 'l1', '--seeds', '3', '4', '--per-layer']
+        tool.main([*ARGUMENTS, *orders, '--work-dir', 'out [v1]'])
+        assert 'Written: out [v1]/prune_curve.html\n' in capsys.readouterr().out
+        page = (place / 'out [v1]/prune_curve.html').read_text()
         assert page.count('data:image/png') == 1 + 3
         assert '<td>l1, falling</td><td>1.000</td><td>0.750</td>' in page
         assert '± over 2 seeds' in page
         for name in ('prune_curve.png', 'prune_curve_layers.png'):
-            with Image.open(place / 'work_dirs/prune_curve' / name) as picture:
+            with Image.open(place / 'out [v1]' / name) as picture:
                 assert picture.width > 500
 
     def test_goes_on_where_it_was_stopped(self, place, tool):
@@ -592,7 +594,10 @@ class TestTool:
         ('arguments', 'words'),
         [
             (['--fractions', '0.5', '1'], r'--fractions must be in \[0, 1\), got 1.0'),
-            (['--layer-fractions', '-0.1'], r'--layer-fractions must be in \[0, 1\), got -0.1'),
+            (
+                ['--per-layer', '--layer-fractions', '-0.1'],
+                r'--layer-fractions must be in \[0, 1\), got -0.1',
+            ),
             (['--fractions', '0'], 'needs a fraction above 0'),
             (['--fractions', 'nan'], 'got nan'),
             (['--orders', 'largest'], 'largest.*l1.*random'),

@@ -244,7 +244,8 @@ class Branches(BaseModel):
         self.depthwise = nn.Conv2d(4, 4, 1, groups=4)
 
     def forward(self, inputs, target, mode='tensor'):
-        x = self.norm(self.one(self.stem(inputs))).relu()
+        # Norm layers take keywords too.
+        x = self.norm(input=self.one(input=self.stem(inputs))).relu()
         y = self.two(x)
         y += x
         output = self.depthwise(self.group_norm(self.group(self.after_sum(y)))).mean(dim=(1, 2, 3))

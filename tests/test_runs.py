@@ -44,10 +44,10 @@ def val(step, value, **more):
 def two_epochs(value, loss=1.0, overlap=0.5):
     """Lines of a training of 2 epochs with 4 iterations, each second one logged."""
     return [
-        {'overlap': 0.1, 'overlap/neck': 0.1, 'step': 0},
+        {'overlap': 0.1, 'stage_overlap/neck': 0.1, 'step': 0},
         train(2, 9.0), train(4, 8.0), val(1, value - 0.25),
         train(6, loss + 0.5, epoch=2), train(8, loss - 0.5, epoch=2),
-        {'overlap': overlap, 'overlap/neck': 2 * overlap, 'step': 8},
+        {'overlap': overlap, 'stage_overlap/neck': 2 * overlap, 'step': 8},
         val(2, value),
     ]  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_real_runs_are_read_as_they_were_trained(tmp_path):
     assert run.metrics == {'mean': {1: watch.values[0], 2: watch.values[1]}}
     assert list(run.overlaps['overlap']) == [0, 2, 4, 6]
     assert run.final('overlap') == pytest.approx((stage + neck) / 2)
-    assert run.final('overlap/backbone.1') == pytest.approx(stage)
+    assert run.final('stage_overlap/backbone.1') == pytest.approx(stage)
     assert run.final('loss') == pytest.approx(sum(watch.losses[3:]) / 3)
     assert run.final('loss', at=1) == pytest.approx(sum(watch.losses[:3]) / 3)
     assert run.final('mean', at=1) == watch.values[0]
@@ -166,25 +166,26 @@ def test_script_compares_real_runs(tmp_path):
             watch, _ = train_small(tmp_path / f'{name}_{seed}', seed, dict(wrapper), hook)
             found[name, seed] = watch.values[-1]
     work_dirs = [f'{name}_{seed}' for name, seed in found]
-    process = run_python(SCRIPT, *work_dirs, '--out', 'out', cwd=tmp_path)
+    process = run_python(SCRIPT, *work_dirs, '--out', 'out [v1]', cwd=tmp_path)
     assert process.returncode == 0, process.stdout
+    assert 'Written: out [v1]/compare_runs.html\n' in process.stdout
     assert '4 runs in 2 arms; differences are taken to plain' in process.stdout
     # The tool's own, and Python's but for what the libraries below mmwau deprecate.
     assert not re.search(r'(?<!Deprecation)(?<!Future)Warning', process.stdout)
     minus = [found['wau', seed] - found['plain', seed] for seed in (0, 1)]
     mean, std = sum(minus) / 2, abs(minus[0] - minus[1]) / math.sqrt(2)
-    results = json.loads((tmp_path / 'out/compare_runs.json').read_text())
+    results = json.loads((tmp_path / 'out [v1]/compare_runs.json').read_text())
     assert results['arms']['WAU']['differences']['mean'] == pytest.approx(
         dict(mean=mean, std=std, count=2, paired=True)
     )
     text = f'{mean:+.3f} ± {std:.3f} (2 pairs)'
-    page = (tmp_path / 'out/compare_runs.html').read_text()
+    page = (tmp_path / 'out [v1]/compare_runs.html').read_text()
     assert text in ascii_signs(process.stdout)
     assert text in ascii_signs(page)
     assert page.count('src="data:image/png') == 2
     assert all(f'<td>{work_dir}</td>' in page for work_dir in work_dirs)
     for name in ('compare_runs.png', 'compare_runs_stages.png'):
-        with Image.open(tmp_path / 'out' / name) as image:
+        with Image.open(tmp_path / 'out [v1]' / name) as image:
             assert image.size[0] > 900
 
 
@@ -238,7 +239,16 @@ def test_overlap_within_training_lines_is_read_where_there_is_no_other(tmp_path)
     write(tmp_path / 'new', [*old, {'overlap': 0.4, 'overlap/neck': 0.3, 'step': 4}])
     old, new = read(tmp_path / 'old', tmp_path / 'new')
     assert old.overlaps == {'overlap': {2: 0.1, 4: 0.2}}
-    assert new.overlaps == {'overlap': {4: 0.4}, 'overlap/neck': {4: 0.3}}
+    assert new.overlaps == {'overlap': {4: 0.4}, 'stage_overlap/neck': {4: 0.3}}
+
+
+def test_a_run_has_one_curve_for_a_stage_whichever_version_logged_it(tmp_path):
+    first = [{'overlap': 0.1, 'overlap/neck': 0.3, 'step': 0}, train(2, 9.0), train(4, 8.0)]
+    write(tmp_path, first)
+    second = [{'overlap': 0.2, 'stage_overlap/neck': 0.4, 'step': 2}, train(3, 7.0)]
+    write(tmp_path, second, start='20260102_000000', resume=True)
+    run = read_run(tmp_path)
+    assert run.overlaps == {'overlap': {0: 0.1, 2: 0.2}, 'stage_overlap/neck': {0: 0.3, 2: 0.4}}
 
 
 def test_arms_are_runs_that_differ_in_their_seed_alone(tmp_path):

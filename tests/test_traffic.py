@@ -9,7 +9,7 @@ from mmwau.traffic import send_active_only
 
 
 def test_a_model_that_is_not_distributed_is_told():
-    words = 'needs a model in DistributedDataParallel, .* got SmallModel'
+    words = 'needs a model in one DistributedDataParallel, .* got SmallModel'
     with pytest.raises(TypeError, match=words):
         send_active_only(SmallModel())
 

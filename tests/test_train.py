@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmpretrain.engine import VisualizationHook
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
+from safetensors.torch import save_file
 
 from mmwau import WAU
 from mmwau.datasets.shapes import make_shapes
@@ -84,8 +85,11 @@ class TestCocoConfig:
         assert [result['img_id'] for result in predictions(place / 'one.pkl')] == [0, 1, 2, 3]
         assert len(list((place / 'work_dirs').glob('*/*/shown/*.jpg'))) == 4
 
-    def test_two_processes_predict_as_one(self, place, tested):
-        command = ['bash', ROOT / 'tools/dist_test.sh', CONFIG, CHECKPOINT, 2, '--out', 'two.pkl']
+    def test_two_processes_predict_from_safetensors_as_one_from_the_checkpoint(self, place, tested):
+        weights = torch.load(place / CHECKPOINT, weights_only=False)['state_dict']
+        save_file(weights, place / 'w.safetensors')
+        script = ROOT / 'tools/dist_test.sh'
+        command = ['bash', script, CONFIG, 'w.safetensors', 2, '--out', 'two.pkl']
         done = run([*command, '--cfg-options', *SHRUNK], place, PORT=free_port())
         assert done.returncode == 0, done.stdout
         assert 'coco/bbox_mAP' in done.stdout

@@ -50,6 +50,7 @@ def arms():
     yield 'accumulation', dict(accumulative_counts=2), {}
     yield 'seed None', {}, dict(randomness=dict(seed=None))
     yield 'seed of each rank', {}, dict(randomness=dict(seed=3, diff_rank_seed=True))
+    yield 'seed given by each rank', dict(seed=distributed.get_rank()), {}
     yield 'unused', {}, dict(model=ModelWithUnused, find_unused_parameters=True)
     for hold in HOLDS:
         yield f'zero {hold}', dict(hold=hold, optimizer=ZERO), {}
@@ -71,6 +72,7 @@ def sending_arms():
     yield 'send unused', state, dict(model=ModelWithUnused, find_unused_parameters=True)
     yield 'send buckets', state, dict(bucket_cap_mb=1e-4)
     yield 'send views', state, dict(gradient_as_bucket_view=True)
+    yield 'send static', state, dict(static_graph=True)
     yield 'send last', state, dict(model=channels_last)
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import mmcv
 from mmengine.config import Config
 from mmengine.fileio import load
-from rich.console import Console
 from rich.table import Table
 from torchvision.ops import nms
 
 from mmwau.datasets.shapes import CLASSES, make_shapes
 from mmwau.launch import build_runner
 from mmwau.plots import plot_detections
+from mmwau.terminal import text_console
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = Path('configs/faster_rcnn_r18_wau_demo.py')
@@ -83,7 +83,7 @@ def main() -> None:
     table.add_column('value', justify='right')
     for name in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m'):
         table.add_row(f'bbox_{name}', f'{metrics[f"coco/bbox_{name}"]:.3f}')
-    Console().print(table)
+    text_console(width=80).print(table)
     print(f'Detections on held-out images:            {picture}')
     print(f'Overlap of each layer, before and after:  {WORK_DIR / "overlap.png"}')
 

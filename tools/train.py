@@ -4,8 +4,15 @@ import argparse
 
 from mmengine.config import Config
 
-from mmwau.checkpoint import remove_unfinished
-from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
+from mmwau.checkpoint import find_last, remove_unfinished
+from mmwau.launch import (
+    add_common_options,
+    build_runner,
+    leave_processes,
+    load_config,
+    refuse_two_values,
+    stop_without_weights,
+)
 from mmwau.preflight import check_train_config
 from mmwau.type_names import type_name
 
@@ -29,7 +36,13 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate by the batch size over auto_scale_lr.base_batch_size',
     )
     add_common_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    settings = {'--work-dir': 'work_dir'}
+    # Where there is no last checkpoint yet, a training that resumes may start from load_from.
+    if args.resume != 'auto':
+        settings['--resume'] = 'load_from'
+    refuse_two_values(parser, args, settings)
+    return args
 
 
 def use_amp(cfg: Config) -> None:
@@ -75,10 +88,13 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('resume') and cfg.get('load_from') is None:
+        cfg.load_from = find_last(cfg)
     check_train_config(cfg)
-    runner = build_runner(cfg)
-    remove_unfinished(cfg.work_dir)
-    runner.train()
+    with stop_without_weights(cfg):
+        runner = build_runner(cfg)
+        remove_unfinished(cfg.work_dir)
+        runner.train()
     leave_processes()
 
 

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmwau.input_files import check_checkpoint, check_work_dir
+from mmwau.checkpoint import check_checkpoint
 from mmwau.preflight import check_test_config
 
 from .prune_results import Point
@@ -41,7 +41,6 @@ def prepare(cfg: Config, checkpoints: Sequence[str]) -> None:
             raise ValueError(f'The checkpoint {checkpoint} is an address; fetch the file first')
         check_checkpoint(checkpoint)
     cfg.load_from = checkpoints[0]
-    check_work_dir(cfg.work_dir)
     check_test_config(cfg)
     # Hooks log, draw and train; what they would say of each evaluation is not wanted.
     cfg.default_hooks = dict.fromkeys(DEFAULT_HOOKS)

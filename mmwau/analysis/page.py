@@ -8,8 +8,8 @@ from os import PathLike
 
 from jinja2 import Environment
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from mmwau.files import write_whole
 from mmwau.version import __version__
@@ -83,11 +83,12 @@ class Table:
 
     def to_terminal(self) -> RichTable:
         """The same table for a rich console."""
-        table = RichTable(title=escape(self.title) or None, title_justify='left')
+        title = Text(self.title, 'table.title') if self.title else None
+        table = RichTable(title=title, title_justify='left')
         for index, column in enumerate(self.columns):
-            table.add_column(escape(column), justify='right' if index else 'left', overflow='fold')
+            table.add_column(Text(column), justify='right' if index else 'left', overflow='fold')
         for row in self.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(Text, row))
         return table
 
     def to_markdown(self) -> str:

@@ -15,7 +15,8 @@ from mmengine.runner import Runner
 
 from mmwau.hook import WAUHook
 from mmwau.optim_wrapper import WAUMixin
-from mmwau.overlap_hook import MOVEMENTS
+from mmwau.overlap import STAGE_OVERLAP
+from mmwau.overlap_hook import MOVEMENTS, log_key
 from mmwau.type_names import type_name
 
 from .labels import name_some
@@ -54,7 +55,7 @@ class Run:
         metrics: Validation metrics by name, each by epoch or iteration.
         validations: Epochs or iterations after which there was a validation.
         overlaps: Filter overlap, each by iteration: ``'overlap'`` that of the network,
-            ``'overlap/STAGE'`` that of a stage.
+            ``'stage_overlap/STAGE'`` that of a stage.
         movements: How far filters moved, each by iteration, in radians: ``'movement'`` and
             ``'displacement'``; empty where a hook did not measure it.
         times: Seconds of an iteration by iteration, as logged.
@@ -110,7 +111,7 @@ class Run:
         """A value at the end of training, or at an earlier point.
 
         Args:
-            name: ``'loss'``, ``'overlap'``, ``'overlap/STAGE'``, ``'movement'``,
+            name: ``'loss'``, ``'overlap'``, ``'stage_overlap/STAGE'``, ``'movement'``,
                 ``'displacement'``, or a metric.
             at: Epoch or iteration; None for the end.
 
@@ -332,7 +333,13 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
         epochs={step: entry.get('epoch', 0) for step, entry in training.items()},
         metrics=_columns(validations, lambda name: name not in TIMES),
         validations=sorted(validations),
-        overlaps=_columns(overlaps, lambda name: name.split('/')[0] == 'overlap'),
+        overlaps=_columns(
+            {
+                step: {log_key(name): value for name, value in entry.items()}
+                for step, entry in overlaps.items()
+            },
+            lambda name: name == 'overlap' or name.startswith(STAGE_OVERLAP),
+        ),
         movements=_columns(training, lambda name: name in MOVEMENTS),
         times=_columns(training, lambda name: name == 'time').get('time', {}),
     )

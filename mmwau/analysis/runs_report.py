@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mmwau.overlap import STAGE_OVERLAP
 from mmwau.overlap_hook import MOVEMENTS
 from mmwau.plots import legend_above, styles, tidy
 
@@ -62,7 +63,7 @@ class Report:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages' overlaps, ``'overlap/STAGE'``."""
+        """Names of the stages' overlaps, ``'stage_overlap/STAGE'``."""
         names = dict.fromkeys(name for run in self.runs for name in run.overlaps)
         return [name for name in names if name != 'overlap']
 
@@ -137,7 +138,7 @@ class Report:
             return NO_VALUE
         values = [value for arm in self.arms for _, value in arm.values(name, self.at)]
         percent = max(map(abs, values)) >= 10
-        decimals = 4 if name.startswith('overlap') else 2 if percent else 3
+        decimals = 4 if name == 'overlap' or name.startswith(STAGE_OVERLAP) else 2 if percent else 3
         return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)
 
     def table_by_run(self) -> Table:
@@ -315,7 +316,7 @@ def _table(
 
 
 def _stage(name: str) -> str:
-    return name.removeprefix('overlap/')
+    return name.removeprefix(STAGE_OVERLAP)
 
 
 def _seed(run: Run) -> str:

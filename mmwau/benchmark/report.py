@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from mmwau.files import write_whole
 from mmwau.plots import COLOURS, MARKERS, tidy
 
 from .measure import Ratio
@@ -111,8 +112,7 @@ def print_tables(results: Mapping, console: Console) -> None:
 
 def write_json(results: Mapping, path: str | PathLike) -> None:
     """Write all that was measured."""
-    with open(path, 'w') as file:
-        json.dump(results, file, indent=1)
+    write_whole(json.dumps(results, indent=1).encode(), path)
 
 
 def draw(results: Mapping, path: str | PathLike) -> None:

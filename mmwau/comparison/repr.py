@@ -1,6 +1,7 @@
 """RePr: filters that overlap most are dropped for some epochs, and begin anew, orthogonal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from mmengine.dist import broadcast
@@ -9,10 +10,11 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..checks import check_bool, check_count, check_fraction
-from ..norms import NormSearch
+from ..norms import norms_behind
 from ..overlap import filter_overlap, filter_rows, shape_of_filters, unit_rows
 from ..random_numbers import random_numbers
 from ..targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
+from .iteration_hook import bare_model
 from .leave_out import LeaveOutHook
 from .weights import first_convolution
 
@@ -82,7 +84,7 @@ class RePrHook(LeaveOutHook):
         self.drop_ratio = drop_ratio
         self.targets = check_targets(targets)
         self.skip_first = skip_first
-        self._search: NormSearch | None = None
+        self._seeks_norms = False
 
     @property
     def whole_from(self) -> int:
@@ -112,21 +114,25 @@ class RePrHook(LeaveOutHook):
             )
         # A run that is resumed knows the norms of its layers, unless those are others now.
         known = self.state.setdefault('norms', {})
-        if not self._layers.keys() <= known.keys():
-            self._search = NormSearch(model, self._layers)
+        self._seeks_norms = not self._layers.keys() <= known.keys()
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Drop filters, or let them begin anew, if the epoch asks for it."""
-        if self._search is None:
+        if not self._seeks_norms:
             super().before_train_iter(runner)
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """End the search for norm layers after the first iteration."""
-        if self._search is not None:
-            self._search.stop()
+    @contextmanager
+    def changed(self, runner: Runner) -> Iterator[None]:
+        """Keep dropped filters at zero, and in the first iteration find norm layers."""
+        with super().changed(runner):
+            if not self._seeks_norms:
+                yield
+                return
+            with norms_behind(bare_model(runner), self._layers) as found:
+                yield
             for name in self._layers:
-                self.state['norms'].setdefault(name, self._search.found.get(name, []))
-            self._search = None
+                self.state['norms'].setdefault(name, found.get(name, []))
+            self._seeks_norms = False
 
     def leave_out(self, runner: Runner, model: nn.Module, phase: int) -> None:
         """Choose the filters to drop."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mmwau.datasets.shapes import CLASSES, make_shapes
+from mmwau.files import check_new
 
 SIDE = 128
 NUM_IMAGES = 8
@@ -20,11 +21,10 @@ def make_data(root: str | Path) -> Path:
     in two folders, one for each class.
 
     Raises:
-        FileExistsError: If ``root`` exists.
+        FileExistsError: If ``root`` exists and is not an empty folder.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f'{root} exists already; remove it to draw the data set anew')
+    check_new(root)
     detection = root / 'detection'
     make_shapes(detection, {'train': NUM_IMAGES}, image_size=SIDE)
     path = detection / 'annotations' / 'instances_train.json'

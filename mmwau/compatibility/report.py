@@ -29,7 +29,7 @@ PAGE = """\
 
 Every folder of configs that MMDetection and MMPreTrain bring along is a family here. Of each
 family the smallest recipe that can be tried on drawn images got
-[WAU's three lines](../README.md#add-wau-to-a-config), was made small enough for a CPU, and was
+[WAU's three lines](../README.md#add-it-to-your-training), was made small enough for a CPU, and was
 trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
 `hold='state'`, `update_ratio={ratio}`. In each update the weights at its start and at its end were
 compared bit for bit, with a selection of active filters drawn apart from the training. A recipe

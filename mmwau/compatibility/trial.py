@@ -267,7 +267,7 @@ def skip_in_one_update(runner: Runner, watch: Watch) -> int:
     if not any(moved.values()):
         watch.wrong.append('no active filter moved')
     watch.wrong[before:] = [f"{what} under hold='state'" for what in watch.wrong[before:]]
-    return len(watch.layers) - len(wrapper._skipper.find_full())
+    return len(watch.layers) - len(wrapper.updates.skipper.find_full())
 
 
 def start_branches(model: nn.Module) -> None:

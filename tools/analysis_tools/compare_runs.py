@@ -26,7 +26,8 @@ from mmwau.analysis.runs_checks import (
     find_warnings,
 )
 from mmwau.analysis.runs_report import ARMS_IN_ONE_TABLE, Report
-from mmwau.files import write_whole
+from mmwau.files import check_folder, write_whole
+from mmwau.terminal import text_console
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,7 +65,7 @@ def show(report: Report, warnings: Sequence[str], folder: Path, console: Console
     for table in tables:
         console.print(table.to_terminal())
     for warning in warnings:
-        console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
+        console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
     write_whole(to_json(report.results(warnings)).encode(), folder / 'compare_runs.json')
     for name, figure in pictures.items():
         write_whole(png(figure), folder / name)
@@ -81,7 +82,8 @@ def show(report: Report, warnings: Sequence[str], folder: Path, console: Console
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the runs, group and compare them, show everything."""
     args = parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    check_folder(args.out, '--out')
+    console = text_console(width=160)
     short_labels(args.work_dirs)  # raises if a folder is given twice
     runs = [read_run(work_dir) for work_dir in args.work_dirs]
     check_comparable(runs, args.at)
@@ -89,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arms = baseline_first(group_into_arms(runs), args.baseline)
     console.print(
         f'{len(runs)} runs in {len(arms)} arms; differences are taken to {arms[0].label}',
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        soft_wrap=True,
+    )
     show(Report(arms, metric, args.at), find_warnings(arms, metric, args.at), args.out, console)
 
 

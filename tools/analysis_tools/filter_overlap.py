@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
 from mmwau.analysis import overlap_report as report
@@ -23,9 +22,10 @@ from mmwau.analysis.filters import find_filters
 from mmwau.analysis.json_text import to_json
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.page import png, write_page
-from mmwau.analysis.weights_file import read_weights
-from mmwau.files import write_whole
+from mmwau.files import check_folder, write_whole
 from mmwau.targets import is_below
+from mmwau.terminal import task_name, text_console
+from mmwau.weights_file import read_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', help='config of the network (of MMDetection, MMPreTrain, ...): '
                         'tells grouped and transposed convolutions, and has the outputs '
                         'compared')  # fmt: skip
-    parser.add_argument('--images', type=int, default=16,
+    parser.add_argument('--images', type=int,
                         help='images to compare the outputs on, with --config; 0 for none '
                         '(default: 16)')  # fmt: skip
     parser.add_argument('--json', action='store_true',
@@ -55,9 +55,13 @@ def parse_args() -> argparse.Namespace:
                         'alone')  # fmt: skip
     args = parser.parse_args()
     if not 0 < args.twin_cosine <= 1:
-        raise ValueError(f'--twin-cosine must be in (0, 1], got {args.twin_cosine}')
+        parser.error(f'--twin-cosine must be in (0, 1], got {args.twin_cosine}')
+    if args.images is not None and not args.config:
+        parser.error('--images are compared with --config, which is not given')
+    if args.images is None:
+        args.images = 16
     if args.images < 0:
-        raise ValueError(f'--images must be 0 or more, got {args.images}')
+        parser.error(f'--images must be 0 or more, got {args.images}')
     return args
 
 
@@ -135,8 +139,8 @@ def compare_outputs(
 
     from mmengine.runner import Runner
 
+    from mmwau.data_check import check_data
     from mmwau.features import compare_features
-    from mmwau.input_files import check_data
 
     check_data(cfg, ('test',))
     models = {}
@@ -173,11 +177,11 @@ def compare_outputs(
 def main() -> None:
     """Measure, print, draw and write."""
     args = parse_args()
+    check_folder(args.out, '--out')
     # With --json the standard output is for the measurements alone.
-    console = Console(stderr=args.json, width=None if sys.stdout.isatty() else 120)
+    console = text_console(width=120, stderr=args.json)
     labels = short_labels(args.checkpoints)
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     weights = {
         label: read_weights(path, args.unsafe_load)
         for label, path in zip(labels, args.checkpoints, strict=True)
@@ -219,7 +223,7 @@ def main() -> None:
         if features is not None:
             console.print(report.feature_table(features).to_terminal())
         for line in report.left_out_lines(checkpoints):
-            console.print(line, markup=False)
+            console.print(line)
     write_whole(content.encode(), args.out / 'filter_overlap.json')
     for name, figure in figures.items():
         write_whole(png(figure), args.out / f'{name.replace(" ", "_")}.png')
@@ -229,7 +233,7 @@ def main() -> None:
         report.sections(checkpoints, args.twin_cosine, figures, features),
         shlex.join(['python', *sys.argv]),
     )
-    console.print(f'Pictures, page and JSON file: {args.out}/', markup=False)
+    console.print(f'Pictures, page and JSON file: {args.out}/', soft_wrap=True)
 
 
 if __name__ == '__main__':
