@@ -169,7 +169,7 @@ class Attached:
 
     @property
     def update_index(self) -> int:
-        """Index of the update under way: the number of steps that were made before."""
+        """Index of the update under way, which is the number of steps that were made before."""
         return self._updates.index
 
     @property

@@ -63,9 +63,9 @@ class Movement:
         """Measure the filters as they are now.
 
         Returns:
-            Both in radians, as means over the filters of a layer, then over layers: the movement,
-            which is the way that filters went so far (the sum of the angles between each two
-            measurements); and the displacement, the angle between a filter and itself at the start.
+            The movement, which is the way that filters went so far (the sum of the angles between
+            each two measurements), and the displacement, the angle between a filter and itself at
+            the start. Both in radians, as means over the filters of a layer, then over layers.
         """
         now, displacement = self._directions(), []
         for name, rows in now.items():

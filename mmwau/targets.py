@@ -26,8 +26,8 @@ def find_convolutions(
             not match ``backbone.layer10``. ``''`` matches every module.
 
     Returns:
-        The convolutions by name, in the model's order: 1-D to 3-D, transposed ones, and other
-        modules built like them (deformable convolutions).
+        The convolutions by name, in the model's order. They are 1-D to 3-D, transposed ones, and
+        other modules built like them (deformable convolutions).
 
     Raises:
         TypeError: If ``targets`` is not a string or a sequence of strings.

@@ -170,7 +170,7 @@ def test_options_that_are_named_are_options_of_a_script():
         for page, text in PAGES.items()
         for span in pages.code_spans(text)
         for option in re.findall(r'(?<!\S)--[a-z][\w-]*', span)
-        if option not in known and not span.startswith(('pip', 'git', 'mim'))
+        if option not in known and not span.startswith(('pip', 'git', 'mim', 'jupyter'))
     ]
     assert not wrong, '\n'.join(wrong)
 
