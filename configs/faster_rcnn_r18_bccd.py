@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r18_wau_bccd.py: BCCD blood cells at 320x240, from scratch.
+# The baseline of faster_rcnn_r18_wau_bccd.py: BCCD blood cells at 320x240, from scratch.
 _base_ = './_base_/faster_rcnn_r18_fpn_small.py'
 
 data_root = 'data/bccd/'

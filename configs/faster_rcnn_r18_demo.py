@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r18_wau_demo.py: the demo's shapes, from scratch, on the CPU.
+# The baseline of faster_rcnn_r18_wau_demo.py: the demo's shapes, from scratch, on the CPU.
 _base_ = './_base_/faster_rcnn_r18_fpn_small.py'
 
 data_root = 'data/demo/'

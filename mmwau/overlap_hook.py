@@ -35,7 +35,7 @@ MOVEMENTS = ('movement', 'displacement')
 class OverlapHook(Hook):
     """Log the overlap of the filters, and draw it at the end: for a run without WAU.
 
-    :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its plain twin get the
+    :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its baseline get the
     same curves. The overlap is measured before training, then at an interval, and at the end:
 
     - ``overlap``: the mean over the measured layers (:func:`mmwau.overlap.layer_overlap`), and

@@ -93,7 +93,7 @@ def test_every_config_with_wau_is_tested_here():
 
 
 @pytest.mark.parametrize('plain', [*PLAIN, IMAGENET])
-def test_arms_differ_from_their_plain_twin_in_the_lines_of_wau_alone(plain):
+def test_arms_differ_from_their_baseline_in_the_lines_of_wau_alone(plain):
     twin = load(plain).to_dict()
     assert twin.pop('custom_hooks') == [dict(type='OverlapHook')]
     assert twin['custom_imports'] == dict(imports=['mmwau'], allow_failed_imports=False)

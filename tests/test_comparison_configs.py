@@ -40,7 +40,7 @@ def load(name):
 
 
 @NAMES
-def test_differs_from_the_plain_twin_in_its_hook_alone(name):
+def test_differs_from_the_baseline_in_its_hook_alone(name):
     cfg, twin = load(f'_{name}').to_dict(), load('').to_dict()
     overlap, hook = cfg.pop('custom_hooks')
     assert [overlap] == twin.pop('custom_hooks')

@@ -21,7 +21,7 @@ from mmwau import WAU, WAUOptimWrapper, find_layers
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
-# Plain twins that have both arms, and how many convolutions these hold: 42 in a ResNet-50, 93 in a
+# Baselines that have both arms, and how many convolutions these hold: 42 in a ResNet-50, 93 in a
 # network of 101 layers, without the stem and the first stage, which are frozen; 8 in each neck.
 HELD = {
     'faster_rcnn_r50_coco': 50,
@@ -124,7 +124,7 @@ def test_twins_differ_in_the_lines_of_wau_alone(plain, arm):
 
 
 @pytest.mark.parametrize('plain', [plain for plain in COCO if plain != VGG])
-def test_plain_twin_is_the_recipe_of_mmdetection(plain):
+def test_baseline_is_the_recipe_of_mmdetection(plain):
     config = without_scope(load(plain).to_dict())
     del config['custom_imports'], config['custom_hooks']
     assert config == Config.fromfile(ZOO / recipe_of(plain)).to_dict()

@@ -1,5 +1,5 @@
 # Faster R-CNN VGG-16, 1x, with the overlap logged.
-# The plain twin of faster_rcnn_vgg16_wau_1x_coco.py
+# The baseline of faster_rcnn_vgg16_wau_1x_coco.py
 # and faster_rcnn_vgg16_wau_authors_1x_coco.py.
 #
 # MMDetection has no such recipe. As in the Faster R-CNN paper (1506.01497), regions are proposed

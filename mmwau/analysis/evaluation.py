@@ -18,7 +18,7 @@ from .prune_results import Point
 from .pruning import Removable, average_zeros, num_removed, removal_order, removed
 
 NEEDED_PARTS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
-# The parts of a config that a measurement depends on: a WAU config and its plain twin share them.
+# The parts of a config that a measurement depends on: a WAU config and its baseline share them.
 # MMPreTrain has the data_preprocessor beside the model, MMDetection in it.
 MEASURED_PARTS = ('default_scope', 'data_preprocessor', *NEEDED_PARTS)
 DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')

@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r18_wau_demo_new_style.py: the demo's shapes, from scratch.
+# The baseline of faster_rcnn_r18_wau_demo_new_style.py: the demo's shapes, from scratch.
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
