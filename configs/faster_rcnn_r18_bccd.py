@@ -62,6 +62,6 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
 ]
 
-# The same curves as its twin.
+# The same curves as with WAU.
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
 custom_hooks = [dict(type='OverlapHook', overlap_interval=50)]

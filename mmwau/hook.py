@@ -151,10 +151,10 @@ def wrong_wrapper(wrapper: str) -> str:
             'WAUHook is in custom_hooks, but optim_wrapper is an OptimWrapperDict, which does not '
             'tell its parts the model: WAU does not work with several optimizers'
         )
-    twin = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
+    wanted = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
     return (
         f'WAUHook is in custom_hooks, but optim_wrapper.type is {wrapper!r}: nothing would be '
-        f"held. Set optim_wrapper.type to '{twin}' (the --amp of other training scripts replaces "
+        f"held. Set optim_wrapper.type to '{wanted}' (the --amp of other training scripts replaces "
         'the type; the one of mmwau keeps WAU), or remove WAUHook.'
     )
 

@@ -293,7 +293,7 @@ def test_loop_of_your_own_skips():
     assert scope['wau'].update_ratio == 0.25
 
 
-def test_hook_of_plain_runs_is_that_of_the_baselines():
+def test_hook_for_runs_without_wau_is_that_of_the_baselines():
     scope = run(snippet('docs/analysis.md', 'OverlapHook'))
     config = Config.fromfile(ROOT / 'configs' / 'faster_rcnn_r50_coco.py')
     assert scope['custom_hooks'] == config.custom_hooks

@@ -207,7 +207,7 @@ def shapes(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize('wrapper', ['WAUOptimWrapper', 'OptimWrapper'])
 def test_held_filters_of_a_detector_keep_every_bit(shapes, tmp_path, wrapper):
-    """With momentum and weight decay; the plain wrapper beside it moves every filter."""
+    """With momentum and weight decay; the baseline's wrapper beside it moves every filter."""
     cfg = Config.fromfile(DEMO)
     cfg.work_dir = str(tmp_path)
     cfg.custom_hooks = []
@@ -266,7 +266,7 @@ def test_wrong_input_is_told_before_anything_is_made(tmp_path, arguments, words)
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
 def test_amp_option_keeps_wau(shapes, tmp_path):
-    # That WAU's twin is refused for want of an accelerator shows what --amp asks for.
+    # That WAU's AMP counterpart is refused for want of an accelerator shows what --amp asks for.
     done = run_python(TRAIN, DEMO, '--amp', cwd=tmp_path)
     assert done.returncode == 1
     last = done.stdout.splitlines()[-1]

@@ -29,7 +29,7 @@ NOT_TRAINING = {
 }  # fmt: skip
 # Other variables of a config are there for these to be made from.
 TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
-TWINS = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
+WITHOUT_WAU = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
 MEASURING = ('overlap_interval', 'movement')
 # Means of the validation loop that are no metrics.
 TIMES = {'time', 'data_time', 'step'}
@@ -387,9 +387,9 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
         parts['custom_hooks'] = others
     wrapper = dict(parts['optim_wrapper'])
     kind = _type(wrapper) or 'OptimWrapper'
-    wrapper['type'] = TWINS.get(kind, kind)
+    wrapper['type'] = WITHOUT_WAU.get(kind, kind)
     wau = None
-    if kind in TWINS:
+    if kind in WITHOUT_WAU:
         defaults = _defaults(WAUMixin)
         wau = {name: wrapper.pop(name) for name in defaults if name in wrapper}
         for hook in hooks:

@@ -275,10 +275,10 @@ def find_records(
     digests: dict[str, Training] = {}
     found, others = {}, []
     for training in trainings:
-        twin = digests.setdefault(training.digest, training)
-        if twin is not training:
+        same = digests.setdefault(training.digest, training)
+        if same is not training:
             raise ValueError(
-                f'{twin.name} and {training.name} have the same settings: is an option misspelt?'
+                f'{same.name} and {training.name} have the same settings: is an option misspelt?'
             )
         place = folder / training.folder
         started = read_start(place)

@@ -37,9 +37,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--heat-maps', nargs='+', metavar='LAYER',
                         help='layers whose filters are compared one by one (default: the three '
                         'with the highest overlap in relation to random filters)')  # fmt: skip
-    parser.add_argument('--twin-cosine', type=float, default=0.9, metavar='COSINE',
-                        help='|cosine| from which on filters are near twins, in (0, 1] '
+    parser.add_argument('--duplicate-cosine', type=float, default=0.9, metavar='COSINE',
+                        help='|cosine| from which on filters are near-duplicates, in (0, 1] '
                         '(default: 0.9)')  # fmt: skip
+    # Its name in mmwau 0.1.
+    parser.add_argument('--twin-cosine', type=float, dest='duplicate_cosine',
+                        default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
     parser.add_argument('--config', help='config of the network (of MMDetection, MMPreTrain, ...): '
                         'tells grouped and transposed convolutions, and has the outputs '
                         'compared')  # fmt: skip
@@ -54,8 +57,8 @@ def parse_args() -> argparse.Namespace:
                         help='run the code that a checkpoint asks to run; for trusted files '
                         'alone')  # fmt: skip
     args = parser.parse_args()
-    if not 0 < args.twin_cosine <= 1:
-        parser.error(f'--twin-cosine must be in (0, 1], got {args.twin_cosine}')
+    if not 0 < args.duplicate_cosine <= 1:
+        parser.error(f'--duplicate-cosine must be in (0, 1], got {args.duplicate_cosine}')
     if args.images is not None and not args.config:
         parser.error('--images are compared with --config, which is not given')
     if args.images is None:
@@ -93,7 +96,7 @@ def measure(
     task = progress.add_task(label, total=len(wanted))
     layers, random = {}, {}
     for name, each in wanted.items():
-        layers[name], random[name] = report.measure_filters(each, args.twin_cosine)
+        layers[name], random[name] = report.measure_filters(each, args.duplicate_cosine)
         progress.advance(task)
     return report.Measured(str(path), wanted, layers, random, left_out)
 
@@ -210,14 +213,14 @@ def main() -> None:
     }
     if features is not None:
         figures['features'] = report.draw_features(features)
-    content = to_json(report.results(checkpoints, args.twin_cosine, features))
+    content = to_json(report.results(checkpoints, args.duplicate_cosine, features))
     if args.json:
         print(content)
     else:
-        console.print(report.network_table(checkpoints, args.twin_cosine).to_terminal())
+        console.print(report.network_table(checkpoints, args.duplicate_cosine).to_terminal())
         if len(checkpoints) == 1:
             ((label, each),) = checkpoints.items()
-            console.print(report.layer_table(label, each, args.twin_cosine).to_terminal())
+            console.print(report.layer_table(label, each, args.duplicate_cosine).to_terminal())
         elif len(checkpoints) <= 4:  # the page has it with more columns
             console.print(report.comparison_table(checkpoints).to_terminal())
         if features is not None:
@@ -230,7 +233,7 @@ def main() -> None:
     write_page(
         args.out / 'filter_overlap.html',
         'Filter overlap',
-        report.sections(checkpoints, args.twin_cosine, figures, features),
+        report.sections(checkpoints, args.duplicate_cosine, figures, features),
         shlex.join(['python', *sys.argv]),
     )
     console.print(f'Pictures, page and JSON file: {args.out}/', soft_wrap=True)
