@@ -169,7 +169,7 @@ def test_script_compares_real_runs(tmp_path):
     process = run_python(SCRIPT, *work_dirs, '--out', 'out [v1]', cwd=tmp_path)
     assert process.returncode == 0, process.stdout
     assert 'Written: out [v1]/compare_runs.html\n' in process.stdout
-    assert '4 runs in 2 arms; differences are taken to baseline' in process.stdout
+    assert '4 runs in 2 arms; differences are relative to baseline' in process.stdout
     # The tool's own, and Python's but for what the libraries below mmwau deprecate.
     assert not re.search(r'(?<!Deprecation)(?<!Future)Warning', process.stdout)
     minus = [found['wau', seed] - found['baseline', seed] for seed in (0, 1)]

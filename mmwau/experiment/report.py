@@ -62,7 +62,7 @@ class Setting:
 
     @property
     def baseline(self) -> str:
-        """Name of the arm that differences are taken to."""
+        """Name of the arm that the others are compared with."""
         return next(iter(self.arms))
 
     def values(self, arm: str, name: str) -> list[tuple[int, float]]:
