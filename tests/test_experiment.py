@@ -292,15 +292,15 @@ def test_first_reach_and_interpolation_by_hand():
 
 
 def test_overlap_at_equal_terms():
-    # The one comes to a loss of 1 after 10 iterations, the other one after 20. Filters start at
-    # no movement, whatever the first point is.
+    # The one comes to a loss of 1 after 10 iterations, the other one after 20. Path lengths start
+    # at 0, whatever the first point is.
     fast = record(curves=dict(
-        loss=[(0, 2.0), (10, 1.0), (20, 0.5)], movement=[(15, 3.0), (20, 4.0)],
+        loss=[(0, 2.0), (10, 1.0), (20, 0.5)], path_length=[(15, 3.0), (20, 4.0)],
         overlap=[(0, 0.1), (20, 0.5)], displacement=[(10, 0.8), (20, 0.7)],
     ))  # fmt: skip
     slow = record(curves=dict(
-        loss=[(0, 2.0), (20, 1.0)], movement=[(20, 2.0)], overlap=[(0, 0.1), (20, 0.25)],
-        displacement=[(20, 0.4)],
+        loss=[(0, 2.0), (20, 1.0)], path_length=[(20, 2.0)], displacement=[(20, 0.4)],
+        overlap=[(0, 0.1), (20, 0.25)],
     ))  # fmt: skip
     assert at_equal_loss(slow, fast) == pytest.approx((0.25, 0.3))
     assert at_equal_loss(fast, slow) == pytest.approx((0.3, 0.25))
@@ -354,7 +354,7 @@ def test_tables_pair_by_seed():
     assert table['WAU']['time'] == '1.50'
     overlap = rows(setting.overlap_table())
     assert overlap['WAU']['at the end'].startswith('-0.0500')
-    assert overlap['WAU']['at equal movement'] == '–'
+    assert overlap['WAU']['at equal path length'] == '–'
 
 
 def test_nothing_is_dropped_silently():
@@ -376,7 +376,7 @@ def test_nothing_is_dropped_silently():
     assert (
         '1 results do not count, since the suite or a config was changed since: small / old' in said
     )
-    assert 'one pair of runs tells nothing about chance (WAU; other); train more seeds' in said
+    assert 'one pair of runs says nothing about chance (WAU; other); train more seeds' in said
     assert rows(report.settings[0].table())['WAU']['runs'] == '1 of 3'
     page = report.to_markdown('the command', ['picture.png'])
     for told in report.warnings():
@@ -385,14 +385,14 @@ def test_nothing_is_dropped_silently():
     assert '![picture.png](picture.png)' in page
 
 
-def test_seeds_that_are_too_few_are_told():
+def test_seeds_that_are_too_few_are_reported():
     records = [record(arm, seed, mean=50.0 + seed * sign)
                for arm, sign in (('baseline', 1), ('WAU', -1)) for seed in (0, 1)]  # fmt: skip
     said = report_of(records, seeds=(0, 1)).warnings()
     # Gaps of 0 and -2: 12.706 * sqrt(2) / sqrt(2).
     assert said == [
-        'small: 1 of 1 gaps can not be told from 0; they would have to be about 12.71 to be told',
-        'small: too few seeds to tell but huge gaps: WAU (2)',
+        'small: 1 of 1 gaps cannot be distinguished from 0; only gaps above about 12.71 could be',
+        'small: too few seeds to show any but huge gaps: WAU (2)',
     ]
 
 
@@ -496,12 +496,33 @@ def test_records_come_back_from_their_file(tmp_path):
         read_records(Record, tmp_path / 'r.json')
 
 
+def test_records_of_an_earlier_version_have_the_names_of_this_one(tmp_path):
+    curves = dict(movement=[(3, 0.5)], displacement=[(3, 0.25)])
+    old = vars(record(movement=0.5, displacement=0.25, mean=60.0)) | dict(curves=curves)
+    (tmp_path / 'r.json').write_text(json.dumps([old]))
+    (found,) = read_records(Record, tmp_path / 'r.json')
+    assert found.values == dict(path_length=0.5, displacement=0.25, mean=60.0)
+    assert found.curves == dict(path_length=[[3, 0.5]], displacement=[[3, 0.25]])
+
+
+def test_a_renamed_training_has_one_record(place, capfd):
+    suite = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0]))
+    (training,) = suite.trainings
+    curves = dict(metric=[[3, 50.0], [6, 60.0]], loss=[[6, 1.0]], overlap=[[0, 0.1], [6, 0.2]])
+    old = replace(record('plain', mean=60.0, curves=curves), digest=training.digest)
+    failed = replace(old, arm='baseline', status='failed', digest='another')
+    write_records([old, failed], place / 'results/suite.json')
+    load_tool().main(['suite.py', '--report', '--out', 'results'])
+    assert read_records(Record, place / 'results/suite.json') == [replace(old, arm='baseline')]
+    assert 'results do not count' not in capfd.readouterr().out
+
+
 def test_a_training_that_fails_does_not_replace_one_that_came_to_its_end(tmp_path):
     path = tmp_path / 'suite.json'
     ended = [record('baseline', 0, mean=0.5), record('wild', 0, status='diverged')]
     update_records([*ended, record('broken', 0, status='failed')], path)
     failed = [
-        replace(record(arm, 0, status='failed'), digest='new', error='no memory')
+        replace(record(arm, 0, status='failed'), digest=f'new {arm}', error='no memory')
         for arm in ('baseline', 'wild', 'broken', 'more')
     ]
     update_records(failed, path)
@@ -553,7 +574,7 @@ class TestTool:
             assert one.iterations == 6
             assert one.values['mean'] == pytest.approx(run.final('mean'), rel=1e-5)
             assert one.values['overlap'] == pytest.approx(run.final('overlap'), rel=1e-5)
-            assert one.values['movement'] == pytest.approx(run.final('movement'), rel=1e-5)
+            assert one.values['path_length'] == pytest.approx(run.final('path_length'), rel=1e-5)
             losses = list(run.loss.values())
             means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
             assert [step for step, _ in one.curves['loss']] == [2, 5]

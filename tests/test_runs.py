@@ -251,7 +251,15 @@ def test_a_run_has_one_curve_for_a_stage_whichever_version_logged_it(tmp_path):
     assert run.overlaps == {'overlap': {0: 0.1, 2: 0.2}, 'stage_overlap/neck': {0: 0.3, 2: 0.4}}
 
 
-def test_arms_are_runs_that_differ_in_their_seed_alone(tmp_path):
+def test_path_lengths_of_an_earlier_version_are_read(tmp_path):
+    moved = dict(movement=0.5, displacement=0.25)
+    write(tmp_path, [train(2, 9.0, **moved), train(4, 8.0, path_length=0.75, displacement=0.5)])
+    run = read_run(tmp_path)
+    assert run.movements == {'path_length': {2: 0.5, 4: 0.75}, 'displacement': {2: 0.25, 4: 0.5}}
+    assert run.final('path_length') == 0.75
+
+
+def test_arms_are_runs_that_differ_only_in_their_seed(tmp_path):
     variants = dict(
         baseline_0=dict(seed=0, launcher='pytorch'),
         baseline_1=dict(seed=1, custom_hooks=[dict(type='OverlapHook')], resume=True,

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmwau.analysis.page import png
-from mmwau.experiment.record import Record, update_records
+from mmwau.experiment.record import Record, left_of, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
@@ -92,7 +92,7 @@ def check_gpus(parser: argparse.ArgumentParser, gpus: Sequence[str]) -> None:
 
 
 class Show:
-    """Tells how far the trainings are: bars in a terminal, a line now and then elsewhere."""
+    """Shows how far the trainings are: bars in a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console, trainer: Trainer, total: int):
         self.console, self.trainer = console, trainer
@@ -106,7 +106,7 @@ class Show:
         self.total, self.ended, self._told = total, 0, time.monotonic()
 
     def end(self, record: Record) -> None:
-        """Tell that a training ended."""
+        """Show that a training ended."""
         self.ended += 1
         self.bars.advance(self.whole)
         name = f'{record.setting} / {record.arm} / seed {record.seed}'
@@ -217,7 +217,7 @@ def train_missing(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what is missing, compare, tell.
+    """Train what is missing, compare, report.
 
     Returns:
         1 where a training failed, 130 where it was stopped from the keyboard, 0 otherwise.
@@ -254,8 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
         console.print('Stopped; the same command goes on from the last checkpoints')
-    names = {one.key for one in done.values() if one.status != 'failed'}
-    others = [one for one in published if one.key not in names]
+    others = left_of(published, [one for one in done.values() if one.status != 'failed'])
     report = Report(suite, done, [one for one in others if one.status != 'failed'])
     if not report.settings:
         console.print('No training is finished: there is nothing to compare')

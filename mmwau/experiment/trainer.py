@@ -45,7 +45,7 @@ class Process:
         starts: How often it has been started, with this time.
         log_start: Size of its log before this start.
         gpus: Its GPUs, where they are shared out.
-        began: When this start was, as :func:`time.monotonic` tells it.
+        began: When this start was, in seconds of :func:`time.monotonic`.
     """
 
     training: Training
@@ -216,7 +216,7 @@ class Trainer:
         return record
 
     def fraction(self, one: Process) -> float:
-        """How much of a running training is done, in [0, 1], as far as its log tells."""
+        """How much of a running training is done, in [0, 1], as far as its log shows."""
         logs = sorted((self.folder / one.training.folder).glob(f'*/{SCALARS}'))
         lines = logs[-1].read_text().splitlines()[-3:] if logs else []
         loop = one.training.cfg.train_cfg
@@ -233,7 +233,7 @@ class Trainer:
         return min(done, 1.0)
 
     def seconds_left(self) -> float | None:
-        """Time left in seconds, None while nothing tells how long a training takes."""
+        """Time left in seconds, None while it is not known how long a training takes."""
         estimates = {setting: fmean(known) for setting, known in self._seconds.items()}
         left = 0.0
         for one in self.running:
