@@ -62,7 +62,7 @@ class Record:
         recipe: Name of the config, ``''`` if none was tried.
         result: ``'works'``, ``'does not apply'``, ``'not tried'``, ``'failed'`` or ``'fails without
             WAU too'``.
-        reason: Of ``'works'``: what else there is to tell. Of the others: why.
+        reason: Of ``'works'``: remarks. Of the others: why.
         backbone: Type of the backbone.
         held: Convolutions that are held.
         convolutions: Convolutions below the targets, with those that are not held.
