@@ -1,4 +1,4 @@
-"""One table of wrong input, each told before anything is built. A new case is a new line."""
+"""One table of wrong input, each reported before anything is built. A new case is a new line."""
 
 import math
 import os
@@ -148,7 +148,7 @@ CASES = [
             cfg.update(train_cfg=dict(type='IterBasedTrainLoop', max_iters=9)),
         ),
         ValueError,
-        'ratio_schedule counts epochs, but training counts iterations alone',
+        'ratio_schedule counts epochs, but training counts only iterations',
     ),
     # The methods that WAU is compared with; the demo trains for 12 epochs.
     (
@@ -177,7 +177,7 @@ CASES = [
     (
         lambda cfg: cfg.update(runner_type='FlexibleRunner'),
         TypeError,
-        'FlexibleRunner does not tell',
+        'FlexibleRunner does not pass the model',
     ),
     (lambda cfg: cfg.update(strategy=dict(type='DeepSpeedStrategy')), TypeError, 'DeepSpeedStrat'),
     (lambda cfg: cfg.update(strategy=dict(type='ColossalAIStrategy')), TypeError, 'ColossalAIStr'),
@@ -250,7 +250,7 @@ def test_the_runner_of_mmengine_is_taken_by_any_name(cfg, runner_type):
     check_train_config(cfg)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_mixed_precision_without_an_accelerator_is_told(cfg):
     cfg.optim_wrapper.type = 'WAUAmpOptimWrapper'
     with pytest.raises(ValueError, match=r'WAUAmpOptimWrapper \(--amp\) needs a GPU .*without --a'):

@@ -230,7 +230,7 @@ def test_what_a_checkpoint_lacks_to_resume_is_logged(tmp_path):
     log = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
     assert log.count('WARNING - The checkpoint has no state of the optimizer (save_opt') == 1
     assert log.count('no state of the parameter schedulers (save_param_scheduler=False)') == 1
-    # Weights alone, to start from, lack nothing.
+    # A file of only weights, to start from, lacks nothing.
     start = str(tmp_path / 'epoch_1.pth')
     small_runner(tmp_path / 'b', wrapper, [ResumeHook()], 1, load_from=start, **options).train()
     assert 'has no state' not in next((tmp_path / 'b').glob('*/*.log')).read_text()

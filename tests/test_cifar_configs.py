@@ -146,7 +146,7 @@ def test_recipe_is_that_of_the_authors_code(name):
 
 
 def test_networks_are_those_of_their_names():
-    """What shapes and numbers of parameters (tests/test_models.py) do not tell."""
+    """What shapes and numbers of parameters (tests/test_models.py) do not show."""
     assert load('cifar/wrn28_10_cifar10').model.backbone.dropout == 0.3
     assert load('cifar/vgg19bn_cifar10').model.backbone.norm_cfg == dict(type='BN')
     for network, depth in (('resnet20', 20), ('resnet32', 32), ('resnet50', 50), ('resnet56', 56)):

@@ -42,7 +42,7 @@ def run(*arguments):
 
 
 def pixels(label, number):
-    """An image that tells what it is of: the first two red values are its label and number."""
+    """An image that shows what it is of: the first two red values are its label and number."""
     image = np.random.default_rng([label, number]).integers(0, 256, (32, 32, 3), np.uint8)
     image[0, :2, 0] = label, number
     return image
@@ -262,8 +262,8 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
     assert convert(folders, tmp_path / 'batches') == {'train': 19, 'test': 10}
     printed = capsys.readouterr().out
     assert 'train: left out, since images (.jpg, .jpeg, .png) are read from the folders' in printed
-    assert 'of the classes alone: cat/more/, ship/9.bmp\n' in printed
-    assert 'of the classes alone: alone.png\n' in printed
+    assert 'folders of the classes: cat/more/, ship/9.bmp\n' in printed
+    assert 'folders of the classes: alone.png\n' in printed
 
 
 def test_an_empty_target_is_filled_as_after_a_download_that_failed(tmp_path):

@@ -49,7 +49,7 @@ ARMS = {
     'wau': dict(update_ratio=0.5),
     'wau_authors': dict(update_ratio=0.5, axis='in', sampler='with_replacement', min_active=0),
 }
-# The recipes at 64 pixels, with the learning rate of after the warm-up: there weight decay alone
+# The recipes at 64 pixels, with the learning rate of after the warm-up: there only weight decay
 # moves every weight by more than float32 rounds off, whatever the gradients are.
 SMALL = {
     'train_dataloader.batch_size': 1,

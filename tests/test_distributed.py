@@ -96,5 +96,5 @@ def test_hook_averages_active_slices_and_zeroes_held_ones(said, hook, size):
 @pytest.mark.slow
 def test_a_second_communication_hook_is_refused(said):
     (words,) = [name for name in said if name.startswith('TWICE')]
-    assert 'has a communication hook already and takes one alone' in words
+    assert 'has a communication hook already and takes only one' in words
     assert 'fp16_compress_wrapper around mmwau.traffic.all_reduce_active' in words

@@ -121,7 +121,7 @@ def test_linear_layers_are_in_and_the_first_convolution_is_out(tmp_path):
         hook.prepare(None, WithLinear())
         found[skip_first] = list(hook._layers)
     assert found == {True: ['1', '2'], False: ['0', '1', '2']}
-    with pytest.raises(ValueError, match=r"targets=\('0',\) has the first convolution alone"):
+    with pytest.raises(ValueError, match=r"targets=\('0',\) has only the first convolution"):
         DSDHook(begin=1, end=2, targets='0').prepare(None, WithLinear())
 
 

@@ -184,8 +184,8 @@ def test_measures_of_groups_are_means_of_the_groups(dim, groups):
     weight = torch.randn(6, 12, 3, 3)
     parts = weight.chunk(groups)
     parts = [part.transpose(0, 1) for part in parts] if dim else parts
-    alone = [astuple(measure(part, duplicate_cosine=0.2)) for part in parts]
-    expected = [sum(column) / groups for column in zip(*alone, strict=True)]
+    each = [astuple(measure(part, duplicate_cosine=0.2)) for part in parts]
+    expected = [sum(column) / groups for column in zip(*each, strict=True)]
     measured = measure(weight, dim, groups, duplicate_cosine=0.2)
     assert astuple(measured) == pytest.approx(expected, rel=1e-5)
     count, values = parts[0].flatten(1).shape

@@ -1,4 +1,4 @@
-"""Weights that can't be loaded are told in a sentence, which says what to do."""
+"""Weights that can't be loaded are reported in a sentence, which says what to do."""
 
 import re
 import threading

@@ -462,7 +462,7 @@ test_cfg = dict()
 
 
 def save_classifier(path, scales):
-    """Filter f of the backbone sees channel f alone, with this weight."""
+    """Filter f of the backbone sees only channel f, with this weight."""
     model = ChannelClassifier()
     weights = torch.diag(torch.tensor(scales)).reshape(4, 4, 1, 1)
     model.backbone[0].weight.data, model.neck.weight.data = weights, torch.eye(4)[..., None, None]

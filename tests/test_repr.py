@@ -133,7 +133,9 @@ def test_dropped_filters_begin_anew_orthogonal_and_with_no_momentum(watched):
             former = nn.functional.normalize(old[key].flatten(1).double())
             for place in index:
                 assert abs(rows[place] @ former[place]) < 1e-6
-                if name == 'backbone.1':  # the neck has 6 filters of 8 values: there is room too
+                if (
+                    name == 'backbone.1'
+                ):  # the neck has 6 filters of 8 values: directions are free there too
                     assert (rows[stayed] @ rows[place]).abs().max() < 1e-6
             length = last[0][key][stayed].flatten(1).norm(dim=1).mean()
             torch.testing.assert_close(
@@ -380,7 +382,7 @@ def test_wrong_arguments_are_told(options, error, words):
         (PLAIN, [dict(SHORT, targets='backbone.0')], {}, ValueError, r'backbone.0: frozen'),
         (PLAIN, [SHORT], dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
                               sampler=dict(type='InfiniteSampler')), ValueError,
-         r'RePrHook counts epochs, but training counts iterations alone'),
+         r'RePrHook counts epochs, but training counts only iterations'),
     ],
     ids=['wau', 'dsd', 'short', 'nothing', 'frozen', 'iterations'],
 )  # fmt: skip

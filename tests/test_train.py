@@ -264,7 +264,7 @@ def test_wrong_input_is_told_before_anything_is_made(tmp_path, arguments, words)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_amp_option_keeps_wau(shapes, tmp_path):
     # That WAU's AMP counterpart is refused for want of an accelerator shows what --amp asks for.
     done = run_python(TRAIN, DEMO, '--amp', cwd=tmp_path)

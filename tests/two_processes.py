@@ -61,7 +61,7 @@ def arms():
 
 
 def sending_arms():
-    """Each trains twice: once all gradients are sent, once those of active slices alone."""
+    """Each trains twice: once all gradients are sent, once only those of active slices."""
     state = dict(hold='state')
     yield 'send state', state, {}
     yield 'send in', dict(state, axis='in'), {}

@@ -25,17 +25,17 @@ from .page import Section, Table
 EXPLAINED = (
     'Overlap of a filter: the sum of |cosine| with the other filters of its layer, divided by '
     'their number with itself (RePr, 1811.07275); 0 is orthogonal. It depends on the shape of a '
-    'layer: few inputs leave filters little room. So each number stands beside what filters with '
-    'random directions have in a layer of that shape, and the ratio of the two; 1 is as at '
-    'random. A largest |cosine| near 1 means that a filter has a near-duplicate. The effective '
-    'rank (Roy & Vetterli 2007) is the number of independent directions that the filters use. '
-    'Numbers of a network are means over its layers.'
+    'layer: the fewer values a filter has, the more filters overlap by chance. So each number is '
+    'shown with that of filters with random directions in a layer of that shape, and with the '
+    'ratio of the two; 1 is as at random. A largest |cosine| near 1 means that a filter has a '
+    'near-duplicate. The effective rank (Roy & Vetterli 2007) is the number of independent '
+    'directions that the filters use. Numbers of a network are means over its layers.'
 )
 FEATURES_EXPLAINED = (
     'Overlap of a channel: the sum of |correlation| with the other channels of its layer over all '
-    'positions of the images, divided by their number with itself. Linear CKA (1905.00414) tells '
-    'how alike the outputs of a layer are in two networks, 1 being alike but for rotation and '
-    'scale.'
+    'positions of the images, divided by their number with itself. Linear CKA (1905.00414) '
+    'measures how similar the outputs of a layer are in two networks; 1 means equal up to rotation '
+    'and scale.'
 )
 
 
@@ -68,7 +68,7 @@ class Measured:
         return Measures.mean(list(self.random.values()))
 
     def ratio(self, layer: str) -> float:
-        """A layer's overlap in relation to that of random filters."""
+        """A layer's overlap relative to that of random filters."""
         return self.layers[layer].overlap / self.random[layer].overlap
 
 
@@ -190,7 +190,7 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
         if relative:  # what lies far below 1 is the exception
             axes.set_xlim(auto=True)
             axes.autoscale(axis='x')
-    # The means that it tells are those of the overlap; the tables have the others.
+    # The means that it shows are those of the overlap; the tables have the others.
     legend_above(figure, panels[0])
     return figure
 
@@ -219,7 +219,7 @@ def draw_features(features: Features) -> Figure:
 
 
 def default_heat_maps(checkpoints: Mapping[str, Measured]) -> list[str]:
-    """The three layers with the highest overlap in relation to random filters, the highest first.
+    """The three layers with the highest overlap relative to random filters, the highest first.
 
     Layers with fewer than 16 filters are left to those who ask for them, if there are others.
     """

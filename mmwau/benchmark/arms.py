@@ -24,7 +24,7 @@ PHASES = ('selection', 'forward', 'backward', 'optimizer step')
 class NaiveSGD(Optimizer):
     """SGD with WAU in a loop over tensors, in the manner of the authors' optimizer.
 
-    Weight decay and momentum take the dense gradient; of a held layer the active slices alone are
+    Weight decay and momentum take the dense gradient; of a held layer only the active slices are
     moved, by indexing, and drawn anew for each tensor by Python's generator.
     """
 

@@ -195,7 +195,7 @@ def time_convolution(
 def time_optimizer_steps(
     network: Network, arms: Sequence[str], ratio: float, rounds: int, tick: Progress
 ) -> dict[str, dict]:
-    """Time optimizer steps alone, over given gradients, in each arm.
+    """Time only the optimizer steps, over given gradients, in each arm.
 
     Args:
         network: The network, whose model all arms share.

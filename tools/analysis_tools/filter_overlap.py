@@ -33,10 +33,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoints', nargs='+', metavar='checkpoint', help='file of weights')
     parser.add_argument('--layers', nargs='+', default=[''], metavar='PREFIX',
-                        help='measure the layers below these module names alone')  # fmt: skip
+                        help='measure only the layers below these module names')  # fmt: skip
     parser.add_argument('--heat-maps', nargs='+', metavar='LAYER',
                         help='layers whose filters are compared one by one (default: the three '
-                        'with the highest overlap in relation to random filters)')  # fmt: skip
+                        'with the highest overlap relative to random filters)')  # fmt: skip
     parser.add_argument('--duplicate-cosine', type=float, default=0.9, metavar='COSINE',
                         help='|cosine| from which on filters are near-duplicates, in (0, 1] '
                         '(default: 0.9)')  # fmt: skip
@@ -44,8 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--twin-cosine', type=float, dest='duplicate_cosine',
                         default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
     parser.add_argument('--config', help='config of the network (of MMDetection, MMPreTrain, ...): '
-                        'tells grouped and transposed convolutions, and has the outputs '
-                        'compared')  # fmt: skip
+                        'shows which convolutions are grouped or transposed; the outputs '
+                        'are compared too')  # fmt: skip
     parser.add_argument('--images', type=int,
                         help='images to compare the outputs on, with --config; 0 for none '
                         '(default: 16)')  # fmt: skip
@@ -54,8 +54,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/filter_overlap'),
                         help='folder for pictures, page and JSON file')  # fmt: skip
     parser.add_argument('--unsafe-load', action='store_true',
-                        help='run the code that a checkpoint asks to run; for trusted files '
-                        'alone')  # fmt: skip
+                        help='run the code that a checkpoint asks to run; only for trusted '
+                        'files')  # fmt: skip
     args = parser.parse_args()
     if not 0 < args.duplicate_cosine <= 1:
         parser.error(f'--duplicate-cosine must be in (0, 1], got {args.duplicate_cosine}')
@@ -181,7 +181,7 @@ def main() -> None:
     """Measure, print, draw and write."""
     args = parse_args()
     check_folder(args.out, '--out')
-    # With --json the standard output is for the measurements alone.
+    # With --json the standard output is only for the measurements.
     console = text_console(width=120, stderr=args.json)
     labels = short_labels(args.checkpoints)
     columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
