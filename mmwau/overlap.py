@@ -35,7 +35,7 @@ def filter_overlap(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     Returns:
         Float32 tensor of shape (filters,), each in [0, 1); larger means more overlap. Only the
         directions of filters count, however small or large their values. A filter that is all
-        zero overlaps with no other, and one that is alone in its group neither.
+        zero overlaps with no other, nor does the only one of its group.
     """
     rows = _unit_filters(weight, dim, groups)
     sums = torch.cat([block.sum(dim=2) for block in _cosine_blocks(rows)], dim=1)

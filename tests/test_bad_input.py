@@ -236,7 +236,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(('harm', 'error', 'words'), CASES)
-def test_wrong_input_is_told(cfg, harm, error, words):
+def test_wrong_input_is_reported(cfg, harm, error, words):
     harm(cfg)
     before = sorted(Path('.').rglob('*'))
     with pytest.raises(error, match=re.escape(words)):
@@ -251,13 +251,13 @@ def test_the_runner_of_mmengine_is_taken_by_any_name(cfg, runner_type):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
-def test_mixed_precision_without_an_accelerator_is_told(cfg):
+def test_mixed_precision_without_an_accelerator_is_reported(cfg):
     cfg.optim_wrapper.type = 'WAUAmpOptimWrapper'
     with pytest.raises(ValueError, match=r'WAUAmpOptimWrapper \(--amp\) needs a GPU .*without --a'):
         check_train_config(cfg)
 
 
-def test_work_dir_that_can_not_be_written_is_told():
+def test_work_dir_that_can_not_be_written_is_reported():
     # In a process of its own, which stops being root if it is, since root may write anywhere.
     folder = Path(tempfile.mkdtemp())
     child = os.fork()

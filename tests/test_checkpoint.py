@@ -62,7 +62,7 @@ def test_writes_and_writes_over(tmp_path):
     assert files(path.parent) == ['file']
 
 
-def test_full_disk_is_told_and_what_was_there_stays(tmp_path):
+def test_full_disk_is_reported_and_what_was_there_stays(tmp_path):
     path = tmp_path / 'file'
     AtomicLocalBackend().put(b'good', path)
     told = pytest.raises(OSError, match=r'could not write 3.0 MiB to .*file \(.* MiB are free')
@@ -75,7 +75,7 @@ def test_full_disk_is_told_and_what_was_there_stays(tmp_path):
 
 
 @pytest.mark.parametrize('place', ['taken/file', 'taken/new/file'])
-def test_a_file_in_the_place_of_a_folder_is_told(tmp_path, place):
+def test_a_file_in_the_place_of_a_folder_is_reported(tmp_path, place):
     (tmp_path / 'taken').write_bytes(b'good')
     with pytest.raises(OSError, match=r'could not write .*/file \(.* mend the folder, then go on'):
         AtomicLocalBackend().put(b'two', tmp_path / place)

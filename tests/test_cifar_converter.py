@@ -147,7 +147,7 @@ def test_reads_batches_of_any_size_in_their_order(tmp_path_factory, sizes, seed)
     assert len(test) == sizes[-1]
 
 
-def test_missing_batches_are_told_with_the_remedy(tmp_path):
+def test_missing_batches_are_reported_with_the_remedy(tmp_path):
     words = (
         'no cifar-10-batches-py/batches.meta or cifar-100-python/meta in .* '
         r'python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS '
@@ -201,7 +201,7 @@ def larger(folders):
         (larger, ValueError, 'train/ship/0001.png is 40×32 pixels; images of CIFAR are 32×32'),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(tmp_path, harm, error, words):
+def test_wrong_input_is_reported_and_leaves_nothing(tmp_path, harm, error, words):
     folders = make_folders(tmp_path / 'folders', TEN, train=2)
     harm(folders)
     with pytest.raises(error, match=words):

@@ -171,7 +171,7 @@ def test_global_random_numbers_are_left_alone(name, baseline_states, tmp_path):
 
 
 @NAMES
-def test_wrong_settings_are_told_before_anything_is_built(name):
+def test_wrong_settings_are_reported_before_anything_is_built(name):
     cfg = load(f'_{name}')
     wrong = {
         'repr': (dict(drop_ratio=2), 'drop_ratio must be in'),

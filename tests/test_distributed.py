@@ -73,7 +73,7 @@ OTHERS = 4 * (2 * 8 + 6 + 1)
         ('last', OTHERS),
     ],
 )
-def test_sending_active_slices_alone_trains_with_the_same_bits_and_sends_half(said, arm, others):
+def test_sending_only_active_slices_trains_with_the_same_bits_and_sends_half(said, arm, others):
     same, sent = said[f'SENT send {arm}']
     assert same == 'equal'
     assert float(sent) * 1e6 == pytest.approx(HELD / 2 + others)

@@ -279,7 +279,7 @@ def test_settings_to_choose_from_are_taken():
     assert chosen["the authors' code"] == used
 
 
-def test_schedule_is_as_told():
+def test_schedule_is_as_asked():
     (hook,) = run(snippet('docs/usage.md', 'ratio_schedule'))['custom_hooks']
     assert hook.pop('type') == 'WAUHook'
     schedule = WAUHook(**hook).ratio_schedule

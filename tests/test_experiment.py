@@ -203,12 +203,12 @@ def test_settings_choose_arms_seeds_and_options(place):
         ),
     ],
 )  # fmt: skip
-def test_wrong_suites_are_told(place, changes, words):
+def test_wrong_suites_are_reported(place, changes, words):
     with pytest.raises(ValueError, match=words):
         read_suite(write_suite(place, **changes))
 
 
-def test_files_that_do_not_exist_are_told(place):
+def test_files_that_do_not_exist_are_reported(place):
     with pytest.raises(FileNotFoundError, match=r'The suite none.py does not exist'):
         read_suite('none.py')
     with pytest.raises(FileNotFoundError, match=r"the arm 'x' needs the config configs/small_x.py"):
@@ -234,7 +234,7 @@ def test_options_are_read_by_the_script_as_they_were_meant(value):
     assert args.cfg_options == {'key': value}
 
 
-def test_the_digest_tells_what_trains_otherwise_apart(place):
+def test_the_digest_differs_where_training_does(place):
     def digests(**options):
         suite = read_suite(write_suite(place, options=options))
         return [one.digest for one in suite.trainings]
@@ -250,7 +250,7 @@ def test_the_digest_tells_what_trains_otherwise_apart(place):
     assert {one.digest for one in together}.isdisjoint(baseline)
 
 
-def test_arms_that_differ_in_nothing_are_told(place):
+def test_arms_that_differ_in_nothing_are_reported(place):
     misspelt = {'optim_wraper.optimizer.lr': 0.5}
     arms = {'baseline': dict(), 'slow': dict(options=misspelt)}
     suite = read_suite(write_suite(place, arms=arms))
@@ -396,7 +396,7 @@ def test_seeds_that_are_too_few_are_reported():
     ]
 
 
-def test_a_baseline_that_failed_is_told():
+def test_a_baseline_that_failed_is_reported():
     records = [record('baseline', 0, status='failed'), record('WAU', 0, mean=50.0)]
     report = report_of(records, seeds=(0,))
     assert report.warnings()[1] == 'small: no training of baseline is finished: there are no gaps'
@@ -404,7 +404,7 @@ def test_a_baseline_that_failed_is_told():
     assert rows(report.settings[0].table())['WAU']['Gap (95 % interval)'] == '–'
 
 
-def test_a_metric_that_no_training_has_is_told():
+def test_a_metric_that_no_training_has_is_reported():
     records = [
         record('baseline', seed, top=1.0, curves=dict(overlap=[(0, 1.0)])) for seed in (0, 1)
     ]
@@ -457,7 +457,7 @@ def log_run(work_dir, losses, **metrics):
     return read_run(work_dir)
 
 
-def test_records_hold_measurements_alone(place):
+def test_records_hold_only_measurements(place):
     (training,) = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0])).trainings
     metrics = {'mean': -1.0, 'coco/bbox_mAP': 0.5, 'coco/cat_precision': math.nan}
     one = summarise_run(training, log_run(place / 'a', [2.0, 1.0], **metrics), 'mean', '', 0.0)
@@ -632,7 +632,7 @@ class TestTool:
             load_tool().main(['suite.py', '--report'])
         write_suite(place)
 
-    def test_results_of_other_settings_are_kept_and_told(self, finished, monkeypatch, capfd):
+    def test_results_of_other_settings_are_kept_and_reported(self, finished, monkeypatch, capfd):
         place, _ = finished
         monkeypatch.chdir(place)
         before = (place / 'results [v1]/suite.json').read_text()
@@ -775,14 +775,14 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
     assert gpus == [['3,5', '3,5'], ['7,3', '7,3']]
 
 
-def test_too_few_gpus_are_told(tmp_path):
+def test_too_few_gpus_are_reported(tmp_path):
     trainings = [Training('s', 'a', seed, None, {}, processes=2) for seed in range(3)]
     with pytest.raises(ValueError, match=r'--gpus must name at least 2 GPUs.*got 5'):
         Trainer(tmp_path, 'mean', gpus=['5']).train(trainings, print, print)
 
 
 @pytest.mark.parametrize('gpus', [['0', '0'], ['99']])
-def test_gpus_that_are_not_there_are_told(gpus, capsys):
+def test_gpus_that_are_not_there_are_reported(gpus, capsys):
     with pytest.raises(SystemExit):
         load_tool().parse_args(['suite.py', '--gpus', *gpus])
     assert f'--gpus takes numbers of GPUs, each once, as in --gpus 0 1; got {" ".join(gpus)}' in (
@@ -791,7 +791,7 @@ def test_gpus_that_are_not_there_are_told(gpus, capsys):
 
 
 @pytest.mark.slow
-def test_a_config_that_changes_meanwhile_is_told(place, monkeypatch):
+def test_a_config_that_changes_meanwhile_is_reported(place, monkeypatch):
     suite = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0]))
     (training,) = suite.trainings
     assert training.digest  # the tool has read the config

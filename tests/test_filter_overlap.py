@@ -156,7 +156,7 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
         (['headless.pth', '--config', 'tiny.py'], ValueError, 'it lacks head.weight, head.bias'),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(folder, monkeypatch, arguments, error, message):
+def test_wrong_input_is_reported_and_leaves_nothing(folder, monkeypatch, arguments, error, message):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     command = [str(SCRIPT), 'baseline/epoch_1.pth', *arguments, '--out', 'out']

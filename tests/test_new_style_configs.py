@@ -66,7 +66,7 @@ def test_every_new_style_config_has_a_text_counterpart():
     assert all((TEXT / f'{name}.py').exists() for name in TEXT_CONFIGS.values())
 
 
-def test_mim_finds_each_config_by_its_name_alone():
+def test_mim_finds_each_config_by_its_name():
     names = [path.name for root in (NEW, TEXT) for path in root.rglob('*.py')]
     names = [name for name in names if 'coco' in name or 'demo' in name or 'in1k' in name]
     assert len(names) == len(set(names))

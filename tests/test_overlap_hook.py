@@ -210,7 +210,7 @@ def test_two_hooks_that_measure_are_refused(tmp_path):
         small_runner(tmp_path, WAU, hooks).train()
 
 
-def test_targets_that_match_nothing_are_told(tmp_path):
+def test_targets_that_match_nothing_are_reported(tmp_path):
     runner = small_runner(tmp_path, PLAIN, [dict(type='OverlapHook', targets='trunk')])
     with pytest.raises(ValueError, match=r"targets=\('trunk',\).*backbone, neck, head"):
         runner.train()
@@ -218,11 +218,11 @@ def test_targets_that_match_nothing_are_told(tmp_path):
 
 @pytest.mark.parametrize('hook', [OverlapHook, WAUHook])
 @pytest.mark.parametrize('interval', [0, -1, 2.5, 'often'])
-def test_wrong_interval_is_told(hook, interval):
+def test_wrong_interval_is_reported(hook, interval):
     with pytest.raises(ValueError, match=r'overlap_interval must be an integer of at least 1'):
         hook(overlap_interval=interval)
 
 
-def test_wrong_targets_are_told():
+def test_wrong_targets_are_reported():
     with pytest.raises(TypeError, match='targets must be module-name prefixes'):
         OverlapHook(targets=3)

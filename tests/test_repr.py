@@ -153,7 +153,7 @@ def test_dropped_filters_begin_anew_orthogonal_and_with_no_momentum(watched):
                 assert not now[0]['neck.bias'][index].any()
 
 
-def test_the_log_tells_what_is_dropped_and_what_begins_anew(watched):
+def test_the_log_shows_what_is_dropped_and_what_begins_anew(watched):
     _, text = watched
     assert 'RePr: cycle 1 of 2 drops 4 of 14 filters until epoch 3: ' in text
     assert text.count('RePr: 4 filters begin anew\n') == 2
@@ -364,7 +364,7 @@ def test_a_layer_with_no_room_says_so():
         (dict(targets=3), TypeError, r'targets must be module-name prefixes'),
     ],
 )
-def test_wrong_arguments_are_told(options, error, words):
+def test_wrong_arguments_are_reported(options, error, words):
     with pytest.raises(error, match=words):
         RePrHook(**options)
 
@@ -393,7 +393,7 @@ def test_runs_that_it_does_not_go_with_are_refused(tmp_path, wrapper, hooks, opt
         runner.train()
 
 
-def test_the_first_convolution_alone_is_nothing_to_drop_from(tmp_path):
+def test_only_the_first_convolution_is_nothing_to_drop_from(tmp_path):
     hook = dict(SHORT, targets='stem')
     runner = small_runner(tmp_path, PLAIN, [hook], max_epochs=9, model=Branches())
     with pytest.raises(ValueError, match=r'no convolution to drop filters from.*skip_first=True'):

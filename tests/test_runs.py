@@ -152,7 +152,7 @@ def test_real_run_that_counts_iterations(tmp_path):
     watch, _ = train_small(tmp_path / 'run', 0, dict(PLAIN), OVERLAP_HOOK, by_epoch=False)
     run = read_run(tmp_path / 'run')
     assert (run.by_epoch, run.length, run.trained, run.finished) == (False, 6, 6, True)
-    # LoggerHook writes the epoch, which is always 0, unless it is told otherwise.
+    # LoggerHook writes the epoch, which is always 0, unless it is set otherwise.
     assert run.metrics == {'mean': {3: watch.values[0], 6: watch.values[1]}}
     assert run.final('loss') == pytest.approx(watch.losses[-1])
     assert run.final('loss', at=3) == pytest.approx(watch.losses[2])
@@ -227,7 +227,7 @@ def test_half_a_last_line_is_left_out_with_a_note(tmp_path):
 
 
 @pytest.mark.parametrize('line', ['{"loss": 0.3, "ep', '[1]', '{"loss": 0.3}'])
-def test_a_broken_line_in_the_middle_is_told(tmp_path, line):
+def test_a_broken_line_in_the_middle_is_reported(tmp_path, line):
     write(tmp_path, [train(2, 9.0)], text=line + '\n' + json.dumps(val(1, 0.5)) + '\n')
     with pytest.raises(ValueError, match=r'scalars\.json, line 2 is not what MMEngine writes'):
         read_run(tmp_path)
@@ -292,7 +292,7 @@ def test_arms_of_one_kind_are_called_by_what_else_differs(tmp_path):
         write(tmp_path / 'slow', two_epochs(0.5)),
         write(tmp_path / 'fast', two_epochs(0.5), optim_wrapper=fast),
         write(tmp_path / 'wau', two_epochs(0.5), optim_wrapper=wau()),
-        # Differences deep down in more places than a label has room for.
+        # Differences deep down in more places than a label shows.
         *(write(tmp_path / f'long_{i}', two_epochs(0.5), optim_wrapper=wau(),
                 model=dict(type='Net', widths=[i] * 30)) for i in range(2)),
     ]  # fmt: skip
@@ -302,7 +302,7 @@ def test_arms_of_one_kind_are_called_by_what_else_differs(tmp_path):
     ]  # fmt: skip
 
 
-def test_arms_that_differ_in_more_than_wau_are_told(tmp_path):
+def test_arms_that_differ_in_more_than_wau_are_reported(tmp_path):
     other = wau(optimizer=dict(type='SGD', lr=0.2))
     amp = {**wau(), 'type': 'WAUAmpOptimWrapper'}
     folders = [
@@ -347,7 +347,7 @@ def test_differences_are_taken_in_pairs_of_the_same_seed(values, baseline, expec
     assert (found.mean, found.std, found.count, found.paired) == pytest.approx(expected)
 
 
-def test_tables_tell_mean_spread_and_difference(tmp_path):
+def test_tables_show_mean_spread_and_difference(tmp_path):
     folders = [
         write(tmp_path / 'p0', two_epochs(0.5, loss=1.0, overlap=0.3), seed=0),
         write(tmp_path / 'p1', two_epochs(0.7, loss=2.0, overlap=0.3), seed=1),
@@ -514,7 +514,7 @@ def test_script_compares_real_runs_that_diverged(tmp_path):
     )
 
 
-def test_a_run_without_the_metric_is_told_and_not_counted(tmp_path):
+def test_a_run_without_the_metric_is_reported_and_not_counted(tmp_path):
     # MMDetection gives no metric where nothing was detected.
     nothing = [*two_epochs(0.5)[:-1], {'time': 0.1, 'data_time': 0.1, 'step': 2}]
     folders = [write(tmp_path / 'a', two_epochs(0.5), seed=0),
@@ -531,7 +531,7 @@ def test_a_run_without_the_metric_is_told_and_not_counted(tmp_path):
     assert len(Report(arms, None).draw_curves().axes) == 2
 
 
-def test_runs_that_are_not_finished_are_told_and_comparable_earlier(tmp_path):
+def test_runs_that_are_not_finished_are_reported_and_comparable_earlier(tmp_path):
     longer = dict(EPOCHS, max_epochs=4)
     folders = [
         write(tmp_path / 'a', two_epochs(0.5), seed=0, train_cfg=longer),
@@ -571,7 +571,7 @@ def test_epochs_and_iterations_do_not_mix(tmp_path):
         check_comparable(read(tmp_path / 'a', tmp_path / 'b'), None)
 
 
-def test_a_seed_that_an_arm_has_twice_is_told(tmp_path):
+def test_a_seed_that_an_arm_has_twice_is_reported(tmp_path):
     folders = [write(tmp_path / name, two_epochs(0.5), seed=3) for name in 'ab']
     told = 'baseline has more than one run of seed 3; they count as separate runs'
     assert find_warnings(arms_of(*folders), BOX, None) == [told]
@@ -579,7 +579,7 @@ def test_a_seed_that_an_arm_has_twice_is_told(tmp_path):
     assert find_warnings(arms_of(*unseeded), BOX, None) == []
 
 
-def test_wrong_folders_are_told_with_what_to_do(tmp_path):
+def test_wrong_folders_are_reported_with_what_to_do(tmp_path):
     run = write(tmp_path / 'all' / 'run', two_epochs(0.5))
     with pytest.raises(FileNotFoundError, match=r'nowhere does not exist\. Name the work_dir'):
         read_run(tmp_path / 'nowhere')
@@ -598,7 +598,7 @@ def test_wrong_folders_are_told_with_what_to_do(tmp_path):
         read_run(tmp_path / 'tested')
 
 
-def test_wrong_configs_are_told(tmp_path):
+def test_wrong_configs_are_reported(tmp_path):
     config = write(tmp_path / 'run', two_epochs(0.5)) / '20260101_000000/vis_data/config.py'
     config.write_text('train_cfg = dict(max_epochs=2)\n')
     with pytest.raises(ValueError, match=r'config\.py has no optim_wrapper'):
@@ -676,7 +676,7 @@ def test_what_json_has_no_number_for_is_left_open(tmp_path):
     assert found['arms']['baseline']['runs'][0]['values'][BOX] == 0.5
 
 
-def test_a_folder_that_is_given_twice_is_told(tmp_path):
+def test_a_folder_that_is_given_twice_is_reported(tmp_path):
     main = runpy.run_path(str(SCRIPT))['main']
     run = write(tmp_path / 'a', two_epochs(0.5))
     with pytest.raises(ValueError, match=f'A path is given more than once: {run}, {run}/'):

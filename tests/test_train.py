@@ -163,7 +163,7 @@ def test_test_script_has_predictions_of_a_classifier_drawn(tmp_path, kind):
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
-def test_launch_scripts_tell_how_they_are_used(tmp_path, script):
+def test_launch_scripts_show_how_they_are_used(tmp_path, script):
     done = run(['bash', ROOT / 'tools' / script, CONFIG], tmp_path)
     assert done.returncode == 2
     assert f'bash tools/{script} ' in done.stdout
@@ -256,7 +256,7 @@ def is_convolution(name, weights):
         ),
     ],
 )
-def test_wrong_input_is_told_before_anything_is_made(tmp_path, arguments, words):
+def test_wrong_input_is_reported_before_anything_is_made(tmp_path, arguments, words):
     done = run_python(TRAIN, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert re.search(words, done.stdout.splitlines()[-1])

@@ -103,7 +103,7 @@ class Show:
         )  # fmt: skip
         self.whole = self.bars.add_task('trainings', total=total, left='')
         self.parts: dict[str, int] = {}
-        self.total, self.ended, self._told = total, 0, time.monotonic()
+        self.total, self.ended, self._shown = total, 0, time.monotonic()
 
     def end(self, record: Record) -> None:
         """Show that a training ended."""
@@ -117,13 +117,13 @@ class Show:
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Tell how far the running ones are."""
+        """Show how far the running ones are."""
         running = {one.training.name: self.trainer.fraction(one) for one in self.trainer.running}
         if not self.console.is_terminal:
-            if time.monotonic() - self._told > SECONDS_BETWEEN_LINES and running:
-                self._told = time.monotonic()
-                told = ', '.join(f'{name} {done:.0%}' for name, done in running.items())
-                self.console.print(f'running: {told}{self._left()}', soft_wrap=True)
+            if time.monotonic() - self._shown > SECONDS_BETWEEN_LINES and running:
+                self._shown = time.monotonic()
+                line = ', '.join(f'{name} {done:.0%}' for name, done in running.items())
+                self.console.print(f'running: {line}{self._left()}', soft_wrap=True)
             return
         for name in [name for name in self.parts if name not in running]:
             self.bars.remove_task(self.parts.pop(name))
@@ -183,8 +183,8 @@ def write_report(report: Report, out: Path, console: Console) -> None:
         console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
     for file, figure in pictures.items():
         write_whole(png(figure, dpi=110), out / file)
-    told = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
-    write_whole(report.to_markdown(told, list(pictures)).encode(), out / f'{name}.md')
+    command = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
+    write_whole(report.to_markdown(command, list(pictures)).encode(), out / f'{name}.md')
     for file in (f'{name}.md', f'{name}.json', *pictures):
         console.print(f'Written: {out / file}', soft_wrap=True)
 

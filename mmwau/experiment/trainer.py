@@ -188,7 +188,7 @@ class Trainer:
     def _end(self, one: Process, seconds: float) -> Record:
         """The record of a training that ended; a failed one is tried anew at the next start."""
         training, folder = one.training, self.folder / one.training.folder
-        told = shlex.join(self.command(training))
+        command = shlex.join(self.command(training))
         try:
             if one.process.returncode:
                 # Of several processes some may be left.
@@ -202,12 +202,12 @@ class Trainer:
                 )
             if one.starts > 1:
                 seconds = 0.0
-            record = summarise_run(training, run, self.metric, told, seconds)
+            record = summarise_run(training, run, self.metric, command, seconds)
             write_record(record, folder)
         # Whatever is wrong with one training, the others go on.
         except Exception as error:
             return Record(
-                training.setting, training.arm, training.seed, told, training.digest,
+                training.setting, training.arm, training.seed, command, training.digest,
                 status='failed', error=str(error) or repr(error), starts=one.starts,
             )  # fmt: skip
         if one.starts == 1:
@@ -343,8 +343,8 @@ def _reason(log: Path, one: Process) -> str:
     with open(log, 'rb') as file:
         file.seek(one.log_start)
         lines = file.read().decode(errors='replace').splitlines()
-    told = [line.strip() for line in lines if ERROR.search(line)]
-    told = told or [line.strip() for line in lines if re.search('[a-z]', line)]
+    found = [line.strip() for line in lines if ERROR.search(line)]
+    found = found or [line.strip() for line in lines if re.search('[a-z]', line)]
     status = one.process.returncode
     end = f'ended by signal {-status}' if status < 0 else f'exit status {status}'
-    return f'{end}: {told[-1][:300] if told else "it printed nothing"} (whole output in {log})'
+    return f'{end}: {found[-1][:300] if found else "it printed nothing"} (whole output in {log})'
