@@ -65,7 +65,7 @@ def load_from_local(filename: str, map_location: object = None) -> dict:
 def read_safely() -> None:
     """Let MMEngine read checkpoints on this machine through :func:`load_from_local`.
 
-    With a torch before 2.4, which can't read MMEngine's own safely, MMEngine reads as ever.
+    With a torch before 2.4, which can't read MMEngine's own safely, MMEngine reads as usual.
     """
     if safe_load.CAN_ALLOW:
         CheckpointLoader.register_scheme('', load_from_local, force=True)
@@ -186,7 +186,7 @@ class ResumeHook(Hook):
         if 'param_schedulers' not in checkpoint and runner.param_schedulers:
             runner.logger.warning(
                 'The checkpoint has no state of the parameter schedulers '
-                '(save_param_scheduler=False): learning rates start their schedule anew'
+                '(save_param_scheduler=False): learning rates start their schedule again'
             )
 
 

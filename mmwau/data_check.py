@@ -140,7 +140,7 @@ def _check_path(setting: str, root: str, path: str | None) -> Path | None:
         'put the data there',
     )
     raise FileNotFoundError(
-        f'{setting}: {place} does not exist (seen from {Path.cwd()}). To mend it, {advice}; or '
+        f'{setting}: {place} does not exist (seen from {Path.cwd()}). To fix it, {advice}; or '
         'name another place with --cfg-options, for all of dataset.data_root in the data loaders '
         'and ann_file in the evaluators'
     )

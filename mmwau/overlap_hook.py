@@ -206,8 +206,8 @@ def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:
     """
     if len(hooks) > 1:
         raise ValueError(
-            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, of which each '
-            'measures the overlap; keep one of them, with WAU the WAUHook'
+            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, each of which '
+            'measures the overlap; keep one of them: with WAU, the WAUHook'
         )
 
 

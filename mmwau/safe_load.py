@@ -55,7 +55,7 @@ def load(
     while True:
         try:
             with _allowed(made), catch_warnings():
-                simplefilter('ignore')  # on the pickle protocol of files that are refused anyhow
+                simplefilter('ignore')  # on the pickle protocol of files that are refused anyway
                 return torch.load(path, **options), left_out
         except pickle.UnpicklingError as error:
             found = re.search(r'GLOBAL (\S+) was not an allowed', str(error))

@@ -159,7 +159,7 @@ CASES = [
     (
         plain_with(dict(type='DSDHook', begin=1, end=2), dict(type='RePrHook')),
         ValueError,
-        'custom_hooks has DSDHook and RePrHook, of which each leaves a part of the network out',
+        'custom_hooks has DSDHook and RePrHook, each of which leaves a part of the network out',
     ),
     (
         plain_with(dict(type='DSDHook', begin=1, end=50)),

@@ -206,7 +206,7 @@ def test_the_line_of_random_filters_is_the_mean_of_the_layers(tmp_path, monkeypa
 
 def test_two_hooks_that_measure_are_refused(tmp_path):
     hooks = [dict(type='WAUHook'), dict(type='OverlapHook')]
-    with pytest.raises(ValueError, match='custom_hooks has WAUHook and OverlapHook, of which each'):
+    with pytest.raises(ValueError, match='custom_hooks has WAUHook and OverlapHook, each of which'):
         small_runner(tmp_path, WAU, hooks).train()
 
 

@@ -375,7 +375,7 @@ def test_wrong_arguments_are_reported(options, error, words):
         (dict(type='WAUOptimWrapper'), [SHORT], {}, TypeError,
          r"RePrHook and WAUOptimWrapper each decide .* optim_wrapper.type to 'OptimWrapper'"),
         (PLAIN, [SHORT, dict(type='DSDHook', begin=1, end=2)], {}, ValueError,
-         r'custom_hooks has RePrHook and DSDHook, of which each'),
+         r'custom_hooks has RePrHook and DSDHook, each of which'),
         (PLAIN, [SHORT], dict(max_epochs=6), ValueError,
          r'before epoch 6, counted from 0, but training ends after 6 epochs'),
         (PLAIN, [dict(SHORT, targets='trunk')], {}, ValueError, r"targets=\('trunk',\)"),

@@ -51,13 +51,13 @@ def prepare(cfg: Config, checkpoints: Sequence[str]) -> None:
 
 
 class Tick(Hook):
-    """Tells after each batch what fraction of the evaluation that was."""
+    """Reports after each batch what fraction of the evaluation is done."""
 
     def __init__(self, tick: Callable[[float], None]):
         self.tick = tick
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Tell it."""
+        """Report it."""
         self.tick(1 / len(runner.test_dataloader))
 
 

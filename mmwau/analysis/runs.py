@@ -342,7 +342,7 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
 
 
 def _count_parts(starts: Iterable[Sequence[Mapping]]) -> int:
-    """In how many starts some iteration was trained that no later one trained anew."""
+    """In how many starts some iteration was trained that no later one trained again."""
     firsts = [next(entry['step'] for entry in lines if 'iter' in entry) for lines in starts]
     return sum(
         first < min(firsts[place + 1 :], default=math.inf) for place, first in enumerate(firsts)

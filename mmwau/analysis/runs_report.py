@@ -23,13 +23,13 @@ ARMS_IN_ONE_TABLE = 3
 LABELS = {'path_length': 'path length'}
 NO_VALUE, MINUS, NO_BREAK = '\u2013', '\u2212', '\u00a0'
 HOW_TO_READ = (
-    'An arm is all runs whose configs agree in everything but the seed. Behind a mean stands ± the '
-    'sample standard deviation over the runs of the arm, and in brackets their number; one run has '
-    'no spread. ± is no margin of error of the mean, and of two or three runs it is itself '
+    'An arm is all runs whose configs agree in everything but the seed. A mean is shown with ± the '
+    'sample standard deviation over the runs of the arm, and their number in brackets; one run has '
+    'no spread. ± is not the margin of error of the mean, and with two or three runs it is itself '
     'uncertain: a difference as large as the spread may be chance.',
     'A difference is the arm minus the baseline. Runs of the same seed are paired: the mean of '
-    'their differences stands with ± their sample standard deviation. Where no seed is in both '
-    'arms it is the difference of the two means, marked as unpaired, and has no spread.',
+    'their differences is shown with ± their sample standard deviation. If no seed is in both '
+    'arms, it is the difference of the two means, marked as unpaired, without a spread.',
     'Loss: training loss over the last whole epoch, or over the last tenth of the logged points '
     'where training counts iterations; each logged point is a mean over '
     'log_processor.window_size iterations. Overlap: mean |cosine| between the filters of a layer '

@@ -188,7 +188,7 @@ def check_one(hooks: Sequence[type]) -> None:
     alike = [hook.__name__ for hook in hooks if issubclass(hook, LeaveOutHook)]
     if len(alike) > 1:
         raise ValueError(
-            f'custom_hooks has {" and ".join(alike)}, of which each leaves a part of the '
+            f'custom_hooks has {" and ".join(alike)}, each of which leaves a part of the '
             'network out; keep one of them'
         )
 

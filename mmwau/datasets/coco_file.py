@@ -207,7 +207,7 @@ def _check_categories(path: Path, annotations: list[dict], names: dict) -> None:
         raise ValueError(
             f'{path}: no category has the id {name_some(ids, 5)}. These objects would be trained '
             f'on as background. The categories are {name_some(known, 20) or "none"}. Add the '
-            'missing ones (their classes need not be in the config), or mend "category_id"'
+            'missing ones (their classes need not be in the config), or correct "category_id"'
         )
 
 

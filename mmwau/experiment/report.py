@@ -283,7 +283,7 @@ class Report:
             names = [f'{one.setting} / {one.arm} / seed {one.seed}' for one in self.others]
             found.append(
                 f'{len(names)} results do not count, since the suite or a config was changed '
-                f'since: {name_some(names, 3)}. They are kept until trained anew'
+                f'since: {name_some(names, 3)}. They are kept until trained again'
             )
         for setting in self.settings:
             found += _seed_warnings(setting)

@@ -293,7 +293,7 @@ def find_records(
         raise ValueError(
             f'These hold trainings with other settings than the suite has now: '
             f'{name_some(others, 3)}. The suite or a config was changed since. Remove the '
-            'folders to train anew, or name another --work-dir'
+            'folders to train again, or name another --work-dir'
         )
     return found
 
