@@ -261,7 +261,7 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
     (folders / 'test' / 'ship' / '.thumbnails').write_text('')
     assert convert(folders, tmp_path / 'batches') == {'train': 19, 'test': 10}
     printed = capsys.readouterr().out
-    assert 'train: left out, since images (.jpg, .jpeg, .png) are read from the folders' in printed
+    assert 'train: left out, since images (.jpg, .jpeg, .png) are read only from the' in printed
     assert 'folders of the classes: cat/more/, ship/9.bmp\n' in printed
     assert 'folders of the classes: alone.png\n' in printed
 

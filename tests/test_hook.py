@@ -75,7 +75,7 @@ def test_schedule_by_epoch_is_refused_where_there_are_no_epochs(tmp_path):
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
         sampler=dict(type='InfiniteSampler'),
     )
-    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts iter'):
+    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts only'):
         runner.train()
 
 
