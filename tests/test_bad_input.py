@@ -127,7 +127,7 @@ CASES = [
     (wrapper(type='AmpOptimWrapper'), TypeError, "Set optim_wrapper.type to 'WAUAmpOptimWrapper'"),
     (lambda cfg: cfg.pop('optim_wrapper'), TypeError, "but optim_wrapper.type is 'OptimWrapper'"),
     (lambda cfg: cfg.custom_hooks.append(dict(type='WAUHook')), ValueError, 'WAUHook and WAUHook'),
-    (lambda cfg: cfg.custom_hooks.append(dict(type='OverlapHook')), ValueError, 'of which measures'),
+    (lambda cfg: cfg.custom_hooks.append(dict(type='OverlapHook')), ValueError, 'which measures'),
     (hook(interval=5), TypeError, "unexpected keyword argument 'interval'"),
     (hook(overlap_interval=0), ValueError, 'overlap_interval must be an integer of at least 1'),
     (hook(overlap_interval=2.5), ValueError, 'at least 1 (iterations), got 2.5'),

@@ -170,6 +170,7 @@ def test_wrong_input_is_reported_and_leaves_nothing(folder, monkeypatch, argumen
     ('arguments', 'words'),
     [
         (['--duplicate-cosine', '0'], '--duplicate-cosine must be in (0, 1], got 0.0'),
+        (['--twin-cosine', '0'], '--duplicate-cosine must be in (0, 1], got 0.0'),  # of 0.1
         (['--config', 'tiny.py', '--images', '-1'], '--images must be 0 or more, got -1'),
     ],
 )
@@ -177,7 +178,10 @@ def test_wrong_options_are_usage_errors(monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(sys, 'argv', [str(SCRIPT), 'epoch_1.pth', *arguments])
     with pytest.raises(SystemExit, match='2'):
         runpy.run_path(str(SCRIPT), run_name='__main__')
-    assert words in ' '.join(capsys.readouterr().err.split())
+    said = ' '.join(capsys.readouterr().err.split())
+    assert words in said
+    assert '--duplicate-cosine' in said
+    assert 'twin' not in said
 
 
 @pytest.mark.parametrize(
