@@ -10,7 +10,7 @@ from .wau import WAU
 
 __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'attach', 'find_layers']
 
-if find_spec('mmengine'):  # the method itself needs torch alone
+if find_spec('mmengine'):  # the method itself needs only torch
     from . import models  # noqa: F401
     from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401

@@ -33,7 +33,7 @@ class AtomicLocalBackend(LocalBackend):
             filepath: The place; its folder is made if need be.
 
         Raises:
-            OSError: If it can't be written; it tells the place, the size and what to do.
+            OSError: If it can't be written; the message has the place, the size and what to do.
         """
         write_whole(obj, filepath)
 
@@ -46,7 +46,7 @@ def write_whole_files() -> None:
 def remove_unfinished(work_dir: str | Path) -> None:
     """Remove what a killed training left unfinished in its work_dir.
 
-    For the training script alone: another one may run while a training writes there.
+    Only for the training script: another script may run while a training writes there.
     """
     if is_main_process():
         for unfinished in Path(work_dir).glob(f'.*{UNFINISHED}'):
@@ -65,7 +65,7 @@ def load_from_local(filename: str, map_location: object = None) -> dict:
 def read_safely() -> None:
     """Let MMEngine read checkpoints on this machine through :func:`load_from_local`.
 
-    With a torch before 2.4, which can't read MMEngine's own safely, MMEngine reads as ever.
+    With a torch before 2.4, which can't read MMEngine's own safely, MMEngine reads as usual.
     """
     if safe_load.CAN_ALLOW:
         CheckpointLoader.register_scheme('', load_from_local, force=True)
@@ -75,7 +75,7 @@ def check_checkpoint(path: str | None, resume: bool = False) -> None:
     """Check that a checkpoint on this machine exists and can be read, without reading all of it.
 
     Args:
-        path: The checkpoint, or None for none. Addresses (``https://...``) are left alone.
+        path: The checkpoint, or None for none. Addresses (``https://...``) are not checked.
         resume: Whether training is to go on from it, for which it needs more than weights.
 
     Raises:
@@ -186,7 +186,7 @@ class ResumeHook(Hook):
         if 'param_schedulers' not in checkpoint and runner.param_schedulers:
             runner.logger.warning(
                 'The checkpoint has no state of the parameter schedulers '
-                '(save_param_scheduler=False): learning rates start their schedule anew'
+                '(save_param_scheduler=False): learning rates start their schedule again'
             )
 
 

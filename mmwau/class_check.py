@@ -15,8 +15,8 @@ from mmengine.config import Config
 from .analysis.labels import name_some
 from .data_check import Source
 
-# Parts of a detector that tell the classes apart, and those that such parts are in. Others may
-# rightly count otherwise: a head of proposals has 1 class, a semantic one those of its map.
+# Parts of a detector that classify objects, and those that such parts are in. Others may rightly
+# have other numbers: a head of proposals has 1 class, a semantic one those of its map.
 HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head', 'panoptic_head')
 AROUND_HEADS = ('module', 'detector', 'roi_head')
 MOST_NAMES = 100
@@ -165,12 +165,12 @@ def _check_heads(cfg: Config, source: Source) -> None:
 
 
 def _heads(cfg: Config, source: Source) -> Iterator[tuple[str, int]]:
-    """The heads that tell the classes of a data set apart, if any: see :func:`_find_heads`."""
+    """The heads that predict the classes of a data set, if any: see :func:`_find_heads`."""
     return iter(()) if source.by_name else _find_heads(cfg.get('model'), 'model')
 
 
 def _find_heads(part: object, setting: str) -> Iterator[tuple[str, int]]:
-    """The heads that tell classes apart: the setting, and how many classes it has."""
+    """The heads that classify objects: the setting, and how many classes it has."""
     if not isinstance(part, dict):
         return
     for name in (*AROUND_HEADS, *HEADS):

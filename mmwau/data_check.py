@@ -58,7 +58,7 @@ class Source(NamedTuple):
 def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
     """Check that files and folders of data on this machine exist, and are what they should be.
 
-    Data sets that fetch themselves on first use are left alone.
+    Data sets that are downloaded on first use are not checked.
 
     Args:
         cfg: The config.
@@ -140,7 +140,7 @@ def _check_path(setting: str, root: str, path: str | None) -> Path | None:
         'put the data there',
     )
     raise FileNotFoundError(
-        f'{setting}: {place} does not exist (seen from {Path.cwd()}). To mend it, {advice}; or '
+        f'{setting}: {place} does not exist (seen from {Path.cwd()}). To fix it, {advice}; or '
         'name another place with --cfg-options, for all of dataset.data_root in the data loaders '
         'and ann_file in the evaluators'
     )
@@ -189,7 +189,7 @@ def _check_dataset(source: Source, dataset: dict, root: str, prefixes: dict) -> 
             f'{where}: {without_mask} annotations have no "segmentation", which the pipeline loads '
             '(with_mask=True)'
         )
-    # Some of the images are left alone: an unknown part, or those that can't be read.
+    # Some of the images are not used: an unknown part, or those that can't be read.
     if dataset.get('indices') is not None or any(step.get('ignore_empty') for step in steps):
         return
     names = file.images

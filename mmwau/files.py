@@ -56,7 +56,7 @@ def write_whole(content: bytes, path: str | Path) -> None:
         path: The place; its folder is made if need be.
 
     Raises:
-        OSError: If it can't be written; it tells the place, the size and what to do.
+        OSError: If it can't be written; the message has the place, the size and what to do.
     """
     path = Path(path)
     unfinished = path.with_name(f'.{path.name}{UNFINISHED}')
@@ -75,8 +75,8 @@ def write_whole(content: bytes, path: str | Path) -> None:
             error.errno,
             f'{error.strerror}: could not write {len(content) / 2**20:.1f} MiB to {path} '
             f'({shutil.disk_usage(folder).free / 2**20:.1f} MiB are free there). Files '
-            'written before are whole. Make room or mend the folder, then go on (trainings with '
-            '--resume)',
+            'written before are whole. Free some space or repair the folder, then go on (trainings '
+            'with --resume)',
         ) from error
 
 

@@ -30,7 +30,7 @@ def norms_behind(
         def hook(module: nn.Module, args: tuple, output: object) -> None:
             found.setdefault(name, [])
             if isinstance(output, Tensor):
-                # The version tells whether something was added to the output in place.
+                # The version shows whether something was added to the output in place.
                 setattr(output, MARK, (name, output._version))
 
         return hook

@@ -28,14 +28,14 @@ OVERLAP_CURVE = 'overlap_curve'
 # The key of a checkpoint that holds where filters started.
 MOVEMENT = 'movement'
 # Log keys.
-MOVEMENTS = ('movement', 'displacement')
+MOVEMENTS = ('path_length', 'displacement')
 
 
 @HOOKS.register_module()
 class OverlapHook(Hook):
     """Log the overlap of the filters, and draw it at the end: for a run without WAU.
 
-    :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its plain twin get the
+    :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its baseline get the
     same curves. The overlap is measured before training, then at an interval, and at the end:
 
     - ``overlap``: the mean over the measured layers (:func:`mmwau.overlap.layer_overlap`), and
@@ -43,8 +43,8 @@ class OverlapHook(Hook):
       log and as scalars of all visualizer backends, with the iteration as step.
     - ``overlap.png`` in the work_dir: the overlap of each layer at the start and at the end.
     - ``overlap_curve.png``: network and stages over the iterations.
-    - With ``movement=True``, ``train/movement`` and ``train/displacement`` with the losses: how far
-      filters have moved, in radians (:class:`mmwau.movement.Movement`).
+    - With ``movement=True``, ``train/path_length`` and ``train/displacement`` with the losses: how
+      far filters have moved, in radians (:class:`mmwau.movement.Movement`).
 
     A layer whose filters have no other one to overlap with (depthwise) is left out, and named in
     the log.
@@ -84,7 +84,7 @@ class OverlapHook(Hook):
         self._movement_before: dict | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Forget another run that had this hook; a run that goes on goes on with its movement."""
+        """Forget another run that had this hook; a run that continues keeps its movement."""
         if runner.iter == 0:
             self._movement = self._movement_before = None
 
@@ -113,6 +113,9 @@ class OverlapHook(Hook):
             {log_key(name): value for name, value in point.items()}
             for point in hub.get_info(OVERLAP_CURVE, [])
         ]
+        # What mmwau 0.1 logged under another name would be logged for ever, never changing.
+        if 'train/movement' in hub.log_scalars:
+            hub.log_scalars['train/path_length'] = hub.log_scalars.pop('train/movement')
         overlap = self._measure(runner)
         if hub.get_info(OVERLAP_AT_START) is None:
             hub.update_info(OVERLAP_AT_START, overlap)
@@ -135,7 +138,7 @@ class OverlapHook(Hook):
             checkpoint[MOVEMENT] = self._movement.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on with the movement of a run that is resumed; weights alone are a new start."""
+        """Go on with the movement of a resumed run; a run from loaded weights starts anew."""
         if runner._resume:
             self._movement_before = checkpoint.get(MOVEMENT)
 
@@ -145,7 +148,7 @@ class OverlapHook(Hook):
         if not is_main_process() or not end:
             return
         start = runner.message_hub.get_info(OVERLAP_AT_START)
-        # A run that was resumed with other targets has some layers in one of them alone.
+        # A run that was resumed with other targets has some layers in only one of them.
         start = {name: value for name, value in start.items() if name in end}
         pictures = []
         if start:
@@ -186,8 +189,11 @@ class OverlapHook(Hook):
 def log_key(name: str) -> str:
     """The name under which a value is logged, from one that may be of an earlier version.
 
-    Until 0.1 ``overlap``, the network's, was also what the names of stages began with.
+    Until 0.1 ``overlap``, the network's, was also what the names of stages began with, and the path
+    length was called ``movement``.
     """
+    if name == 'movement':
+        return MOVEMENTS[0]
     stage = name.removeprefix('overlap/')
     return name if stage == name else f'{STAGE_OVERLAP}{stage}'
 
@@ -200,8 +206,8 @@ def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:
     """
     if len(hooks) > 1:
         raise ValueError(
-            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, of which each '
-            'measures the overlap; keep one of them, with WAU the WAUHook'
+            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, each of which '
+            'measures the overlap; keep one of them: with WAU, the WAUHook'
         )
 
 

@@ -1,4 +1,4 @@
-"""Tell what is wrong with a config before anything is built from it."""
+"""Report what is wrong with a config before anything is built from it."""
 
 import logging
 from collections.abc import Sequence

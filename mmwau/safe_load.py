@@ -15,7 +15,7 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import serialization
 
-# Before 2.4 torch reads tensors and plain values alone: not what MMEngine writes.
+# Before 2.4 torch reads only tensors and plain values: not what MMEngine writes.
 CAN_ALLOW = hasattr(serialization, 'add_safe_globals')
 # These are what a file would run commands with: it is refused, not read without them.
 REFUSED = ('builtins', 'os', 'posix', 'nt', 'sys', 'subprocess')
@@ -55,13 +55,13 @@ def load(
     while True:
         try:
             with _allowed(made), catch_warnings():
-                simplefilter('ignore')  # on the pickle protocol of files that are refused anyhow
+                simplefilter('ignore')  # on the pickle protocol of files that are refused anyway
                 return torch.load(path, **options), left_out
         except pickle.UnpicklingError as error:
             found = re.search(r'GLOBAL (\S+) was not an allowed', str(error))
             if not found or not CAN_ALLOW:
                 raise
-            # Older versions tell those of builtins without their module.
+            # Older versions name those of builtins without their module.
             name = found[1] if '.' in found[1] else f'builtins.{found[1]}'
             if name in made or not _can_be_left_out(name):
                 raise

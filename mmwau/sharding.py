@@ -124,7 +124,7 @@ def is_one_of_several() -> bool:
 
 
 def sharded(kind: str, method: str = 'WAU') -> str:
-    """Tell what to use instead of a way of training that cuts parameters over processes."""
+    """What to use instead of a way of training that splits parameters over processes."""
     return (
         f'{method} does not work with {kind}, which cuts parameters over processes. Use '
         'MMDistributedDataParallel of MMEngine or DistributedDataParallel of torch'

@@ -1,6 +1,6 @@
-"""Send less between processes: all-reduce the gradients of active slices alone.
+"""Send less between processes: all-reduce the gradients of only the active slices.
 
-All processes select the same slices, so that none needs to tell the others which ones it sends.
+All processes select the same slices, so that none needs to announce which ones it sends.
 """
 
 import weakref
@@ -79,7 +79,7 @@ class ActiveTraffic:
 
 
 def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tensor]:
-    """Average a bucket of gradients over the processes, active slices alone; zero the held ones.
+    """Average a bucket of gradients over the processes, only active slices; zero the held ones.
 
     A communication hook of ``DistributedDataParallel``. What is not held is averaged as without
     the hook: multiplied by 1 / world_size, then summed. ``fp16_compress_wrapper`` and
@@ -121,13 +121,13 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
 
 
 def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
-    """Let the processes that train a model send the gradients of active slices alone.
+    """Let the processes that train a model send the gradients of only the active slices.
 
     Args:
         model: The model. One that sends so already is left as it is.
 
     Returns:
-        The model's traffic, to be told the active slices before each backward pass.
+        The model's traffic, which needs the active slices before each backward pass.
 
     Raises:
         TypeError: If the model is not wrapped by ``DistributedDataParallel``.
@@ -149,7 +149,7 @@ def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
     except RuntimeError as error:
         raise ValueError(
             'send_active_only: DistributedDataParallel has a communication hook already and takes '
-            'one alone. Leave that one out, or put fp16_compress_wrapper around '
+            'only one. Leave that one out, or put fp16_compress_wrapper around '
             'mmwau.traffic.all_reduce_active and register that'
         ) from error
     _traffic_of[model] = traffic

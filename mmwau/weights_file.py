@@ -29,7 +29,7 @@ COMPILED = re.compile(r'(?<![^.])_orig_mod\.')
 PICKLE, LEGACY = b'\x80', b'l\xfc\x9cF\xf9 j\xa8P\x19'
 LFS = b'version https://git-lfs'
 # How users make a file that can be read from one that can't.
-SAVE = "save the weights alone, torch.save(model.state_dict(), 'weights.pth')"
+SAVE = "save only the weights, torch.save(model.state_dict(), 'weights.pth')"
 
 
 def read_weights(path: str | Path, unsafe: bool = False) -> dict[str, Tensor]:
@@ -37,8 +37,8 @@ def read_weights(path: str | Path, unsafe: bool = False) -> dict[str, Tensor]:
 
     Args:
         path: The file.
-        unsafe: Unpickle whatever is in the file, which can run code that the file brings. For
-            files from a trusted source alone. Defaults to False.
+        unsafe: Unpickle whatever is in the file, which can run code that the file brings. Only for
+            files from a trusted source. Defaults to False.
 
     Returns:
         The tensors by name, on the CPU, without the prefixes of distributed training (``module.``)

@@ -99,7 +99,7 @@ def differences(model: nn.Module) -> str:
 
 
 def sends_alike(make) -> str:
-    """Train while all is sent and while active slices alone are; compare the ends."""
+    """Train while all is sent and while only active slices are; compare the ends."""
     ends = []
     for sends in (False, True):
         model = make()
@@ -274,7 +274,7 @@ def wrapper_with_a_part_in_fsdp(work_dir):
 
 
 def wrapper_with_fsdp(work_dir):
-    # MMEngine's Runner itself gets here on GPUs alone.
+    # MMEngine's Runner itself gets here only on GPUs.
     model = MMFullyShardedDataParallel(SmallModel(), device_id=CPU)
     start_wrapper(model)
 

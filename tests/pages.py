@@ -33,7 +33,7 @@ PAGES = {
 MAKE_TARGETS = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
 # Programs that are not ours: what they are given is not looked at.
 OTHERS = ('cd', 'git', 'jupyter', 'mim', 'pre-commit', 'source')
-# Between backticks the name of a script alone is no command.
+# Only the name of a script between backticks is no command.
 COMMAND = re.compile(r'(?:python3?|bash|make|pip) .+|[a-z_]+\.(?:py|sh) .+')
 
 

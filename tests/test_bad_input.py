@@ -1,4 +1,4 @@
-"""One table of wrong input, each told before anything is built. A new case is a new line."""
+"""One table of wrong input, each reported before anything is built. A new case is a new line."""
 
 import math
 import os
@@ -127,7 +127,7 @@ CASES = [
     (wrapper(type='AmpOptimWrapper'), TypeError, "Set optim_wrapper.type to 'WAUAmpOptimWrapper'"),
     (lambda cfg: cfg.pop('optim_wrapper'), TypeError, "but optim_wrapper.type is 'OptimWrapper'"),
     (lambda cfg: cfg.custom_hooks.append(dict(type='WAUHook')), ValueError, 'WAUHook and WAUHook'),
-    (lambda cfg: cfg.custom_hooks.append(dict(type='OverlapHook')), ValueError, 'each measures'),
+    (lambda cfg: cfg.custom_hooks.append(dict(type='OverlapHook')), ValueError, 'which measures'),
     (hook(interval=5), TypeError, "unexpected keyword argument 'interval'"),
     (hook(overlap_interval=0), ValueError, 'overlap_interval must be an integer of at least 1'),
     (hook(overlap_interval=2.5), ValueError, 'at least 1 (iterations), got 2.5'),
@@ -148,7 +148,7 @@ CASES = [
             cfg.update(train_cfg=dict(type='IterBasedTrainLoop', max_iters=9)),
         ),
         ValueError,
-        'ratio_schedule counts epochs, but training counts iterations alone',
+        'ratio_schedule counts epochs, but training counts only iterations',
     ),
     # The methods that WAU is compared with; the demo trains for 12 epochs.
     (
@@ -159,7 +159,7 @@ CASES = [
     (
         plain_with(dict(type='DSDHook', begin=1, end=2), dict(type='RePrHook')),
         ValueError,
-        'custom_hooks has DSDHook and RePrHook, of which each leaves a part of the network out',
+        'custom_hooks has DSDHook and RePrHook, each of which leaves a part of the network out',
     ),
     (
         plain_with(dict(type='DSDHook', begin=1, end=50)),
@@ -177,7 +177,7 @@ CASES = [
     (
         lambda cfg: cfg.update(runner_type='FlexibleRunner'),
         TypeError,
-        'FlexibleRunner does not tell',
+        'FlexibleRunner does not pass the model',
     ),
     (lambda cfg: cfg.update(strategy=dict(type='DeepSpeedStrategy')), TypeError, 'DeepSpeedStrat'),
     (lambda cfg: cfg.update(strategy=dict(type='ColossalAIStrategy')), TypeError, 'ColossalAIStr'),
@@ -236,7 +236,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(('harm', 'error', 'words'), CASES)
-def test_wrong_input_is_told(cfg, harm, error, words):
+def test_wrong_input_is_reported(cfg, harm, error, words):
     harm(cfg)
     before = sorted(Path('.').rglob('*'))
     with pytest.raises(error, match=re.escape(words)):
@@ -250,14 +250,14 @@ def test_the_runner_of_mmengine_is_taken_by_any_name(cfg, runner_type):
     check_train_config(cfg)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
-def test_mixed_precision_without_an_accelerator_is_told(cfg):
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_mixed_precision_without_an_accelerator_is_reported(cfg):
     cfg.optim_wrapper.type = 'WAUAmpOptimWrapper'
     with pytest.raises(ValueError, match=r'WAUAmpOptimWrapper \(--amp\) needs a GPU .*without --a'):
         check_train_config(cfg)
 
 
-def test_work_dir_that_can_not_be_written_is_told():
+def test_work_dir_that_can_not_be_written_is_reported():
     # In a process of its own, which stops being root if it is, since root may write anywhere.
     folder = Path(tempfile.mkdtemp())
     child = os.fork()

@@ -61,7 +61,7 @@ def test_every_arm_trains_from_the_same_start_and_holds_what_it_says(arm):
     assert seconds['training step'] == pytest.approx(sum(seconds[phase] for phase in PHASES))
     moved = trainer.model[2].weight.ne(network.model[2].weight).flatten(1).any(dim=1).sum()
     # Under 'grad' weight decay moves what is held.
-    assert moved == (256 if arm in ('plain', 'grad, skipping') else 128)
+    assert moved == (256 if arm in ('baseline', 'grad, skipping') else 128)
 
 
 def test_naive_loop_at_ratio_1_is_sgd():
@@ -84,7 +84,7 @@ def test_share_of_held_gradients_leaves_the_gradients_right():
     network = small_network()
     share = measure.held_gradient_share(network, 0.25, rounds=2)
     assert 0 < share < 0.75
-    trainer = Trainer('plain', network, 0.5)
+    trainer = Trainer('baseline', network, 0.5)
     seconds = []
     trainer.model[2]._conv_forward = measure._TimedConvolution(trainer.model[2], seconds)
     trainer.loss(trainer.model).backward()
@@ -95,9 +95,9 @@ def test_share_of_held_gradients_leaves_the_gradients_right():
 
 def test_memory_is_that_of_the_held_slices():
     extra = measure.extra_memory(
-        small_network(), ['plain', 'weight', 'state', 'state, skipping'], 0.5
+        small_network(), ['baseline', 'weight', 'state', 'state, skipping'], 0.5
     )
-    assert extra['plain']['optimizer step'] == 0
+    assert extra['baseline']['optimizer step'] == 0
     assert extra['weight']['optimizer step'] == pytest.approx(1, abs=0.1)
     assert extra['state']['optimizer step'] == pytest.approx(2, abs=0.1)
     # The layer with 64 filters is too small to skip.
@@ -106,7 +106,7 @@ def test_memory_is_that_of_the_held_slices():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('ratio', [0.5, 0.25])
-def test_two_processes_send_active_slices_alone(ratio):
+def test_two_processes_send_only_active_slices(ratio):
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 4, 1))
     sent = bytes_sent(model, 8, ratio)
     assert sent['held layers'] == pytest.approx(ratio)
@@ -114,7 +114,7 @@ def test_two_processes_send_active_slices_alone(ratio):
         assert sent['wire'] == pytest.approx(ratio, abs=0.1)
 
 
-def test_an_unknown_network_is_told():
+def test_an_unknown_network_is_reported():
     with pytest.raises(ValueError, match=r"networks must be some of resnet50, .*got 'vgg'"):
         build_network('vgg', torch.device('cpu'))
 
@@ -152,8 +152,8 @@ def test_script_prints_the_table_and_writes_json_and_picture(tmp_path):
     results = json.loads((tmp_path / 'results [v1]/benchmark.json').read_text())
     assert set(results) == {'machine', 'arguments', 'convolution', 'selection', 'networks'}
     arms = results['networks']['resnet56_cifar10 0.25']['arms']
-    assert set(arms) == {'plain', 'weight', 'state, skipping'}
-    assert arms['plain']['ratios']['training step'] == [1, 1, 1]
+    assert set(arms) == {'baseline', 'weight', 'state, skipping'}
+    assert arms['baseline']['ratios']['training step'] == [1, 1, 1]
     assert (tmp_path / 'results [v1]/benchmark.png').stat().st_size > 10_000
 
 
@@ -161,13 +161,13 @@ def test_script_prints_the_table_and_writes_json_and_picture(tmp_path):
     ('options', 'words'),
     [
         (['--update-ratio', '0'], '--update-ratio must be in (0, 1), got 0.0'),
-        (['--update-ratio', '1'], 'got 1.0: at 1 nothing is held, and all arms are plain training'),
+        (['--update-ratio', '1'], 'got 1.0: at 1 nothing is held, and all arms equal the baseline'),
         (['--update-ratio', 'nan'], '--update-ratio must be in (0, 1), got nan'),
         (['--rounds', '1'], '--rounds must be at least 2, got 1'),
         (['--networks', 'vgg'], "invalid choice: 'vgg'"),
     ],
 )
-def test_wrong_options_are_told(monkeypatch, capsys, options, words):
+def test_wrong_options_are_reported(monkeypatch, capsys, options, words):
     monkeypatch.setattr(sys, 'argv', [str(SCRIPT), *options])
     with pytest.raises(SystemExit, match='2'):
         runpy.run_path(str(SCRIPT), run_name='__main__')

@@ -63,7 +63,7 @@ def test_writes_and_writes_over(tmp_path):
     assert files(path.parent) == ['file']
 
 
-def test_full_disk_is_told_and_what_was_there_stays(tmp_path):
+def test_full_disk_is_reported_and_what_was_there_stays(tmp_path):
     path = tmp_path / 'file'
     AtomicLocalBackend().put(b'good', path)
     told = pytest.raises(OSError, match=r'could not write 3.0 MiB to .*file \(.* MiB are free')
@@ -76,9 +76,9 @@ def test_full_disk_is_told_and_what_was_there_stays(tmp_path):
 
 
 @pytest.mark.parametrize('place', ['taken/file', 'taken/new/file'])
-def test_a_file_in_the_place_of_a_folder_is_told(tmp_path, place):
+def test_a_file_in_the_place_of_a_folder_is_reported(tmp_path, place):
     (tmp_path / 'taken').write_bytes(b'good')
-    with pytest.raises(OSError, match=r'could not write .*/file \(.* mend the folder, then go on'):
+    with pytest.raises(OSError, match=r'could not write .*/file \(.* repair the folder, then'):
         AtomicLocalBackend().put(b'two', tmp_path / place)
     assert (tmp_path / 'taken').read_bytes() == b'good'
     assert files(tmp_path) == ['taken']
@@ -231,7 +231,7 @@ def test_what_a_checkpoint_lacks_to_resume_is_logged(tmp_path):
     log = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
     assert log.count('WARNING - The checkpoint has no state of the optimizer (save_opt') == 1
     assert log.count('no state of the parameter schedulers (save_param_scheduler=False)') == 1
-    # Weights alone, to start from, lack nothing.
+    # A file of only weights, to start from, lacks nothing.
     start = str(tmp_path / 'epoch_1.pth')
     small_runner(tmp_path / 'b', wrapper, [ResumeHook()], 1, load_from=start, **options).train()
     assert 'has no state' not in next((tmp_path / 'b').glob('*/*.log')).read_text()

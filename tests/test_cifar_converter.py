@@ -42,7 +42,7 @@ def run(*arguments):
 
 
 def pixels(label, number):
-    """An image that tells what it is of: the first two red values are its label and number."""
+    """An image that shows what it is of: the first two red values are its label and number."""
     image = np.random.default_rng([label, number]).integers(0, 256, (32, 32, 3), np.uint8)
     image[0, :2, 0] = label, number
     return image
@@ -147,7 +147,7 @@ def test_reads_batches_of_any_size_in_their_order(tmp_path_factory, sizes, seed)
     assert len(test) == sizes[-1]
 
 
-def test_missing_batches_are_told_with_the_remedy(tmp_path):
+def test_missing_batches_are_reported_with_the_remedy(tmp_path):
     words = (
         'no cifar-10-batches-py/batches.meta or cifar-100-python/meta in .* '
         r'python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS '
@@ -201,7 +201,7 @@ def larger(folders):
         (larger, ValueError, 'train/ship/0001.png is 40×32 pixels; images of CIFAR are 32×32'),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(tmp_path, harm, error, words):
+def test_wrong_input_is_reported_and_leaves_nothing(tmp_path, harm, error, words):
     folders = make_folders(tmp_path / 'folders', TEN, train=2)
     harm(folders)
     with pytest.raises(error, match=words):
@@ -261,9 +261,9 @@ def test_what_is_left_out_is_reported(tmp_path, capsys):
     (folders / 'test' / 'ship' / '.thumbnails').write_text('')
     assert convert(folders, tmp_path / 'batches') == {'train': 19, 'test': 10}
     printed = capsys.readouterr().out
-    assert 'train: left out, since images (.jpg, .jpeg, .png) are read from the folders' in printed
-    assert 'of the classes alone: cat/more/, ship/9.bmp\n' in printed
-    assert 'of the classes alone: alone.png\n' in printed
+    assert 'train: left out, since images (.jpg, .jpeg, .png) are read only from the' in printed
+    assert 'folders of the classes: cat/more/, ship/9.bmp\n' in printed
+    assert 'folders of the classes: alone.png\n' in printed
 
 
 def test_an_empty_target_is_filled_as_after_a_download_that_failed(tmp_path):

@@ -108,7 +108,7 @@ REFUSED = {
         annotation(bbox=[0.1, 0.1, 0.5, 0.5]),
         'of its 1 annotations none is left: 1 without a size of 1 pixel in their image',
     ),
-    'crowds alone': (annotation(iscrowd=1), 'none is left: they are crowds, or of other classes'),
+    'only crowds': (annotation(iscrowd=1), 'none is left: they are crowds, or of other classes'),
     'other images': (
         annotation(image_id='0'),
         'none is left: 1 of images that the file does not have',

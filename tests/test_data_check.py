@@ -31,8 +31,8 @@ REFUSED = {
     'no area': (
         annotation(area=None),
         f'train_dataloader.dataset.ann_file: {TRAIN}: 1 of 1 annotations have no usable "area", '
-        'the first of them that with the id 1. It should be the area in pixels, for boxes alone '
-        'width × height',
+        'the first of them that with the id 1. It should be the area in pixels (width × height if '
+        'there are only boxes)',
     ),
     'area in words': (annotation(area='2500'), "them that with the id 1, which has '2500'. It sho"),
     'no box': (annotation(bbox=None), '1 of 1 annotations have no usable "bbox"'),

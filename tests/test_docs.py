@@ -279,7 +279,7 @@ def test_settings_to_choose_from_are_taken():
     assert chosen["the authors' code"] == used
 
 
-def test_schedule_is_as_told():
+def test_schedule_is_as_asked():
     (hook,) = run(snippet('docs/usage.md', 'ratio_schedule'))['custom_hooks']
     assert hook.pop('type') == 'WAUHook'
     schedule = WAUHook(**hook).ratio_schedule
@@ -293,7 +293,7 @@ def test_loop_of_your_own_skips():
     assert scope['wau'].update_ratio == 0.25
 
 
-def test_hook_of_plain_runs_is_that_of_the_plain_twins():
+def test_hook_for_runs_without_wau_is_that_of_the_baselines():
     scope = run(snippet('docs/analysis.md', 'OverlapHook'))
     config = Config.fromfile(ROOT / 'configs' / 'faster_rcnn_r50_coco.py')
     assert scope['custom_hooks'] == config.custom_hooks

@@ -38,7 +38,7 @@ def test_what_is_dropped_is_a_function_of_time_and_name():
     assert not drop_out(x, 0.5, False, '0/0/0', 'two').equal(first)
 
 
-def test_drops_in_training_alone_and_leaves_no_hooks(tmp_path):
+def test_drops_only_in_training_and_leaves_no_hooks(tmp_path):
     seen = {True: [], False: []}
 
     class Look(Hook):
@@ -156,18 +156,18 @@ def test_patterns_match_names(tmp_path):
         (dict(channels='all'), TypeError, r"channels must be True or False, got 'all'"),
     ],
 )
-def test_wrong_arguments_are_told(options, error, words):
+def test_wrong_arguments_are_reported(options, error, words):
     with pytest.raises(error, match=words):
         DropoutHook(**{'drop_prob': 0.5, 'modules': 'backbone', **options})
 
 
-def test_modules_that_do_not_exist_are_told(tmp_path):
+def test_modules_that_do_not_exist_are_reported(tmp_path):
     runner = small_runner(tmp_path, PLAIN, [dict(HOOK, modules=['neck', 'trunk'])])
     with pytest.raises(ValueError, match=r"no module of SmallModel is called 'trunk'.*backbone, b"):
         runner.train()
 
 
-def test_an_output_that_is_no_tensor_is_told(tmp_path):
+def test_an_output_that_is_no_tensor_is_reported(tmp_path):
     class Tuple(nn.Module):
         def forward(self, x):
             return (x,)

@@ -67,7 +67,7 @@ def folder(tmp_path):
     (tmp_path / 'tiny.py').write_text(CONFIG)
     (tmp_path / 'tiny_network.py').write_text(NETWORK)
     torch.manual_seed(0)
-    for name in ('plain', 'wau'):
+    for name in ('baseline', 'wau'):
         (tmp_path / name).mkdir()
         torch.save({'state_dict': network().state_dict()}, tmp_path / name / 'epoch_1.pth')
     weights = network().state_dict()
@@ -82,7 +82,7 @@ def overlap(folder, *arguments):
     return run([sys.executable, SCRIPT, *arguments, '--out', OUT], folder, PYTHONPATH=path)
 
 
-CHECKPOINTS = ('plain/epoch_1.pth', 'wau/epoch_1.pth')
+CHECKPOINTS = ('baseline/epoch_1.pth', 'wau/epoch_1.pth')
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_checkpoints_are_measured_without_a_config(folder):
     done = overlap(folder, *CHECKPOINTS)
     assert done.returncode == 0, done.stdout[-3000:]
     content = json.loads((folder / OUT / 'filter_overlap.json').read_text())
-    assert list(content['checkpoints']) == ['plain', 'wau']
+    assert list(content['checkpoints']) == ['baseline', 'wau']
     for name, measured in content['checkpoints'].items():
         weights = torch.load(folder / name / 'epoch_1.pth')['state_dict']
         assert list(measured['layers']) == ['backbone.0', 'head']
@@ -138,7 +138,7 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
     features = content['features']
     assert features['images'] == 6  # whole batches
     assert list(features['overlap']['wau/epoch_1']) == ['backbone.0', 'backbone.2']
-    assert features['alike']['plain/epoch_1']['backbone.2'] == pytest.approx(1)
+    assert features['alike']['baseline/epoch_1']['backbone.2'] == pytest.approx(1)
     assert 0 < features['alike']['wau/epoch_1']['backbone.2'] < 1
     assert features['alike']['dead']['backbone.2'] is None  # CKA of a constant has no value
     assert (folder / OUT / 'features.png').is_file()
@@ -151,15 +151,15 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
         (['--layers', 'neck'], ValueError, 'no convolution to measure below --layers'),
         (['--heat-maps', 'neck'], ValueError, 'neck is none of the measured layers: backbone.0'),
         (['--config', 'no.py'], FileNotFoundError, 'The config no.py does not exist'),
-        (['plain/epoch_1.pth'], ValueError, 'A path is given more than once'),
+        (['baseline/epoch_1.pth'], ValueError, 'A path is given more than once'),
         (['wide.pth', '--config', 'tiny.py'], ValueError, 'to the network of --config. Error(s)'),
         (['headless.pth', '--config', 'tiny.py'], ValueError, 'it lacks head.weight, head.bias'),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(folder, monkeypatch, arguments, error, message):
+def test_wrong_input_is_reported_and_leaves_nothing(folder, monkeypatch, arguments, error, message):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
-    command = [str(SCRIPT), 'plain/epoch_1.pth', *arguments, '--out', 'out']
+    command = [str(SCRIPT), 'baseline/epoch_1.pth', *arguments, '--out', 'out']
     monkeypatch.setattr(sys, 'argv', command)
     with pytest.raises(error, match=re.escape(message)):
         runpy.run_path(str(SCRIPT), run_name='__main__')
@@ -169,7 +169,8 @@ def test_wrong_input_is_told_and_leaves_nothing(folder, monkeypatch, arguments, 
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        (['--twin-cosine', '0'], '--twin-cosine must be in (0, 1], got 0.0'),
+        (['--duplicate-cosine', '0'], '--duplicate-cosine must be in (0, 1], got 0.0'),
+        (['--twin-cosine', '0'], '--duplicate-cosine must be in (0, 1], got 0.0'),  # of 0.1
         (['--config', 'tiny.py', '--images', '-1'], '--images must be 0 or more, got -1'),
     ],
 )
@@ -177,20 +178,23 @@ def test_wrong_options_are_usage_errors(monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(sys, 'argv', [str(SCRIPT), 'epoch_1.pth', *arguments])
     with pytest.raises(SystemExit, match='2'):
         runpy.run_path(str(SCRIPT), run_name='__main__')
-    assert words in ' '.join(capsys.readouterr().err.split())
+    said = ' '.join(capsys.readouterr().err.split())
+    assert words in said
+    assert '--duplicate-cosine' in said
+    assert 'twin' not in said
 
 
 @pytest.mark.parametrize(
     ('paths', 'labels'),
     [
-        (['runs/plain/epoch_1.pth', 'runs/wau/epoch_1.pth'], ['plain', 'wau']),
+        (['runs/baseline/epoch_1.pth', 'runs/wau/epoch_1.pth'], ['baseline', 'wau']),
         (['runs/wau/epoch_1.pth', 'runs/wau/epoch_2.pth'], ['epoch_1', 'epoch_2']),
-        (['runs/plain/epoch_1.pth', 'runs/wau/epoch_2.pth'], ['plain/epoch_1', 'wau/epoch_2']),
+        (['runs/base/epoch_1.pth', 'runs/wau/epoch_2.pth'], ['base/epoch_1', 'wau/epoch_2']),
         (['runs/wau/epoch_1.pth'], ['wau/epoch_1']),
         (['runs/wau', 'runs/wau/epoch_1.pth'], ['wau', 'epoch_1']),
         (['w/e.pth', 'w/e.safetensors'], ['e.pth', 'e.safetensors']),
         (['wau/wau.pth', 'wau.pth'], ['wau/wau', 'wau']),
-        (['wau', 'wau/wau.pth', 'wau/plain.pth'], ['wau', 'wau/wau', 'wau/plain']),
+        (['wau', 'wau/wau.pth', 'wau/baseline.pth'], ['wau', 'wau/wau', 'wau/baseline']),
     ],
 )  # fmt: skip
 def test_labels_are_what_the_paths_differ_in(tmp_path, paths, labels):

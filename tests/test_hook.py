@@ -99,11 +99,11 @@ def test_schedule_by_epoch_is_refused_where_there_are_no_epochs(tmp_path):
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
         sampler=dict(type='InfiniteSampler'),
     )
-    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts iter'):
+    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts only'):
         runner.train()
 
 
-def test_changed_schedule_is_told_at_a_resume(tmp_path):
+def test_changed_schedule_is_reported_at_a_resume(tmp_path):
     wrapper = dict(type='WAUOptimWrapper')
     small_runner(tmp_path, wrapper, [dict(type='WAUHook')], max_epochs=1).train()
     hook = dict(type='WAUHook', ratio_schedule=dict(type='constant', ratio=0.25))
@@ -118,6 +118,6 @@ def test_two_hooks_are_refused(tmp_path):
         small_runner(tmp_path, dict(type='WAUOptimWrapper'), hooks).train()
 
 
-def test_wrong_by_epoch_is_told():
+def test_wrong_by_epoch_is_reported():
     with pytest.raises(TypeError, match="by_epoch must be True or False, got 'no'"):
         WAUHook(by_epoch='no')

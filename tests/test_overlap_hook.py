@@ -15,7 +15,7 @@ from mmwau.overlap import expected_overlap, layer_overlap
 WAU = dict(type='WAUOptimWrapper')
 PLAIN = dict(type='OptimWrapper')
 ARMS = pytest.mark.parametrize(
-    ('wrapper', 'hook'), [(WAU, 'WAUHook'), (PLAIN, 'OverlapHook')], ids=['WAU', 'plain']
+    ('wrapper', 'hook'), [(WAU, 'WAUHook'), (PLAIN, 'OverlapHook')], ids=['WAU', 'baseline']
 )
 
 
@@ -76,13 +76,13 @@ MEASURES = dict(overlap_interval=1, movement=True)
         (WAU, [dict(type='WAUHook', ratio_schedule=dict(type='constant', ratio=1), **MEASURES)]),
         (PLAIN, [dict(type='OverlapHook', **MEASURES), dict(type='OrthogonalityHook', kind='so')]),
     ],
-    ids=['WAU', 'plain'],
+    ids=['WAU', 'baseline'],
 )
 def test_no_log_key_is_the_folder_of_another(tmp_path, wrapper, hooks):
     """Backends of MMEngine keep values in files and nested dicts, whose folders keys name."""
     small_runner(tmp_path, wrapper, hooks).train()
     keys = {key for entry in scalars(tmp_path, 'step') for key in entry} | {'sent_mb'}
-    assert {'overlap', 'stage_overlap/neck', 'movement', 'displacement'} <= keys
+    assert {'overlap', 'stage_overlap/neck', 'path_length', 'displacement'} <= keys
     assert not [(key, folder) for folder in keys for key in keys if key.startswith(f'{folder}/')]
 
 
@@ -206,11 +206,11 @@ def test_the_line_of_random_filters_is_the_mean_of_the_layers(tmp_path, monkeypa
 
 def test_two_hooks_that_measure_are_refused(tmp_path):
     hooks = [dict(type='WAUHook'), dict(type='OverlapHook')]
-    with pytest.raises(ValueError, match='custom_hooks has WAUHook and OverlapHook, of which each'):
+    with pytest.raises(ValueError, match='custom_hooks has WAUHook and OverlapHook, each of which'):
         small_runner(tmp_path, WAU, hooks).train()
 
 
-def test_targets_that_match_nothing_are_told(tmp_path):
+def test_targets_that_match_nothing_are_reported(tmp_path):
     runner = small_runner(tmp_path, PLAIN, [dict(type='OverlapHook', targets='trunk')])
     with pytest.raises(ValueError, match=r"targets=\('trunk',\).*backbone, neck, head"):
         runner.train()
@@ -218,11 +218,11 @@ def test_targets_that_match_nothing_are_told(tmp_path):
 
 @pytest.mark.parametrize('hook', [OverlapHook, WAUHook])
 @pytest.mark.parametrize('interval', [0, -1, 2.5, 'often'])
-def test_wrong_interval_is_told(hook, interval):
+def test_wrong_interval_is_reported(hook, interval):
     with pytest.raises(ValueError, match=r'overlap_interval must be an integer of at least 1'):
         hook(overlap_interval=interval)
 
 
-def test_wrong_targets_are_told():
+def test_wrong_targets_are_reported():
     with pytest.raises(TypeError, match='targets must be module-name prefixes'):
         OverlapHook(targets=3)

@@ -272,7 +272,7 @@ class TestWithTheWholeStack:
             assert link.samefile(source / name)
 
 
-def test_a_config_that_the_package_has_not_is_told(tmp_path):
+def test_a_config_that_the_package_has_not_is_reported(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = 'mmwau::faster_rcnn_r5_wau_coco.py'\n")
     with pytest.raises(FileNotFoundError, match=r'mine.py: _base_ names mmwau::faster_rcnn_r5_wau'):
         Config.fromfile(tmp_path / 'mine.py')

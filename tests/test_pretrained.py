@@ -1,4 +1,4 @@
-"""Weights that can't be loaded are told in a sentence, which says what to do."""
+"""Weights that can't be loaded are reported in a sentence, which says what to do."""
 
 import re
 import threading
@@ -91,7 +91,7 @@ def test_what_can_be_downloaded_is(hub, server):
         load(f'{address}/none.pth')
 
 
-def test_a_truncated_download_is_told(hub, server):
+def test_a_truncated_download_is_reported(hub, server):
     address, folder = server
     torch.save(Backbone('').state_dict(), folder / 'cut.pth')
     content = (folder / 'cut.pth').read_bytes()
@@ -100,7 +100,7 @@ def test_a_truncated_download_is_told(hub, server):
         load(f'{address}/cut.pth')
 
 
-def test_names_and_files_that_do_not_exist_are_told(hub):
+def test_names_and_files_that_do_not_exist_are_reported(hub):
     with pytest.raises(WeightsError, match=r'resnet5 are none that .*like it: resnet50, '):
         load('torchvision://resnet5')
     with pytest.raises(WeightsError, match=r'The weights none.pth do not exist \(seen from .*=FIL'):

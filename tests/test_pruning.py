@@ -462,7 +462,7 @@ test_cfg = dict()
 
 
 def save_classifier(path, scales):
-    """Filter f of the backbone sees channel f alone, with this weight."""
+    """Filter f of the backbone sees only channel f, with this weight."""
     model = ChannelClassifier()
     weights = torch.diag(torch.tensor(scales)).reshape(4, 4, 1, 1)
     model.backbone[0].weight.data, model.neck.weight.data = weights, torch.eye(4)[..., None, None]
@@ -525,7 +525,7 @@ class TestTool:
         assert re.search(r'backbone.0 +│ +4 │ +0.500 │ +0.750', said)
 
     @pytest.mark.parametrize(('name', 'value'), [('large', '-1'), ('class', 'nan')])
-    def test_a_metric_with_nothing_to_measure_is_told_before_anything_is_removed(
+    def test_a_metric_with_nothing_to_measure_is_reported_before_anything_is_removed(
         self, place, tool, name, value
     ):
         words = rf'--metric accuracy/{name} is no measurement: it is {value}.*: accuracy/of, accur'
@@ -580,7 +580,7 @@ class TestTool:
         tool.main([*ARGUMENTS, '--orders', 'l1', 'random', '--metric', 'accuracy/of'])
         assert Right.evaluations == len(after) + 1
 
-    def test_changed_checkpoint_or_input_is_told(self, place, tool):
+    def test_changed_checkpoint_or_input_is_reported(self, place, tool):
         tool.main([*ARGUMENTS, '--orders', 'l1'])
         scaled = ['--cfg-options', 'data_preprocessor.std=[2.0]']
         with pytest.raises(ValueError, match=r'data_preprocessor: None there, .*2.0'):
@@ -626,7 +626,7 @@ class TestTool:
              'has no test_evaluator'),
         ],
     )  # fmt: skip
-    def test_wrong_input_is_told(self, place, tool, arguments, error, words):
+    def test_wrong_input_is_reported(self, place, tool, arguments, error, words):
         whole = (place / 'falling.pth').read_bytes()
         (place / 'cut.pth').write_bytes(whole[: len(whole) // 2])
         torch.save({'state_dict': {'neck.weight': torch.eye(4)[..., None, None]}}, 'other.pth')

@@ -43,7 +43,7 @@ def test_where_to_write_is_checked_first(tmp_path, monkeypatch, tool, arguments,
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     (tmp_path / 'file').write_text('')
     words = rf'{option} {place}: \S*file is a file. Name another {option}'
-    # The compatibility tool ends with the sentence alone.
+    # The compatibility tool ends with only the sentence.
     with pytest.raises((NotADirectoryError, SystemExit), match=words):
         call(monkeypatch, tool, *arguments, option, place)
     assert sorted(os.listdir()) == ['configs', 'file']

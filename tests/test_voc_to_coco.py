@@ -236,7 +236,7 @@ def annotated_as_stored(voc):
         (None, ['--classes', 'cell'], "no object is of class cell; there are ['RBC', 'WBC']"),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(voc, tmp_path, harm, options, words):
+def test_wrong_input_is_reported_and_leaves_nothing(voc, tmp_path, harm, options, words):
     if harm:
         harm(voc)
     done = convert(voc, tmp_path / 'coco', *options)

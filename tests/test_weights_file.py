@@ -106,7 +106,7 @@ def test_a_whole_model_is_refused_unless_the_user_insists(tmp_path):
     assert same(read_weights(tmp_path / 'w.pth', unsafe=True), model.state_dict())
 
 
-def test_truncated_and_foreign_files_are_told(tmp_path, network):
+def test_truncated_and_foreign_files_are_reported(tmp_path, network):
     torch.save(network.state_dict(), tmp_path / 'whole.pth')
     content = (tmp_path / 'whole.pth').read_bytes()
     (tmp_path / 'truncated.pth').write_bytes(content[: len(content) // 2])
@@ -249,7 +249,7 @@ def test_weights_that_can_not_be_read_are_not_left_out(tmp_path, network):
         read_weights(tmp_path / 'w.pth')
 
 
-def test_a_model_inside_of_a_checkpoint_is_told(tmp_path):
+def test_a_model_inside_of_a_checkpoint_is_reported(tmp_path):
     torch.save({'epoch': 1, 'model': Unknown()}, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match=r'no weights by .* has: epoch, model \(.*\.Unknown'):
         read_weights(tmp_path / 'w.pth')
@@ -263,7 +263,7 @@ def test_safetensors_are_known_by_their_content(tmp_path, network):
     assert read_weights(tmp_path / 'w.bin').keys() == network.state_dict().keys()
 
 
-def test_torchscript_is_told_with_what_to_do(tmp_path, network, monkeypatch):
+def test_torchscript_is_reported_with_what_to_do(tmp_path, network, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.jit.script(network).save('script.pt')
     with pytest.raises(ValueError, match='is a TorchScript archive: a program') as told:

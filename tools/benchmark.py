@@ -1,4 +1,4 @@
-"""Measure what WAU costs and saves beside plain training.
+"""Measure what WAU costs and saves beside training without it.
 
 All arms run in one process, one after the other in each round and in random order. Ratios are taken
 within a round; medians and quartiles over the rounds are shown. Absolute times are for orientation:
@@ -24,7 +24,7 @@ from mmwau.files import check_folder
 from mmwau.terminal import task_name, text_console
 
 # The quick run asks only what the table of targets needs.
-QUICK_ARMS = ('plain', 'weight', 'state, skipping')
+QUICK_ARMS = ('baseline', 'weight', 'state, skipping')
 SECTIONS = (
     'convolution',
     'selection',
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     if not 0 < args.update_ratio < 1:
         parser.error(
             f'--update-ratio must be in (0, 1), got {args.update_ratio}: at 1 nothing is held, and '
-            'all arms are plain training'
+            'all arms equal the baseline'
         )
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device}: PyTorch finds no GPU here')
@@ -154,14 +154,14 @@ def main() -> None:
             lambda tick: measure.time_selection(1000, 100, 900, more, tick),
         )  # fmt: skip
     if 'optimizer step' in wanted:
-        arms = ('plain', 'weight', 'state', 'naive loop')
+        arms = ('baseline', 'weight', 'state', 'naive loop')
         results['optimizer step'] = sections.run(
             'optimizer step, R50-FPN', len(arms) * (more + measure.WARM_UP),
             lambda tick: measure.time_optimizer_steps(
                 build_network('faster_rcnn_r50_fpn', device), arms, args.update_ratio, more, tick),
         )  # fmt: skip
     if 'memory' in wanted:
-        arms = ('plain', 'weight', 'state', 'state, skipping')
+        arms = ('baseline', 'weight', 'state', 'state, skipping')
         results['memory'] = sections.run(
             'memory, ResNet-50', 1,
             lambda tick: measure.extra_memory(

@@ -1,11 +1,11 @@
-"""Train recipes of MMDetection and MMPreTrain for two updates with WAU, and tell which work.
+"""Train recipes of MMDetection and MMPreTrain for two updates with WAU, and report which work.
 
     python tools/compatibility.py
 
 Of each family (a folder of configs of the installed packages) the smallest recipe gets WAU's three
-lines, is made small enough for a CPU, and is trained on drawn images in a process of its own. What
-held filters keep and what active ones move is compared bit for bit. Stopped or killed, the same
-command goes on with the next recipe; the report tells what failed too.
+lines, is made small enough for a CPU, and is trained on drawn images in a process of its own. The
+tool checks bit for bit that held filters keep their weights and active ones move. After it was
+stopped or killed, the same command goes on with the next recipe; the report also shows what failed.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     args = parser.parse_args(arguments)
     if args.only and args.report:
-        parser.error('--only chooses what to train; --report tells of all that is done')
+        parser.error('--only chooses what to train; --report shows all that is done')
     if args.time_limit < 1:
         parser.error(f'--time-limit must be at least 1 second, got {args.time_limit}')
     return args

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmwau.analysis.page import png
-from mmwau.experiment.record import Record, update_records
+from mmwau.experiment.record import Record, left_of, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
@@ -92,7 +92,7 @@ def check_gpus(parser: argparse.ArgumentParser, gpus: Sequence[str]) -> None:
 
 
 class Show:
-    """Tells how far the trainings are: bars in a terminal, a line now and then elsewhere."""
+    """Shows how far the trainings are: bars in a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console, trainer: Trainer, total: int):
         self.console, self.trainer = console, trainer
@@ -103,10 +103,10 @@ class Show:
         )  # fmt: skip
         self.whole = self.bars.add_task('trainings', total=total, left='')
         self.parts: dict[str, int] = {}
-        self.total, self.ended, self._told = total, 0, time.monotonic()
+        self.total, self.ended, self._shown = total, 0, time.monotonic()
 
     def end(self, record: Record) -> None:
-        """Tell that a training ended."""
+        """Show that a training ended."""
         self.ended += 1
         self.bars.advance(self.whole)
         name = f'{record.setting} / {record.arm} / seed {record.seed}'
@@ -117,13 +117,13 @@ class Show:
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Tell how far the running ones are."""
+        """Show how far the running ones are."""
         running = {one.training.name: self.trainer.fraction(one) for one in self.trainer.running}
         if not self.console.is_terminal:
-            if time.monotonic() - self._told > SECONDS_BETWEEN_LINES and running:
-                self._told = time.monotonic()
-                told = ', '.join(f'{name} {done:.0%}' for name, done in running.items())
-                self.console.print(f'running: {told}{self._left()}', soft_wrap=True)
+            if time.monotonic() - self._shown > SECONDS_BETWEEN_LINES and running:
+                self._shown = time.monotonic()
+                line = ', '.join(f'{name} {done:.0%}' for name, done in running.items())
+                self.console.print(f'running: {line}{self._left()}', soft_wrap=True)
             return
         for name in [name for name in self.parts if name not in running]:
             self.bars.remove_task(self.parts.pop(name))
@@ -183,8 +183,8 @@ def write_report(report: Report, out: Path, console: Console) -> None:
         console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
     for file, figure in pictures.items():
         write_whole(png(figure, dpi=110), out / file)
-    told = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
-    write_whole(report.to_markdown(told, list(pictures)).encode(), out / f'{name}.md')
+    command = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
+    write_whole(report.to_markdown(command, list(pictures)).encode(), out / f'{name}.md')
     for file in (f'{name}.md', f'{name}.json', *pictures):
         console.print(f'Written: {out / file}', soft_wrap=True)
 
@@ -217,7 +217,7 @@ def train_missing(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what is missing, compare, tell.
+    """Train what is missing, compare, report.
 
     Returns:
         1 where a training failed, 130 where it was stopped from the keyboard, 0 otherwise.
@@ -254,8 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
         console.print('Stopped; the same command goes on from the last checkpoints')
-    names = {one.key for one in done.values() if one.status != 'failed'}
-    others = [one for one in published if one.key not in names]
+    others = left_of(published, [one for one in done.values() if one.status != 'failed'])
     report = Report(suite, done, [one for one in others if one.status != 'failed'])
     if not report.settings:
         console.print('No training is finished: there is nothing to compare')

@@ -16,7 +16,7 @@ from mmwau.launch import (
 from mmwau.preflight import check_train_config
 from mmwau.type_names import type_name
 
-AMP_TWIN = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
+AMP_COUNTERPART = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,20 +46,20 @@ def parse_args() -> argparse.Namespace:
 
 
 def use_amp(cfg: Config) -> None:
-    """Change the optimizer wrapper to its twin for automatic mixed precision.
+    """Change the optimizer wrapper to its counterpart for automatic mixed precision.
 
     Raises:
-        ValueError: If the wrapper has no known twin.
+        ValueError: If the wrapper has no known counterpart.
     """
     wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
-    if wrapper in AMP_TWIN.values():
+    if wrapper in AMP_COUNTERPART.values():
         return
-    if wrapper not in AMP_TWIN:
+    if wrapper not in AMP_COUNTERPART:
         raise ValueError(
-            f'--amp changes optim_wrapper.type to its AMP twin, which exists for '
-            f'{", ".join(AMP_TWIN)}; this config has {wrapper!r}'
+            f'--amp changes optim_wrapper.type to its AMP counterpart, which exists for '
+            f'{", ".join(AMP_COUNTERPART)}; this config has {wrapper!r}'
         )
-    cfg.optim_wrapper.type = AMP_TWIN[wrapper]
+    cfg.optim_wrapper.type = AMP_COUNTERPART[wrapper]
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 

@@ -5,4 +5,4 @@ other_metrics = ['coco/bbox_mAP_50']
 seeds = [0, 1, 2]
 options = {'custom_hooks.0.movement': True}
 settings = {'Faster R-CNN R18-FPN': dict(config='configs/faster_rcnn_r18{arm}_demo.py')}
-arms = {'plain': dict(), 'WAU': dict(config='_wau')}
+arms = {'baseline': dict(), 'WAU': dict(config='_wau')}

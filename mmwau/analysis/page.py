@@ -69,12 +69,12 @@ PAGE = Environment(autoescape=True).from_string("""\
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; the first column names what the others tell.
+    """A table of strings; the first column names what a row is about.
 
     Args:
         title: What it shows; ``''`` for none.
         columns: Headings.
-        rows: A text for each column.
+        rows: A string for each column.
     """
 
     title: str

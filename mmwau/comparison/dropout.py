@@ -122,8 +122,8 @@ class Uses:
         """Number of the use that gives this output, from 0.
 
         In a backward pass activation checkpointing recomputes an earlier use, which has the number
-        that it had. Nothing but the output tells which one it is: that whose sum is nearest, since
-        some kernels round in another way each time. Of several uses with the same output, as those
+        that it had. Only the output shows which one it is: the one whose sum is nearest, since some
+        kernels round differently each time. Of several uses with the same output, as those
         of two passes over the same images, the last is recomputed first.
         """
         total = output.sum(dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What the methods of this room share: they change a training in its iterations alone."""
+"""What the methods of this package share: they change a training only during its iterations."""
 
 from contextlib import AbstractContextManager, ExitStack
 

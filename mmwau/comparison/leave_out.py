@@ -157,7 +157,7 @@ class LeaveOutHook(IterationHook):
         """Raise if training ends before all is brought back.
 
         Args:
-            max_epochs: Its number of epochs; None if it counts iterations alone.
+            max_epochs: Its number of epochs; None if it counts only iterations.
 
         Raises:
             ValueError: If it does, or counts no epochs.
@@ -165,7 +165,7 @@ class LeaveOutHook(IterationHook):
         name = type(self).__name__
         if max_epochs is None:
             raise ValueError(
-                f'{name} counts epochs, but training counts iterations alone '
+                f'{name} counts epochs, but training counts only iterations '
                 '(IterBasedTrainLoop). Set train_cfg.by_epoch=True'
             )
         if max_epochs <= self.whole_from:
@@ -188,7 +188,7 @@ def check_one(hooks: Sequence[type]) -> None:
     alike = [hook.__name__ for hook in hooks if issubclass(hook, LeaveOutHook)]
     if len(alike) > 1:
         raise ValueError(
-            f'custom_hooks has {" and ".join(alike)}, of which each leaves a part of the '
+            f'custom_hooks has {" and ".join(alike)}, each of which leaves a part of the '
             'network out; keep one of them'
         )
 

@@ -37,9 +37,9 @@ class OrthogonalityHook(IterationHook):
 
     In training it joins the losses that the model returns, as ``loss_orthogonality``, under which
     name it is logged too. So gradient accumulation, mixed precision and several processes treat
-    it as any other loss. (What is logged as ``loss`` is the sum, but where a model has a loss of
-    that very name, as MMPreTrain's classifiers do: there it is that one alone.) The random
-    vectors are a function of the run's seed, the iteration and the layer's name.
+    it as any other loss. (What is logged as ``loss`` is the sum, unless a model has a loss of that
+    very name, as MMPreTrain's classifiers do: then it is only that one.) The random vectors are a
+    function of the run's seed, the iteration and the layer's name.
 
     Args:
         kind: ``'so'`` or ``'srip'``.
@@ -86,7 +86,7 @@ class OrthogonalityHook(IterationHook):
             raise ValueError('custom_hooks has two OrthogonalityHooks; keep one of them')
         if self.milestones and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError(
-                'OrthogonalityHook: milestones count epochs, but training counts iterations alone '
+                'OrthogonalityHook: milestones count epochs, but training counts only iterations '
                 '(IterBasedTrainLoop). Set milestones=[] and one coefficient'
             )
         super().before_train(runner)

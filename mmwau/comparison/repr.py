@@ -33,14 +33,14 @@ class RePrHook(LeaveOutHook):
     and so is what comes out. It begins anew with its bias at 0, and with weight 1, bias 0, mean 0
     and variance 1 in the norm layer; its momentum is zero. As we read it, the paper re-initialises
     what belongs to a filter in batch norm and in Adam as well. Weights that take a dropped channel
-    as their input see weight decay alone in the meantime.
+    as their input see only weight decay in the meantime.
 
     What we decided where we know of no word of the paper:
 
     - A new filter has a random direction among those allowed, and the mean length of the filters
-      that stayed. As long as there is room, the new ones are orthogonal to each other too.
+      that stayed. While directions are free, the new ones are orthogonal to each other too.
     - If the filters that stayed leave no direction free, there being as many as a filter has
-      values, a new one is orthogonal to its old self alone. The log tells how many are.
+      values, a new one is orthogonal only to its former self. The log says how many are.
     - Every convolution keeps the filter that overlaps least.
     - The groups of a convolution have no inputs in common, so that overlap is measured, and new
       filters are orthogonal, within a group; depthwise convolutions stay as they are.
@@ -233,7 +233,7 @@ def restart(
         name: The same.
 
     Returns:
-        How many are orthogonal to their old self alone, there being no direction left.
+        How many are orthogonal only to their former self, there being no direction left.
     """
     groups = _rows(convolution).double().cpu()
     per_group, values = groups.shape[1:]
@@ -272,8 +272,8 @@ def orthogonal_filters(kept: Tensor, former: Tensor, draws: Tensor) -> tuple[Ten
     Returns:
         Filters of norm 1, float64 of shape (dropped, values), and a bool tensor of shape
         (dropped,). Where that is True, a filter is orthogonal to its former self and to those
-        kept, and also to the new ones before it, if there is room. Where it is False, there is no
-        such direction: it is orthogonal to its former self alone, if it has more than one value.
+        kept, and also to the new ones before it, if possible. Where it is False, there is no such
+        direction: it is orthogonal only to its former self, if it has more than one value.
     """
     values = kept.shape[1]
     # A short filter has as much of a direction as a long one.

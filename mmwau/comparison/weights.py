@@ -1,4 +1,4 @@
-"""The weights that the methods of this room act on, besides those that WAU holds."""
+"""The weights that the methods of this package act on, besides those that WAU holds."""
 
 from collections.abc import Sequence
 

@@ -53,8 +53,8 @@ def drawn_detection(dataset: dict, root: Path, num_classes: int) -> dict:
     Args:
         dataset: The part of the config.
         root: What :func:`make_data` returned.
-        num_classes: How many classes the recipe's head tells apart, at least 1. Those that are not
-            drawn have names too.
+        num_classes: How many classes the recipe's head has, at least 1. Those that are not drawn
+            have names too.
     """
     names = [*CLASSES, *(f'class {index}' for index in range(len(CLASSES), num_classes))]
     kept = {key: dataset[key] for key in ('pipeline', 'filter_cfg') if key in dataset}

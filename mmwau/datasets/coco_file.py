@@ -22,7 +22,7 @@ KEYS = {
 }
 # What it reads of the annotations that are not marked with "ignore", and how to make it.
 BOX = 'the box as [left, top, width, height] in pixels'
-AREA = 'the area in pixels, for boxes alone width × height'
+AREA = 'the area in pixels (width × height if there are only boxes)'
 
 
 @dataclass
@@ -128,7 +128,7 @@ def missing_images(names: Iterable[str], folder: str) -> list[Path]:
     Folders are listed instead of asking for each file: a data set may have hundreds of thousands.
 
     Args:
-        names: File names in an annotation file; addresses (``https://...``) are left alone.
+        names: File names in an annotation file; addresses (``https://...``) are not checked.
         folder: Where they are.
     """
     by_folder = defaultdict(set)
@@ -207,7 +207,7 @@ def _check_categories(path: Path, annotations: list[dict], names: dict) -> None:
         raise ValueError(
             f'{path}: no category has the id {name_some(ids, 5)}. These objects would be trained '
             f'on as background. The categories are {name_some(known, 20) or "none"}. Add the '
-            'missing ones (their classes need not be in the config), or mend "category_id"'
+            'missing ones (their classes need not be in the config), or correct "category_id"'
         )
 
 

@@ -1,9 +1,9 @@
 """Show trainings side by side: curves, final values with their spread, and differences.
 
-    python tools/analysis_tools/compare_runs.py work_dirs/plain_seed? work_dirs/wau_seed?
+    python tools/analysis_tools/compare_runs.py work_dirs/baseline_seed? work_dirs/wau_seed?
 
 Runs whose configs agree in everything but the seed are one arm. Nothing is trained or evaluated:
-what is read is what MMEngine logged in each work_dir.
+the tool reads what MMEngine logged in each work_dir.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('work_dirs', nargs='+', metavar='work_dir', help='folder of a training')
     parser.add_argument(
         '--baseline', metavar='LABEL',
-        help='arm that differences are taken to (default: the first without WAU)',
+        help='arm that the others are compared with (default: the first without WAU)',
     )  # fmt: skip
     parser.add_argument(
         '--at', type=int, metavar='EPOCH',
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metric = choose_shown_metric(runs, args.metric)
     arms = baseline_first(group_into_arms(runs), args.baseline)
     console.print(
-        f'{len(runs)} runs in {len(arms)} arms; differences are taken to {arms[0].label}',
+        f'{len(runs)} runs in {len(arms)} arms; differences are relative to {arms[0].label}',
         soft_wrap=True,
     )
     show(Report(arms, metric, args.at), find_warnings(arms, metric, args.at), args.out, console)

@@ -33,16 +33,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoints', nargs='+', metavar='checkpoint', help='file of weights')
     parser.add_argument('--layers', nargs='+', default=[''], metavar='PREFIX',
-                        help='measure the layers below these module names alone')  # fmt: skip
+                        help='measure only the layers below these module names')  # fmt: skip
     parser.add_argument('--heat-maps', nargs='+', metavar='LAYER',
                         help='layers whose filters are compared one by one (default: the three '
-                        'with the highest overlap in relation to random filters)')  # fmt: skip
-    parser.add_argument('--twin-cosine', type=float, default=0.9, metavar='COSINE',
-                        help='|cosine| from which on filters are near twins, in (0, 1] '
+                        'with the highest overlap relative to random filters)')  # fmt: skip
+    parser.add_argument('--duplicate-cosine', type=float, default=0.9, metavar='COSINE',
+                        help='|cosine| from which on filters are near-duplicates, in (0, 1] '
                         '(default: 0.9)')  # fmt: skip
+    # Its name in mmwau 0.1.
+    parser.add_argument('--twin-cosine', type=float, dest='duplicate_cosine',
+                        default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
     parser.add_argument('--config', help='config of the network (of MMDetection, MMPreTrain, ...): '
-                        'tells grouped and transposed convolutions, and has the outputs '
-                        'compared')  # fmt: skip
+                        'shows which convolutions are grouped or transposed; the outputs '
+                        'are compared too')  # fmt: skip
     parser.add_argument('--images', type=int,
                         help='images to compare the outputs on, with --config; 0 for none '
                         '(default: 16)')  # fmt: skip
@@ -51,11 +54,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/filter_overlap'),
                         help='folder for pictures, page and JSON file')  # fmt: skip
     parser.add_argument('--unsafe-load', action='store_true',
-                        help='run the code that a checkpoint asks to run; for trusted files '
-                        'alone')  # fmt: skip
+                        help='run the code that a checkpoint asks to run; only for trusted '
+                        'files')  # fmt: skip
     args = parser.parse_args()
-    if not 0 < args.twin_cosine <= 1:
-        parser.error(f'--twin-cosine must be in (0, 1], got {args.twin_cosine}')
+    if not 0 < args.duplicate_cosine <= 1:
+        parser.error(f'--duplicate-cosine must be in (0, 1], got {args.duplicate_cosine}')
     if args.images is not None and not args.config:
         parser.error('--images are compared with --config, which is not given')
     if args.images is None:
@@ -93,7 +96,7 @@ def measure(
     task = progress.add_task(label, total=len(wanted))
     layers, random = {}, {}
     for name, each in wanted.items():
-        layers[name], random[name] = report.measure_filters(each, args.twin_cosine)
+        layers[name], random[name] = report.measure_filters(each, args.duplicate_cosine)
         progress.advance(task)
     return report.Measured(str(path), wanted, layers, random, left_out)
 
@@ -178,7 +181,7 @@ def main() -> None:
     """Measure, print, draw and write."""
     args = parse_args()
     check_folder(args.out, '--out')
-    # With --json the standard output is for the measurements alone.
+    # With --json the standard output is only for the measurements.
     console = text_console(width=120, stderr=args.json)
     labels = short_labels(args.checkpoints)
     columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -210,14 +213,14 @@ def main() -> None:
     }
     if features is not None:
         figures['features'] = report.draw_features(features)
-    content = to_json(report.results(checkpoints, args.twin_cosine, features))
+    content = to_json(report.results(checkpoints, args.duplicate_cosine, features))
     if args.json:
         print(content)
     else:
-        console.print(report.network_table(checkpoints, args.twin_cosine).to_terminal())
+        console.print(report.network_table(checkpoints, args.duplicate_cosine).to_terminal())
         if len(checkpoints) == 1:
             ((label, each),) = checkpoints.items()
-            console.print(report.layer_table(label, each, args.twin_cosine).to_terminal())
+            console.print(report.layer_table(label, each, args.duplicate_cosine).to_terminal())
         elif len(checkpoints) <= 4:  # the page has it with more columns
             console.print(report.comparison_table(checkpoints).to_terminal())
         if features is not None:
@@ -230,7 +233,7 @@ def main() -> None:
     write_page(
         args.out / 'filter_overlap.html',
         'Filter overlap',
-        report.sections(checkpoints, args.twin_cosine, figures, features),
+        report.sections(checkpoints, args.duplicate_cosine, figures, features),
         shlex.join(['python', *sys.argv]),
     )
     console.print(f'Pictures, page and JSON file: {args.out}/', soft_wrap=True)

@@ -5,8 +5,8 @@ names and keys of the original files. The public CIFAR-10 images, for example:
 
     python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS data/cifar10
 
-MMPreTrain's CIFAR10 compares checksums and takes the original files alone; it fetches them into the
-same folder if others are there. mmwau's CIFARBatches takes these and the original ones:
+MMPreTrain's CIFAR10 compares checksums and takes only the original files; it downloads them into
+the same folder if others are there. mmwau's CIFARBatches takes these and the original ones:
 
     python tools/train.py configs/cifar/resnet20_wau_cifar10.py --cfg-options \
         {train,val}_dataloader.dataset.type=CIFARBatches
@@ -121,8 +121,8 @@ def _report_left_out(source: Path, classes: Sequence[str]) -> None:
             names += [f'{name}/{path.name}' + '/' * path.is_dir() for path in others]
         if names:
             print(
-                f'{source / split}: left out, since images ({", ".join(SUFFIXES)}) are read from '
-                f'the folders of the classes alone: {name_some(names, 5)}'
+                f'{source / split}: left out, since images ({", ".join(SUFFIXES)}) are read only '
+                f'from the folders of the classes: {name_some(names, 5)}'
             )
 
 
