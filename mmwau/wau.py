@@ -282,7 +282,7 @@ class WAU:
 
 def _refuse_closure(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
     """Raise if a step that is made in :meth:`WAU.holding` gets a closure."""
-    if len(args) > 1 or kwargs.get('closure') is not None:
+    if any(one is not None for one in args[1:]) or kwargs.get('closure') is not None:
         raise ValueError(
             "Under hold='state' and 'grad' a step can't have a closure: gradients have to be there "
             'before. Call the closure first, and step() without it'
