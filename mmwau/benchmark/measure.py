@@ -303,20 +303,23 @@ def _peak_memory(trainer: Trainer) -> dict[str, float]:
     """Bytes at the peak of the optimizer step and of the whole step, above those before it."""
     for _ in range(WARM_UP):
         trainer.step()
-    wrapper = trainer.wrapper
-    activities = [ProfilerActivity.CPU]
-    with profile(activities=activities, profile_memory=True) as trace:
+    wrapper, step = trainer.wrapper, trainer.wrapper.step
+
+    def recorded_step() -> None:
+        with record_function('WAU optimizer step'):
+            step()
+
+    wrapper.step = recorded_step
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         with wrapper.optim_context(trainer.model):
             loss = trainer.loss(trainer.model)
-        wrapper.backward(loss)
+        wrapper.update_params(loss)
         del loss
-        with record_function('WAU optimizer step'):
-            wrapper.step()
+    del wrapper.step
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'trace.json'
         trace.export_chrome_trace(str(path))
         events = json.loads(path.read_text())['traceEvents']
-    wrapper.zero_grad()
     levels = [
         (event['ts'], event['args']['Total Allocated'])
         for event in events
