@@ -650,15 +650,15 @@ class TestTool:
         place, _ = finished
         monkeypatch.chdir(place)
         monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests'))
-        before = read_records(Record, place / 'results/suite.json')
+        before = read_records(Record, place / 'results [v1]/suite.json')
         write_suite(place, options={'model.type': 'Nothing'})
-        arguments = ['--out', 'results', '--work-dir', 'anew', '--only', 'baseline', 'seed 0']
+        arguments = ['--out', 'results [v1]', '--work-dir', 'anew', '--only', 'baseline', 'seed 0']
         assert load_tool().main(['suite.py', *arguments]) == 1
         write_suite(place)
         assert 'failed: small / baseline / seed 0' in capfd.readouterr().out
-        after = read_records(Record, place / 'results/suite.json')
+        after = read_records(Record, place / 'results [v1]/suite.json')
         assert sorted(map(str, after)) == sorted(map(str, before))
-        load_tool().main(['suite.py', '--report', '--out', 'results'])
+        load_tool().main(['suite.py', '--report', '--out', 'results [v1]'])
         said = capfd.readouterr().out
         assert re.search(r'baseline +│ 2 of 2', ascii_signs(said))
 
