@@ -1,4 +1,4 @@
-"""WAU's seat in MMEngine: optimizer wrappers that hold slices through every step."""
+"""Optimizer wrappers of MMEngine that hold slices through every step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -89,10 +89,15 @@ class Trainer:
             times.append(self._now())
             loss = self.loss(self.model)
         times.append(self._now())
-        self.wrapper.backward(loss)
-        times.append(self._now())
-        self.wrapper.step()
-        self.wrapper.zero_grad()
+        backward = self.wrapper.backward
+
+        def timed_backward(loss: torch.Tensor) -> None:
+            backward(loss)
+            times.append(self._now())
+
+        self.wrapper.backward = timed_backward
+        self.wrapper.update_params(loss)
+        del self.wrapper.backward
         times.append(self._now())
         seconds = [end - start for start, end in pairwise(times)]
         return {**dict(zip(PHASES, seconds, strict=True)), 'training step': times[-1] - times[0]}
