@@ -2,6 +2,8 @@ import json
 import sys
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 import pytest
 from hypothesis import settings
 from mmengine.config import Config

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 import mmcv
 from mmengine.config import Config
 from mmengine.fileio import load

@@ -3,6 +3,8 @@
 import argparse
 from copy import copy
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 from mmengine.config import Config
 
 from mmwau.launch import add_common_options, build_runner, leave_processes, load_config

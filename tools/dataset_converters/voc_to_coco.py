@@ -13,6 +13,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 from mmengine.utils import track_iter_progress
 from PIL import Image
 
