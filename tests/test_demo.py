@@ -136,9 +136,12 @@ def records(demo, **values):
 @pytest.mark.parametrize(
     ('values', 'words'),
     [
-        (dict(AP=(0.7, 0.66), overlap=(0.08, 0.06)), ['less at the end: 0.0600, baseline 0.0800']),
+        (
+            dict(AP=(0.7, 0.66), overlap=(0.08, 0.06)),
+            ["overlap less: 0.0600, the baseline's 0.0800"],
+        ),
         (dict(AP=(0.7, 0.66), overlap=(0.08, 0.06)), ["AP is 0.040 lower than the baseline's"]),
-        (dict(AP=(0.7, 0.75), overlap=(0.05, 0.06)), ['more at the end', 'is 0.050 higher']),
+        (dict(AP=(0.7, 0.75), overlap=(0.05, 0.06)), ['overlap more', 'is 0.050 higher']),
     ],
 )
 def test_sentence_says_what_the_numbers_mean(demo, values, words):

@@ -792,7 +792,7 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
         data = path.stem.removesuffix('_cpu')
         assert all(one.config.stem.endswith(f'_{data}') for one in suite.trainings)
     for arms in suite.settings.values():
-        assert arms[0] == 'plain'
+        assert arms[0] in ('baseline', 'plain')
     # What options change is there, or is an argument that the config leaves at its default.
     defaults = 'indices persistent_workers overlap_interval movement hold rescale max_keep_ckpts'
     first = {}

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmwau.benchmark import growth, measure, report
+from mmwau.benchmark import busy, growth, measure, report
 from mmwau.benchmark.arms import ARMS
 from mmwau.benchmark.bytes_sent import bytes_sent
 from mmwau.benchmark.networks import CIFAR, NETWORKS, build_network
@@ -33,6 +33,7 @@ SECTIONS = (
     'bytes sent',
     'networks',
     'growth',
+    'busy machine',
 )
 
 
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--quick', action='store_true', help='few rounds, in about 2 minutes')
     options = {
         '--networks': (NETWORKS, 'all; quick: without those of CIFAR'),
-        '--sections': (SECTIONS, 'all'),
+        '--sections': (SECTIONS, 'all but the busy machine'),
     }
     for option, (names, default) in options.items():
         listed = f'of {", ".join(names)} (default: {default})'
@@ -61,7 +62,7 @@ def parse_args() -> argparse.Namespace:
         )
     if args.networks is None:
         args.networks = [name for name in NETWORKS if not (args.quick and name in CIFAR)]
-    args.sections = args.sections or list(SECTIONS)
+    args.sections = args.sections or [name for name in SECTIONS if name != 'busy machine']
     args.rounds = args.rounds or (2 if args.quick else 15)
     if args.rounds < 2:
         parser.error(f'--rounds must be at least 2, got {args.rounds}: a spread needs two')
@@ -176,6 +177,12 @@ def main() -> None:
                 'by layers', len(growth.LAYERS) * len(growth.STEPS) * runs,
                 lambda tick: growth.by_layers(args.rounds, tick, args.device)),
         }  # fmt: skip
+    if 'busy machine' in wanted:
+        runs = args.rounds * len(busy.BUSY) * len(busy.SPIN_COUNTS)
+        results['busy machine'] = sections.run(
+            'training step beside busy processes', runs,
+            lambda tick: busy.time_beside_busy_processes(args.rounds, tick),
+        )  # fmt: skip
     # First of all, so that nothing that goes wrong later loses what was measured.
     args.work_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(results, args.work_dir / 'benchmark.json')

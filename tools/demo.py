@@ -1,6 +1,6 @@
 """The demo: train a detector on drawn shapes without WAU and with it, and show what WAU does.
 
-About 7 minutes on 2 quiet CPU cores. The trainings are those of configs/suites/demo.py with the
+About 6 minutes on 2 quiet CPU cores. The trainings are those of configs/suites/demo.py with the
 first seed, both at a time; stopped, the demo goes on where it was. All it writes is in data/demo
 and work_dirs/demo.
 """
@@ -295,9 +295,9 @@ def explain(baseline: Record, wau: Record, random: float) -> str:
     """What the numbers mean, in a sentence or two."""
     before, after = baseline.values[OVERLAP], wau.values[OVERLAP]
     told = (
-        'With WAU only half of the filters move in each update. Here they overlap '
-        f'{"less" if after < before else "more"} at the end: {after:.4f}, baseline {before:.4f}, '
-        f'random filters {random:.4f}. '
+        'With WAU only half of the filters move in each update. At the end they overlap '
+        f"{'less' if after < before else 'more'}: {after:.4f}, the baseline's {before:.4f}, random "
+        f'filters {random:.4f}. '
     )
     name = 'coco/bbox_mAP'
     silent = [record.arm for record in (baseline, wau) if name not in record.values]
@@ -305,9 +305,9 @@ def explain(baseline: Record, wau: Record, random: float) -> str:
         return told + f'AP can not be compared, since nothing was found by {" and ".join(silent)}.'
     gap = wau.values[name] - baseline.values[name]
     return told + (
-        f"AP is {abs(gap):.3f} {'higher' if gap > 0 else 'lower'} than the baseline's, of one "
-        'seed each, between which it differs by as much as 0.05 (docs/analysis.md). All seeds: '
-        f'python tools/experiment.py {SUITE} --jobs 2'
+        f"AP is {abs(gap):.3f} {'higher' if gap > 0 else 'lower'} than the baseline's, but this is "
+        'one seed, and seeds differ by up to 0.05 (docs/analysis.md; docs/results.md has more). '
+        f'All seeds of the demo: python tools/experiment.py {SUITE} --jobs 2'
     )
 
 
