@@ -22,7 +22,7 @@ import json, sys, time, torch, torchvision
 model = torchvision.models.resnet18()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 images, seconds = torch.randn(4, 3, 160, 160), []
-for step in range(2 + int(sys.argv[1])):
+while len(seconds) < 5 or sum(seconds[2:]) < float(sys.argv[1]):
     start = time.perf_counter()
     model(images).square().mean().backward()
     optimizer.step()
@@ -33,7 +33,7 @@ print(json.dumps(seconds[2:]))
 
 
 def time_beside_busy_processes(
-    rounds: int, tick: Progress, steps: int = 20
+    rounds: int, tick: Progress, duration: float = 8
 ) -> dict[str, dict[str, float]]:
     """Time training steps with as many threads as cores, beside loops that never rest.
 
@@ -43,7 +43,7 @@ def time_beside_busy_processes(
     Args:
         rounds: Processes for each measurement.
         tick: Called after each process, to show progress.
-        steps: Steps that count in each process.
+        duration: Seconds for which each process steps; three steps count at least.
 
     Returns:
         For each number of busy processes, as text, the median seconds of a step by spin count.
@@ -54,7 +54,7 @@ def time_beside_busy_processes(
     for _ in range(rounds):
         for busy in BUSY:
             for spins in SPIN_COUNTS:
-                seconds[str(busy)][spins] += _time_steps(busy, spins, steps)
+                seconds[str(busy)][spins] += _time_steps(busy, spins, duration)
                 tick()
     return {
         busy: {spins: statistics.median(each) for spins, each in of_busy.items()}
@@ -62,13 +62,13 @@ def time_beside_busy_processes(
     }
 
 
-def _time_steps(busy: int, spins: str, steps: int) -> list[float]:
+def _time_steps(busy: int, spins: str, duration: float) -> list[float]:
     env = {name: value for name, value in os.environ.items() if name != 'OMP_WAIT_POLICY'}
     with ExitStack() as stack:
         for _ in range(busy):
             loop = stack.enter_context(subprocess.Popen([sys.executable, '-c', BUSY_LOOP]))
             stack.callback(loop.kill)
-        command = [sys.executable, '-c', STEPS, str(steps)]
+        command = [sys.executable, '-c', STEPS, str(duration)]
         env['GOMP_SPINCOUNT'] = spins
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
