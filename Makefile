@@ -6,15 +6,16 @@ INSTALLED := $(VENV)/.installed
 
 UPSTREAM := .venv-upstream
 
-.PHONY: help install demo test test-upstream lint clean
+.PHONY: help install demo test test-upstream lint docs clean
 
 help:
 	@echo "make demo     train a small detector without WAU and with it, and compare (about 6 minutes)"
 	@echo "make test     run the test suite (about 12 minutes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make lint     check style and format"
-	@echo "make install  install everything into $(VENV); demo, test and lint do it by themselves"
-	@echo "make clean    remove $(VENV) and $(UPSTREAM); built wheels stay in the cache"
+	@echo "make docs     build the site into docs/_build/html; a link that leads nowhere is an error"
+	@echo "make install  install everything into $(VENV); demo, test, lint and docs do it by themselves"
+	@echo "make clean    remove $(VENV), $(UPSTREAM) and the site; built wheels stay in the cache"
 
 install: $(INSTALLED)
 
@@ -39,5 +40,9 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+docs: $(INSTALLED)
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -c docs . docs/_build/html
+	@echo "The site is in docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) $(UPSTREAM)
+	rm -rf $(VENV) $(UPSTREAM) docs/_build

@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r18_wau_bccd.py: BCCD blood cells at 320x240, from scratch.
+# The baseline of faster_rcnn_r18_wau_bccd.py: BCCD blood cells at 320x240, from scratch.
 _base_ = './_base_/faster_rcnn_r18_fpn_small.py'
 
 data_root = 'data/bccd/'
@@ -62,6 +62,6 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
 ]
 
-# The same curves as its twin.
+# The same curves as with WAU.
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
 custom_hooks = [dict(type='OverlapHook', overlap_interval=50)]

@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r18_wau_demo.py: the demo's shapes, from scratch, on the CPU.
+# The baseline of faster_rcnn_r18_wau_demo.py: the demo's shapes, from scratch, on the CPU.
 _base_ = './_base_/faster_rcnn_r18_fpn_small.py'
 
 data_root = 'data/demo/'
@@ -63,6 +63,6 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
 ]
 
-# The same curves as its twin.
+# The same curves as with WAU.
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
 custom_hooks = [dict(type='OverlapHook', overlap_interval=50)]

@@ -1,4 +1,4 @@
-# BCCD blood cells with WAU as in its authors' code; faster_rcnn_r18_bccd.py is its plain twin.
+# BCCD blood cells with WAU as in its authors' code; faster_rcnn_r18_bccd.py is its baseline.
 _base_ = './faster_rcnn_r18_bccd.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

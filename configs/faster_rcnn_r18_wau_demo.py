@@ -1,4 +1,4 @@
-# The demo with WAU; faster_rcnn_r18_demo.py is its plain twin.
+# The demo with WAU; faster_rcnn_r18_demo.py is its baseline.
 _base_ = './faster_rcnn_r18_demo.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

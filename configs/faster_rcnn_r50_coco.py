@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r50_wau_coco.py: MMDetection's own recipe, with the overlap logged.
+# The baseline of faster_rcnn_r50_wau_coco.py: MMDetection's own recipe, with the overlap logged.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

@@ -1,5 +1,5 @@
 # Faster R-CNN R50-FPN on COCO with WAU as in its authors' code; faster_rcnn_r50_coco.py is its
-# plain twin.
+# baseline.
 _base_ = './faster_rcnn_r50_coco.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

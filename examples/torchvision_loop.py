@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
-from mmwau import WAU, HeldGradSkipper, find_layers
+from mmwau import attach
 from mmwau.overlap import layer_overlap, mean_overlap
 
 
@@ -32,25 +32,20 @@ def main() -> None:
     model = models.resnet18(weights=None, num_classes=num_classes).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
 
-    layers = find_layers(model)  # the convolutions that train, by name
-    wau = WAU(update_ratio=0.5, hold='state', seed=0)
-    # hold='state' needs no gradients of held filters, so that they can be skipped.
-    skipper = HeldGradSkipper(model, layers, full_grads=False)
+    # hold='state' needs no gradients of held filters, so that they are not computed.
+    handle = attach(optimizer, model, update_ratio=0.5, hold='state')
 
     def overlap() -> float:
-        measured = {name: layer_overlap(model.get_submodule(name)) for name in layers}
+        measured = {name: layer_overlap(model.get_submodule(name)) for name in handle.layers}
         return mean_overlap(measured)['overlap']
 
     before = overlap()
     for epoch in range(args.epochs):
         losses = []
-        for update, (images, labels) in enumerate(loader, start=epoch * len(loader)):
-            active = wau.select(layers, update)
-            with skipper.skipping(active):
-                loss = cross_entropy(model(images.to(device)), labels.to(device))
-                loss.backward()
-            with wau.holding(optimizer, layers, active, skipper.grads):
-                optimizer.step()
+        for images, labels in loader:
+            loss = cross_entropy(model(images.to(device)), labels.to(device))
+            loss.backward()
+            optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
         print(f'epoch {epoch + 1}: loss {sum(losses) / len(losses):.4f}')

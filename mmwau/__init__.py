@@ -3,14 +3,15 @@
 from importlib.util import find_spec
 
 from . import openmp  # noqa: F401  (before torch)
+from .attach import attach
 from .skipping import HeldGradSkipper
 from .targets import find_layers
 from .version import __version__
 from .wau import WAU
 
-__all__ = ['WAU', 'HeldGradSkipper', '__version__', 'find_layers']
+__all__ = ['WAU', 'HeldGradSkipper', '__version__', 'attach', 'find_layers']
 
-if find_spec('mmengine'):  # the method itself needs torch alone
+if find_spec('mmengine'):  # the method itself needs only torch
     from . import models  # noqa: F401
     from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401

@@ -5,7 +5,7 @@ memory, Ctrl-C. So each of these makes everything that can fail before it change
 puts back what is held whatever happens in the step.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,13 +13,19 @@ import torch
 from torch import Tensor, optim
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.optim import optimizer as optimizer_hooks
 
+from .leaving import each_on_leaving
 from .slices import Slices
-from .state_start import STARTS_AT_ZERO, find_starts
+from .state_start import STARTS_AT_ZERO, Starts, check_dampening
 
 # They move each element by its own gradient and state alone, and their state starts at zero: they
 # do to active slices alone what they would do to them among others.
 ELEMENTWISE = (optim.SGD, *STARTS_AT_ZERO)
+# Attribute of hooks and steps of ours, and of steps that a learning-rate schedule has wrapped to
+# count them: none of them looks at parameters.
+NEEDS_NO_WHOLE = 'mmwau_needs_no_whole_parameters'
+OF_SCHEDULE = '_wrapped_by_lr_sched'
 
 
 @contextmanager
@@ -37,15 +43,22 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
     """Hold the held slices' rows of the optimizer's state, whatever the optimizer.
 
     Raises:
-        ValueError: If a state is made in this step that starts nobody knows where.
+        ValueError: If a state is made in this step that starts nobody knows where, or the first
+            step of held slices would not be the optimizer's first step.
     """
+    if slices:
+        check_dampening(optimizer)
     kept = [
         {key: rows.index_select(dim, held) for key, rows in _state(optimizer, param, dim).items()}
         for param, dim, _, held in slices
     ]
+    had_state = [bool(optimizer.state.get(param)) for param, *_ in slices]
+    starts = Starts(optimizer)
 
-    def put_back(one: Slices, before: dict[str, Tensor]) -> None:
+    def put_back(one: Slices, before: dict[str, Tensor], had_state: bool) -> None:
         param, dim, _, held = one
+        if not had_state and optimizer.state.get(param):
+            each.append(partial(starts.of, param, dim))  # refuses what has no rows
         for key, rows in _state(optimizer, param, dim).items():
             if key in before:
                 each.append(partial(rows.index_copy_, dim, held, before[key]))
@@ -55,13 +68,12 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
     def start(one: Slices, key: str, rows: Tensor) -> None:
         # Made in this step: a held slice is still where this state starts.
         param, dim, _, held = one
-        of_key = find_starts(optimizer, param)[key]
         own, weight = rows.index_select(dim, held), param.index_select(dim, held)
-        rows.index_copy_(dim, held, of_key(own, weight))
+        rows.index_copy_(dim, held, starts.of(param, dim)[key](own, weight))
 
     with each_on_leaving() as each:
-        for one, before in zip(slices, kept, strict=True):
-            each.append(partial(put_back, one, before))
+        for one, before, had in zip(slices, kept, had_state, strict=True):
+            each.append(partial(put_back, one, before, had))
         yield
 
 
@@ -71,8 +83,7 @@ def step_active_alone(
 ) -> Iterator[None]:
     """Let an elementwise optimizer see the active slices alone: inside, they are the parameters.
 
-    It costs less than a step over everything, and what is held is not touched at all. Where the
-    step fails, the gradients are as before.
+    It costs less than a step over everything, and what is held is not touched at all.
 
     Args:
         optimizer: One of :data:`ELEMENTWISE`.
@@ -81,11 +92,10 @@ def step_active_alone(
             in ``grad`` is added. They are used up.
 
     Raises:
-        ValueError: If a state will be made in this step that starts nobody knows where.
+        ValueError: If the first step of held slices would not be the optimizer's first step.
     """
-    for param, *_ in slices:
-        if not optimizer.state.get(param):
-            find_starts(optimizer, param)
+    if slices:
+        check_dampening(optimizer)
     narrow = [_Narrow(optimizer, one, grads.get(one.param)) for one in slices]
     with each_on_leaving() as put_back:
         for each in narrow:
@@ -130,7 +140,7 @@ class _Narrow:
             self.grad = torch.empty_like(self.data).copy_(self.grad)
 
     def put(self) -> None:
-        """Put them in the places of the whole ones: nothing in here can fail half-way."""
+        """Put them in the places of the whole ones."""
         self._put(self.data, self.grad)
         if self.state:
             self.optimizer.state[self.param].update(self.state)
@@ -179,40 +189,28 @@ def zero_grads(slices: Sequence[Slices]) -> None:
             param.grad.index_fill_(dim, held, 0)
 
 
-@contextmanager
-def each_on_leaving() -> Iterator[list[Callable[[], object]]]:
-    """Call each function of a list on leaving, in its order, whatever failed before.
-
-    The first error is the one that is raised.
-    """
-    functions: list[Callable[[], object]] = []
-    first: BaseException | None = None
-    try:
-        yield functions
-    except BaseException as error:
-        first = error
-        raise
-    finally:
-        own = None
-        for function in functions:
-            try:
-                function()
-            except BaseException as error:
-                own = own or error
-        if first is None and own is not None:
-            raise own
-
-
 def can_step_active_alone(optimizer: Optimizer) -> bool:
     """Whether :func:`step_active_alone` does what a step over everything would do."""
-    has_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    # Exactly these types: what is derived from them may look at a whole parameter.
-    return type(optimizer) in ELEMENTWISE and not has_hooks
+    hooks = (
+        *optimizer._optimizer_step_pre_hooks.values(),
+        *optimizer._optimizer_step_post_hooks.values(),
+        *optimizer_hooks._global_optimizer_pre_hooks.values(),
+        *optimizer_hooks._global_optimizer_post_hooks.values(),
+    )
+    step = optimizer.__dict__.get('step')
+    # Exactly these types: what is derived from them may look at a whole parameter, and so may
+    # hooks and other steps that were put on this one.
+    return (
+        type(optimizer) in ELEMENTWISE
+        and all(hasattr(hook, NEEDS_NO_WHOLE) for hook in hooks)
+        and (step is None or hasattr(step, NEEDS_NO_WHOLE) or hasattr(step, OF_SCHEDULE))
+    )
 
 
 def inner(optimizer: Optimizer) -> Optimizer:
     """The optimizer that keeps the state of this process's share of ZeroRedundancyOptimizer."""
-    return getattr(optimizer, 'optim', optimizer)
+    own = getattr(optimizer, 'optim', None)
+    return own if isinstance(own, Optimizer) else optimizer
 
 
 def _state(optimizer: Optimizer, param: Parameter, dim: int) -> dict[str, Tensor]:

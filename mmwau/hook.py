@@ -22,7 +22,7 @@ class WAUHook(OverlapHook):
 
     - ``train/active_fraction``: the fraction of all slices that was active in the last update.
     - ``train/update_ratio``, where a schedule changes it.
-    - ``train/sent_mb`` under ``send_active_only``: megabytes of gradients that each process gave to
+    - ``train/sent_mb`` under ``send_active_only``: megabytes of gradients that each process sent to
       the others in the last update.
     - The overlap of the held layers, their stages and the network, and its pictures: see
       :class:`mmwau.OverlapHook`.
@@ -34,8 +34,8 @@ class WAUHook(OverlapHook):
             is in force. Defaults to None.
         by_epoch: Whether the schedule counts epochs or iterations. Defaults to True.
         send_active_only: Whether the processes of a distributed training send each other the
-            gradients of active slices alone (:mod:`mmwau.traffic`). Not for ``hold='weight'``,
-            which needs all of them. Defaults to False.
+            gradients of only the active slices (:mod:`mmwau.traffic`). Not for
+            ``hold='weight'``, which needs all of them. Defaults to False.
         movement: See :class:`mmwau.OverlapHook`.
 
     Raises:
@@ -57,16 +57,17 @@ class WAUHook(OverlapHook):
         self.send_active_only = send_active_only
         self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
         self.by_epoch = by_epoch
+        self._wrapper: WAUMixin | None = None
 
     def check_iterations(self) -> None:
-        """Raise if the schedule counts epochs; called where training counts iterations alone.
+        """Raise if the schedule counts epochs; called where training counts only iterations.
 
         Raises:
             ValueError: If it does.
         """
         if self.ratio_schedule is not None and self.by_epoch:
             raise ValueError(
-                'WAUHook: ratio_schedule counts epochs, but training counts iterations alone '
+                'WAUHook: ratio_schedule counts epochs, but training counts only iterations '
                 '(IterBasedTrainLoop), and its epoch is always 0. Set by_epoch=False and count '
                 'iterations'
             )
@@ -87,7 +88,7 @@ class WAUHook(OverlapHook):
         """Measure the overlap at the start, and arrange what the processes send.
 
         Raises:
-            TypeError: If the optimizer wrapper in use is not WAU's, the runner does not tell it
+            TypeError: If the optimizer wrapper in use is not WAU's, the runner does not pass it
                 the model, or ``send_active_only`` meets another wrapper than
                 ``DistributedDataParallel``.
             ValueError: If two hooks measure the overlap, a schedule counts epochs in a training
@@ -97,7 +98,10 @@ class WAUHook(OverlapHook):
             raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
         if not runner.optim_wrapper.layers:
             raise TypeError(wrong_runner(type(runner).__name__))
-        self._ratio_of_wrapper = runner.optim_wrapper.update_ratio
+        if runner.optim_wrapper is not self._wrapper:
+            # A training that was interrupted goes on with the ratio of a stretch in its wrapper.
+            self._wrapper = runner.optim_wrapper
+            self._ratio_of_wrapper = self._wrapper.update_ratio
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             self.check_iterations()
         self.check_hold(runner.optim_wrapper.wau.hold)
@@ -117,7 +121,7 @@ class WAUHook(OverlapHook):
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Log the active fraction, and the overlap at its interval."""
-        fraction = runner.optim_wrapper.active_fraction
+        fraction = runner.optim_wrapper.updates.active_fraction
         if fraction is not None:
             runner.message_hub.update_scalar('train/active_fraction', fraction)
         traffic = runner.optim_wrapper.traffic
@@ -145,23 +149,23 @@ class WAUHook(OverlapHook):
 
 
 def wrong_wrapper(wrapper: str) -> str:
-    """Tell how to mend a run that has WAUHook but another optimizer wrapper."""
+    """The message for a run that has WAUHook but another optimizer wrapper."""
     if wrapper == 'OptimWrapperDict':
         return (
             'WAUHook is in custom_hooks, but optim_wrapper is an OptimWrapperDict, which does not '
-            'tell its parts the model: WAU does not work with several optimizers'
+            'pass the model to its parts: WAU does not work with several optimizers'
         )
-    twin = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
+    wanted = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
     return (
         f'WAUHook is in custom_hooks, but optim_wrapper.type is {wrapper!r}: nothing would be '
-        f"held. Set optim_wrapper.type to '{twin}' (the --amp of other training scripts replaces "
+        f"held. Set optim_wrapper.type to '{wanted}' (the --amp of other training scripts replaces "
         'the type; the one of mmwau keeps WAU), or remove WAUHook.'
     )
 
 
 def wrong_runner(runner: str) -> str:
-    """Tell that a runner does not tell the optimizer wrapper the model."""
+    """The message for a runner that does not pass the model to the optimizer wrapper."""
     return (
-        f'{runner} does not tell the optimizer wrapper the model, so that nothing would be held. '
+        f'{runner} does not pass the model to the optimizer wrapper, so nothing would be held. '
         "Train with MMEngine's Runner (remove runner_type from the config)"
     )

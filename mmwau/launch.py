@@ -4,6 +4,8 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -12,7 +14,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
-from .checkpoint import write_whole_files
+from .checkpoint import ResumeHook, read_safely, write_whole_files
+from .datasets.coco_file import read_with_marks
+from .pretrained import WeightsError, explain_weights
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,23 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_two_values(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Mapping[str, str]
+) -> None:
+    """End with a usage error where ``--cfg-options`` gives a setting that another option gives too.
+
+    Args:
+        parser: The parser.
+        args: What it has parsed.
+        settings: By option or argument the setting of the config that it is for.
+    """
+    for option, setting in settings.items():
+        given = getattr(args, option.strip('-').replace('-', '_'))
+        if given is not None and setting in (args.cfg_options or {}):
+            parser.error(f'{option} and --cfg-options {setting}=... contradict each other; give '
+                         'one of them')  # fmt: skip
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that the command line names and merge its options.
 
@@ -58,7 +79,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner, with checkpoints that are whole, in several processes on the CPU too.
+    """Build the runner, with checkpoints that are whole and safe, in several processes on CPUs too.
+
+    Annotation files may begin with a byte order mark.
 
     MMEngine starts processes on accelerators only; without one, the group is started here, with
     gloo, and the model is wrapped without the device that MMEngine would give it.
@@ -73,9 +96,22 @@ def build_runner(cfg: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
+    read_with_marks()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(ResumeHook())
     write_whole_files()
+    read_safely()
     return runner
+
+
+@contextmanager
+def stop_without_weights(cfg: Config) -> Iterator[None]:
+    """End the script with a sentence if weights that the config names can't be loaded inside."""
+    try:
+        with explain_weights(cfg):
+            yield
+    except WeightsError as error:
+        sys.exit(f'{type(error).__name__}: {error}')
 
 
 def leave_processes() -> None:

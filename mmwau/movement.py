@@ -1,9 +1,9 @@
 """How far the filters of a layer move: angles between their directions at two times.
 
-Overlap depends on the directions of filters alone, and behind a normalisation so does what a filter
+Overlap depends only on the directions of filters, and behind a normalisation so does what a filter
 computes. Random directions overlap least; the overlap grows as training leads them away. So filters
-that moved less overlap less, and what a method does to the overlap is seen beside a run that moved
-as far.
+that moved less overlap less, and what a method does to the overlap shows in comparison with a run
+that moved as far.
 """
 
 from collections.abc import Mapping
@@ -38,8 +38,8 @@ def angles(directions: Tensor, others: Tensor) -> Tensor:
 
     Returns:
         Float32 tensor of shape (filters,), in radians in [0, pi]; pi/2 where one of the two is all
-        zero. It is exactly 0 for a filter that kept its weights, and tells small angles, for which
-        a cosine has too few digits.
+        zero. It is exactly 0 for a filter that kept its weights, and resolves small angles, for
+        which a cosine has too few digits.
     """
     apart, together = (directions - others).norm(dim=1), (directions + others).norm(dim=1)
     return 2 * torch.atan2(apart, together)
@@ -57,15 +57,15 @@ class Movement:
     def __init__(self, convolutions: Mapping[str, nn.Module]):
         self._convolutions = convolutions
         self._start = self._last = self._directions()
-        self._way: dict[str, Tensor | float] = dict.fromkeys(convolutions, 0.0)
+        self._path_length: dict[str, Tensor | float] = dict.fromkeys(convolutions, 0.0)
 
     def measure(self) -> tuple[float, float]:
         """Measure the filters as they are now.
 
         Returns:
-            Both in radians, as means over the filters of a layer, then over layers: the movement,
-            which is the way that filters went so far (the sum of the angles between each two
-            measurements); and the displacement, the angle between a filter and itself at the start.
+            Both in radians, as means over the filters of a layer, then over layers: the path
+            length, which is the sum of the angles from each measurement to the next; and the
+            displacement, the angle between a filter and itself at the start.
         """
         now, displacement = self._directions(), []
         for name, rows in now.items():
@@ -73,26 +73,40 @@ class Movement:
             # on from its last one.
             rows = torch.where(rows.any(dim=1, keepdim=True), rows, self._last[name])
             now[name] = rows
-            self._way[name] = self._way[name] + angles(rows, self._last[name]).mean()
+            step = angles(rows, self._last[name]).mean()
+            self._path_length[name] = self._path_length[name] + step
             displacement.append(angles(rows, self._start[name]).mean())
         self._last = now
-        way = torch.stack(list(self._way.values())).mean()
-        return way.item(), torch.stack(displacement).mean().item()
+        path_length = torch.stack(list(self._path_length.values())).mean()
+        return path_length.item(), torch.stack(displacement).mean().item()
 
     def state_dict(self) -> dict[str, dict]:
-        """What a training that is resumed needs: the start and the way so far, by layer."""
+        """What a training that is resumed needs, by layer.
+
+        That is the start and the path length so far (``'way'``), and for layers in which a filter
+        is all zero the last directions, which the weights do not show.
+        """
         return dict(
             start={name: rows.cpu() for name, rows in self._start.items()},
-            way={name: float(way) for name, way in self._way.items()},
+            way={name: float(length) for name, length in self._path_length.items()},
+            last={
+                name: self._last[name].cpu()
+                for name, rows in self._directions().items()
+                if not rows.any(dim=1).all()
+            },
         )
 
     def load_state_dict(self, state: Mapping[str, Mapping]) -> None:
         """Go on from a training's :meth:`state_dict`; layers that it lacks start now."""
+        last = state.get('last', {})  # checkpoints of mmwau 0.1 have none
+        self._last = {
+            name: last[name].to(rows) if name in last else rows for name, rows in self._last.items()
+        }
         self._start = {
             name: state['start'][name].to(rows) if name in state['start'] else rows
             for name, rows in self._start.items()
         }
-        self._way = {name: state['way'].get(name, 0.0) for name in self._way}
+        self._path_length = {name: state['way'].get(name, 0.0) for name in self._path_length}
 
     def _directions(self) -> dict[str, Tensor]:
         return {

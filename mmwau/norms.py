@@ -1,7 +1,7 @@
 """Which norm layers take the output of a convolution as it is."""
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -11,40 +11,46 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 MARK = '_mmwau_output_of'
 
 
-class NormSearch:
-    """Finds them in the forward passes that are made until it is stopped.
+@contextmanager
+def norms_behind(
+    model: nn.Module, convolutions: Mapping[str, nn.Module]
+) -> Iterator[dict[str, list[str]]]:
+    """Find them in the forward passes that are made inside.
 
     Args:
         model: The model, not wrapped for distributed training.
         convolutions: Convolutions of the model by name.
 
-    Attributes:
-        found: For each convolution that has run the names of the norm layers behind it.
+    Yields:
+        For each convolution that has run the names of the norm layers behind it.
     """
+    found: dict[str, list[str]] = {}
 
-    def __init__(self, model: nn.Module, convolutions: Mapping[str, nn.Module]):
-        self.found: dict[str, list[str]] = {}
-        self._handles = [
-            module.register_forward_hook(partial(self._mark, name))
-            for name, module in convolutions.items()
-        ]
-        self._handles += [
-            module.register_forward_pre_hook(partial(self._look, name))
-            for name, module in model.named_modules()
-            if isinstance(module, NORMS)
-        ]
+    def mark(name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: object) -> None:
+            found.setdefault(name, [])
+            if isinstance(output, Tensor):
+                # The version shows whether something was added to the output in place.
+                setattr(output, MARK, (name, output._version))
 
-    def stop(self) -> None:
-        """Leave the model as it was."""
-        for handle in self._handles:
-            handle.remove()
+        return hook
 
-    def _mark(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self.found.setdefault(name, [])
-        # The version tells whether something was added to the output in place.
-        setattr(output, MARK, (name, output._version))
+    def look(norm: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            # What is normalised may come as a keyword: norm(input=x).
+            values = (*args, *kwargs.values())
+            given = next((value for value in values if isinstance(value, Tensor)), None)
+            name, version = getattr(given, MARK, (None, None))
+            if name in found and version == given._version and norm not in found[name]:
+                found[name].append(norm)
 
-    def _look(self, norm: str, module: nn.Module, inputs: tuple) -> None:
-        name, version = getattr(inputs[0], MARK, (None, None))
-        if version == inputs[0]._version and norm not in self.found[name]:
-            self.found[name].append(norm)
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in convolutions.items():
+            stack.callback(module.register_forward_hook(mark(name)).remove)
+        for name, module in model.named_modules():
+            if isinstance(module, NORMS):
+                handle = module.register_forward_pre_hook(look(name), with_kwargs=True)
+                stack.callback(handle.remove)
+        yield found

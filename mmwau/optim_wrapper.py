@@ -1,7 +1,5 @@
 """WAU's seat in MMEngine: optimizer wrappers that hold slices through every step."""
 
-import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,28 +11,21 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from .checks import check_choice
-from .held import can_step_active_alone, each_on_leaving
-from .sharding import refuse_sharded
-from .skipping import HeldGradSkipper, is_compiling
+from .held import can_step_active_alone
+from .messages import Message, about_changes
+from .sharding import refuse_join, refuse_sharded
+from .skipping import check_skip, is_compiling
 from .slices import Layer
-from .targets import (
-    AXES,
-    DEFAULT_TARGETS,
-    check_targets,
-    find_layers,
-    find_left_out,
-    is_below,
-    list_updated,
-)
+from .targets import AXES, DEFAULT_TARGETS, check_targets
 from .traffic import ActiveTraffic, send_active_only
+from .updates import Updates
 from .wau import WAU
 
 OPTIONS = 'wau_options'
-# Keys of the optimizer's state in a checkpoint.
-UPDATES = 'wau_updates'
+# Key in the state of the optimizer, which is part of every checkpoint too.
+STATE = 'wau'
 
 
 class WAUMixin:
@@ -62,12 +53,9 @@ class WAUMixin:
             ``skip_held_grads`` is True under ``hold='weight'``.
 
     Attributes:
-        layers: The layers that are held, by name of their convolution.
-        update_index: Index of the update under way, which is the number of steps that were made
-            before. It is saved with the optimizer's state.
-        active: The selection of the update under way, as :meth:`mmwau.wau.WAU.select` returns it,
-            or None between updates.
-        active_fraction: Fraction of all slices that is active in this update, in (0, 1].
+        wau: The rule.
+        updates: The updates of the training under way, or None before.
+        traffic: What processes send each other under :meth:`send_active_only`.
     """
 
     def __init__(
@@ -97,16 +85,10 @@ class WAUMixin:
         self.axis = axis
         self.targets = check_targets(targets)
         self.skip_held_grads = check_skip(skip_held_grads, hold)
-        self.layers: dict[str, Layer] = {}
-        self.update_index = 0
-        self._loaded_index: int | None = None
-        # Of the update that is under way: the rule in force when it began, and its selection.
-        self._rule: WAU | None = None
-        self.active: list[Tensor] | None = None
-        self._skipper: HeldGradSkipper | None = None
+        self.updates: Updates | None = None
         self.traffic: ActiveTraffic | None = None
-        self._model: nn.Module | None = None
-        self.active_fraction: float | None = None
+        self._loaded: dict = {}
+        self._steps_at_once = False
         super().__init__(*args, **kwargs)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
@@ -119,103 +101,51 @@ class WAUMixin:
 
         Raises:
             TypeError: If the model's parameters are cut over processes (FSDP and the like).
-            ValueError: If there is no convolution to hold below ``targets``, no seed, or the
-                optimizer does not fit (see :meth:`mmwau.wau.WAU.check_optimizer`).
+            ValueError: If there is no convolution to hold below ``targets``, or the optimizer does
+                not fit (see :meth:`mmwau.wau.WAU.check_optimizer`).
         """
         super().initialize_count_status(model, init_counts, max_counts)
         refuse_sharded(model)
-        self.wau.check_optimizer(self.optimizer)
-        self.update_index = init_counts // self._accumulative_counts
-        if self._loaded_index is not None:
-            self.update_index, self._loaded_index = self._loaded_index, None
-        if not self._has_seed:
-            self.wau = replace(self.wau, seed=self._seed_of_run())
-        self._is_wrapped = is_model_wrapper(model)
-        self._model = model.module if self._is_wrapped else model
-        self._rule = None
-        self._find_layers()
+        loaded, self._loaded = self._loaded, {}
+        self.wau = replace(self.wau, seed=self._find_seed(loaded))
+        is_wrapped = is_model_wrapper(model)
+        self.updates = Updates(
+            model.module if is_wrapped else model,
+            self.optimizer,
+            self.wau,
+            self.targets,
+            self.axis,
+            skips=self.skip_held_grads,
+            # Wrappers for distributed training want a gradient of every parameter, in full.
+            full_grads=is_wrapped
+            or self.wau.hold != 'state'
+            or not can_step_active_alone(self.optimizer),
+            index=self._find_index(loaded, init_counts),
+            log=_log,
+        )
         self._log_changes(resumed=init_counts > 0)
 
-    def _find_layers(self) -> None:
-        if self._skipper is not None:
-            self._skipper.flush()
-        self.active = None
-        where = self._model, self.targets, self.axis, self.optimizer
-        self._parameters = self._list_parameters()
-        self._skipper, self._has_told_skipping = None, False
-        self.layers = {}
-        self.layers = find_layers(*where)
-        self._log_layers(find_left_out(*where))
-        if self.skip_held_grads:
-            alone = self.wau.hold == 'state' and can_step_active_alone(self.optimizer)
-            # Wrappers for distributed training want a gradient of every parameter, in full.
-            full_grads = self._is_wrapped or not alone
-            self._skipper = HeldGradSkipper(self._model, self.layers, full_grads)
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers that are held, by name of their convolution; empty before training."""
+        return {} if self.updates is None else self.updates.layers
 
-    def _list_parameters(self) -> list[tuple[Parameter, bool]]:
-        """All that decides which layers are held: parameters in their order, and which train.
+    @property
+    def update_ratio(self) -> float:
+        """Fraction of slices that is active in an update, in (0, 1]; may be set at any time."""
+        return self.wau.update_ratio
 
-        First those of the model, then those that the optimizer updates.
-        """
-        of_model = [
-            (param, param.requires_grad)
-            for module in self._model.modules()
-            for param in module._parameters.values()
-            if param is not None
-        ]
-        return of_model + list_updated(self.optimizer)
-
-    def _follow_changes(self) -> None:
-        """Find the layers anew after parameters came, went, were frozen or unfrozen in training."""
-        now, before = self._list_parameters(), self._parameters
-        if len(now) == len(before) and all(
-            param is old and trains == trained
-            for (param, trains), (old, trained) in zip(now, before, strict=True)
-        ):
-            return
-        try:
-            self._find_layers()
-        except ValueError as error:
-            self.active_fraction = None
-            print_log(f'WAU holds nothing from now on: {error}', 'current', logging.WARNING)
-
-    def _start_update(self) -> None:
-        """Select the active slices, once in an update."""
-        if self._rule is None:
-            self._rule = self.wau
-        self._follow_changes()
-        if self.active is not None or not self.layers:
-            return
-        self.active = self._rule.select(self.layers, self.update_index)
-        num_active = int(torch.cat(self.active).sum())
-        self.active_fraction = num_active / sum(map(len, self.active))
+    @update_ratio.setter
+    def update_ratio(self, update_ratio: float) -> None:
+        if update_ratio != self.wau.update_ratio:
+            self.wau = replace(self.wau, update_ratio=update_ratio)
+            if self.updates is not None:
+                self.updates.wau = self.wau
 
     def end_update(self) -> None:
-        """End the update, whether its step was made or not; the next one selects anew."""
-        self._rule = self.active = None
-        if self._skipper is not None:
-            self._skipper.flush()
-
-    @contextmanager
-    def _skipping(self) -> Iterator[None]:
-        """Skip the gradients of held slices in the forward or backward passes made inside."""
-        if self._skipper is None or self.active is None:
-            yield
-        else:
-            with self._skipper.skipping(self.active):
-                yield
-
-    @contextmanager
-    def _sending(self) -> Iterator[None]:
-        """Leave held slices out of what processes send in the backward passes made inside."""
-        if self.traffic is None or self.active is None:
-            yield
-        else:
-            self.traffic.start(self.layers, self.active)
-            try:
-                yield
-            finally:
-                self.traffic.stop()
+        """End the update under way, if there is one, without a step."""
+        if self.updates is not None:
+            self.updates.end()
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -223,11 +153,18 @@ class WAUMixin:
 
         Args:
             model: The model, wrapped for distributed training or not.
+
+        Raises:
+            ValueError: If it trains inside of ``torch.distributed.algorithms.Join``.
         """
-        if self._model is not None:
-            self._start_update()
-        with super().optim_context(model), self._skipping():
-            yield
+        refuse_join(model)
+        with super().optim_context(model):
+            if self.updates is None:
+                yield
+                return
+            self.updates.start()
+            with self.updates.skipping():
+                yield
 
     def backward(self, loss: Tensor, **kwargs) -> None:
         """Compute the gradients, without those of held slices where nobody reads them.
@@ -236,12 +173,44 @@ class WAUMixin:
             loss: The loss, a scalar.
             **kwargs: Arguments of ``Tensor.backward``.
         """
-        if is_compiling():  # it can't break off inside of our contexts, and skips nothing
+        # torch.compile can't break off inside of our contexts; what it compiles skips nothing.
+        if self.updates is None or is_compiling():
             super().backward(loss, **kwargs)
             return
         # Activation checkpointing makes forward passes in here.
-        with self._skipping(), self._sending():
+        with self.updates.skipping(), self._sending():
             super().backward(loss, **kwargs)
+        if not self._steps_at_once:
+            self.updates.flush()
+
+    def update_params(self, loss: Tensor, *args, **kwargs) -> None:
+        """Compute the gradients and, at the end of a window of accumulation, make the update.
+
+        Args:
+            loss: The loss, a scalar.
+            *args: Further arguments of MMEngine's ``update_params``.
+            **kwargs: Further arguments of MMEngine's ``update_params``.
+        """
+        # Nobody sees the gradients in between, so that they need not be brought to their places.
+        self._steps_at_once = True
+        try:
+            super().update_params(loss, *args, **kwargs)
+        finally:
+            self._steps_at_once = False
+        if self.updates is not None:
+            self.updates.flush()
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Leave held slices out of what processes send in the backward passes made inside."""
+        if self.traffic is None or self.updates.active is None:
+            yield
+        else:
+            self.traffic.start(self.layers, self.updates.active)
+            try:
+                yield
+            finally:
+                self.traffic.stop()
 
     def step(self, **kwargs) -> None:
         """Clip gradients and step the optimizer while the slices that are not active are held.
@@ -254,29 +223,20 @@ class WAUMixin:
         Raises:
             RuntimeError: If :meth:`initialize_count_status` has not been called.
         """
-        if self._model is None:
+        if self.updates is None:
             raise RuntimeError(
                 f'{type(self).__name__} does not know the model yet. The Runner tells it; in '
                 'a loop of your own call initialize_count_status(model, 0, max_iters) first, and '
                 'update_params(loss) in each iteration.'
             )
-        with each_on_leaving() as put_in_order:
-            put_in_order.append(self.end_update)
-            self._start_update()
-            self.update_index += 1
-            if self.active is None:
-                super().step(**kwargs)
-                return
-            grads = None if self._skipper is None else self._skipper.grads
-            if grads and not can_step_active_alone(self.optimizer):  # somebody hooks into it
-                self._skipper.flush()
-            with self._rule.holding(self.optimizer, self.layers, self.active, grads):
-                super().step(**kwargs)
-            self._tell_skipping()
+        self.updates.step(super().step, **kwargs)
 
     def state_dict(self) -> dict:
-        """Return the optimizer's state, and the number of updates that were made."""
-        return {**super().state_dict(), UPDATES: self.update_index}
+        """Return the optimizer's state, with the number of updates and the seed."""
+        state = super().state_dict()
+        if self.updates is not None:
+            state[STATE] = dict(updates=self.updates.index, seed=self.wau.seed)
+        return state
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load what :meth:`state_dict` returned; that of a run without WAU will do too.
@@ -285,36 +245,13 @@ class WAUMixin:
             state_dict: The state.
         """
         state_dict = dict(state_dict)
-        self._loaded_index = state_dict.pop(UPDATES, None)
-        if self._loaded_index is not None:
-            self.update_index = self._loaded_index
+        loaded = state_dict.pop(STATE, {})
         super().load_state_dict(state_dict)
-
-    def zero_grad(self, **kwargs) -> None:
-        """Make all gradients zero, also those that :mod:`mmwau.skipping` keeps aside.
-
-        Args:
-            **kwargs: Arguments of the optimizer's ``zero_grad``.
-        """
-        if self._skipper is not None:
-            self._skipper.grads.clear()
-        super().zero_grad(**kwargs)
-
-    def _tell_skipping(self) -> None:
-        """Log after the first update in how many layers gradients are skipped, and why not."""
-        if self._skipper is None or self._has_told_skipping or self.active_fraction == 1:
-            return
-        self._has_told_skipping = True
-        full = self._skipper.find_full()
-        skipping, all_layers = len(self.layers) - len(full), len(self.layers)
-        print_log(
-            f'WAU skips the gradients of held slices in {skipping} of {all_layers} layers',
-            logger='current',
-            level=logging.INFO if skipping else logging.WARNING,
-        )
-        reasons = Counter(full.values())
-        for reason, count in reasons.items():
-            print_log(f'WAU computes all gradients of {count} layers: {reason}', logger='current')
+        if self.updates is None:
+            self._loaded = loaded
+        elif loaded:
+            self.updates.end()
+            self.updates.index = loaded['updates']
 
     def send_active_only(self, model: nn.Module) -> None:
         """Let the processes send each other the gradients of active slices alone.
@@ -329,64 +266,26 @@ class WAUMixin:
         check_send(self.wau.hold)
         self.traffic = send_active_only(model)
 
-    @property
-    def update_ratio(self) -> float:
-        """Fraction of slices that is active in an update, in (0, 1]; may be set at any time."""
-        return self.wau.update_ratio
+    def _find_index(self, loaded: dict, init_counts: int) -> int:
+        """Number of the updates made before: of the checkpoint, this wrapper, or by iterations."""
+        if 'updates' in loaded:
+            return loaded['updates']
+        if self.updates is not None and init_counts > 0:
+            return self.updates.index
+        return init_counts // self._accumulative_counts
 
-    @update_ratio.setter
-    def update_ratio(self, update_ratio: float) -> None:
-        if update_ratio != self.wau.update_ratio:
-            self.wau = replace(self.wau, update_ratio=update_ratio)
-
-    def _seed_of_run(self) -> int:
-        seed = self.message_hub.get_info('seed')
+    def _find_seed(self, loaded: dict) -> int:
+        """Where none is given: the Runner's, that of the checkpoint, or torch's."""
+        seed = self.wau.seed if self._has_seed else self.message_hub.get_info('seed')
         if seed is None:
-            raise ValueError(
-                f"seed=None of {type(self).__name__} means the run's own seed, which a Runner "
-                'with its RuntimeInfoHook provides; there is none here: give an integer'
-            )
-        # With diff_rank_seed each process has its own; the first one's is in the checkpoints.
+            seed = loaded.get('seed', torch.initial_seed())
+        # Each process may have its own, as with diff_rank_seed. The first one's counts, which is
+        # the one in the checkpoints.
         seeds = [int(seed)]
         broadcast_object_list(seeds)
         return seeds[0]
 
-    def _log_layers(self, left_out: dict[str, str]) -> None:
-        slices = 'filters' if self.axis == 'out' else 'input channels'
-        num_slices = sum(layer.num_slices for layer in self.layers.values())
-        print_log(
-            f'WAU holds slices of {len(self.layers)} convolutions below {", ".join(self.targets)} '
-            f'with {num_slices} {slices}: update_ratio={self.wau.update_ratio}, '
-            f'axis={self.axis!r}, sampler={self.wau.sampler!r}, hold={self.wau.hold!r}, '
-            f'rescale={self.wau.rescale}, seed={self.wau.seed}',
-            logger='current',
-        )
-        self._log_small_layers()
-        for reason, count in Counter(left_out.values()).items():
-            names = [name for name, why in left_out.items() if why == reason]
-            # What is frozen is so on purpose; of the rest every name is worth knowing.
-            expected = reason.startswith('frozen')
-            print_log(
-                f'WAU leaves out {count} convolutions ({reason}): '
-                + (
-                    ', '.join(names[:3]) + (', ...' if count > 3 else '')
-                    if expected
-                    else ', '.join(names)
-                ),
-                logger='current',
-                level=logging.INFO if expected else logging.WARNING,
-            )
-        for prefix in self.targets:
-            if not any(is_below(name, prefix) for name in (*self.layers, *left_out)):
-                print_log(
-                    f'WAU finds no convolution below {prefix!r}, one of its targets',
-                    logger='current',
-                    # That a classifier has no neck is no fault; a name that was given may be.
-                    level=logging.INFO if self.targets == DEFAULT_TARGETS else logging.WARNING,
-                )
-
     def _log_changes(self, resumed: bool) -> None:
-        """Tell what changed since the checkpoint that training resumes from."""
         options = {
             **asdict(self.wau),
             'axis': self.axis,
@@ -396,34 +295,13 @@ class WAUMixin:
         before = self.message_hub.get_info(OPTIONS)
         # The message hub is part of every checkpoint.
         self.message_hub.update_info(OPTIONS, options)
-        if not resumed:
-            return
-        if before is None:
-            print_log('WAU: the run was trained without WAU until here', logger='current')
-            return
-        for name, value in options.items():
-            if value != before.get(name, value):
-                print_log(
-                    f'WAU: {name} was {before[name]!r} until here and is {value!r} from now on',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+        if resumed:
+            for message in about_changes(before, options):
+                _log(message)
 
-    def _log_small_layers(self) -> None:
-        small = [
-            name
-            for name, layer in self.layers.items()
-            if self.wau.num_drawn(layer.num_slices) == 0 and self.wau.sampler != 'bernoulli'
-        ]
-        if small:
-            print_log(
-                f'WAU: at this ratio the number of draws is rounded to 0 in {len(small)} layers, '
-                + ('which never move' if self.wau.min_active == 0 else 'of which one slice moves')
-                + f' (min_active={self.wau.min_active}): {", ".join(small[:3])}'
-                + (', ...' if len(small) > 3 else ''),
-                logger='current',
-                level=logging.WARNING if self.wau.min_active == 0 else logging.INFO,
-            )
+
+def _log(message: Message) -> None:
+    print_log(message.text, 'current', message.level)
 
 
 def check_send(hold: str) -> None:
@@ -434,21 +312,6 @@ def check_send(hold: str) -> None:
             "optimizer's state takes the gradients of held slices too. Set "
             "optim_wrapper.hold='state', or leave send_active_only out"
         )
-
-
-def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
-    """Return whether to skip the gradients of held slices; raise where it can't be done."""
-    if skip_held_grads not in (None, True, False):
-        raise TypeError(
-            'skip_held_grads must be True, False or None (where it can be done), got '
-            f'{skip_held_grads!r}'
-        )
-    if skip_held_grads and hold == 'weight':
-        raise ValueError(
-            "skip_held_grads=True does not go with hold='weight': the optimizer's state takes the "
-            "gradients of held slices too. Use hold='state', or leave skip_held_grads out"
-        )
-    return hold != 'weight' if skip_held_grads is None else bool(skip_held_grads)
 
 
 @OPTIM_WRAPPERS.register_module()

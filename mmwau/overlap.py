@@ -13,6 +13,9 @@ from .targets import filter_dim
 
 # Filters are compared with all others in blocks of so many, which bounds the memory.
 BLOCK = 1024
+# Before the names of stages. No log key may begin with another one and a slash: to some loggers a
+# slash is a folder.
+STAGE_OVERLAP = 'stage_overlap/'
 
 
 @torch.no_grad()
@@ -32,7 +35,7 @@ def filter_overlap(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     Returns:
         Float32 tensor of shape (filters,), each in [0, 1); larger means more overlap. Only the
         directions of filters count, however small or large their values. A filter that is all
-        zero overlaps with no other, and one that is alone in its group neither.
+        zero overlaps with no other, nor does the only one of its group.
     """
     rows = _unit_filters(weight, dim, groups)
     sums = torch.cat([block.sum(dim=2) for block in _cosine_blocks(rows)], dim=1)
@@ -120,14 +123,15 @@ class Measures:
     Args:
         overlap: Mean of :func:`filter_overlap`.
         largest_cosine: Mean of :func:`largest_cosine`.
-        twins: Share of the filters whose largest absolute cosine reaches a threshold, in [0, 1].
+        near_duplicates: Share of the filters whose largest absolute cosine reaches a threshold, in
+            [0, 1].
         effective_rank: See :func:`spectral_entropy`.
         spectral_entropy: See :func:`spectral_entropy`.
     """
 
     overlap: float
     largest_cosine: float
-    twins: float
+    near_duplicates: float
     effective_rank: float
     spectral_entropy: float
 
@@ -138,28 +142,30 @@ class Measures:
         return cls(*(sum(column) / len(layers) for column in columns))
 
 
-def measure(weight: Tensor, dim: int = 0, groups: int = 1, twin_cosine: float = 0.9) -> Measures:
+def measure(
+    weight: Tensor, dim: int = 0, groups: int = 1, duplicate_cosine: float = 0.9
+) -> Measures:
     """Measure the filters of a layer.
 
     Args:
         weight: See :func:`filter_overlap`.
         dim: See :func:`filter_overlap`.
         groups: See :func:`filter_overlap`.
-        twin_cosine: Absolute cosine from which on two filters are near twins, in (0, 1].
+        duplicate_cosine: Absolute cosine from which on two filters are near-duplicates, in (0, 1].
     """
     largest = largest_cosine(weight, dim, groups)
     entropy, rank = spectral_entropy(weight, dim, groups)
     return Measures(
         overlap=filter_overlap(weight, dim, groups).mean().item(),
         largest_cosine=largest.mean().item(),
-        twins=(largest >= twin_cosine).float().mean().item(),
+        near_duplicates=(largest >= duplicate_cosine).float().mean().item(),
         effective_rank=rank,
         spectral_entropy=entropy,
     )
 
 
 @lru_cache(maxsize=512)
-def measure_random(filters: int, values: int, twin_cosine: float = 0.9) -> Measures:
+def measure_random(filters: int, values: int, duplicate_cosine: float = 0.9) -> Measures:
     """What the measures are for filters drawn at random: the baseline for a layer of that shape.
 
     The overlap is :func:`expected_overlap`; the others, for which there is no short formula, are
@@ -169,12 +175,14 @@ def measure_random(filters: int, values: int, twin_cosine: float = 0.9) -> Measu
     Args:
         filters: Number of filters in a group.
         values: Number of values of a filter.
-        twin_cosine: See :func:`measure`.
+        duplicate_cosine: See :func:`measure`.
     """
     generator = torch.Generator().manual_seed(0)
     draws = min(20, max(1, 200_000 // (filters * values)))
     drawn = [
-        measure(torch.randn(filters, values, generator=generator), twin_cosine=twin_cosine)
+        measure(
+            torch.randn(filters, values, generator=generator), duplicate_cosine=duplicate_cosine
+        )
         for _ in range(draws)
     ]
     mean = Measures.mean(drawn)
@@ -211,15 +219,17 @@ def mean_overlap(layers: Mapping[str, float]) -> dict[str, float]:
 
     Returns:
         The mean over all layers as ``'overlap'``, and that over each stage as
-        ``'overlap/backbone.layer1'``, a stage being what shares the first two segments of its
-        names.
+        ``'stage_overlap/backbone.layer1'``, a stage being what shares the first two segments of
+        its names.
     """
     stages = {}
     for name, overlap in layers.items():
         stages.setdefault('.'.join(name.split('.')[:2]), []).append(overlap)
     return {
         'overlap': sum(layers.values()) / len(layers),
-        **{f'overlap/{stage}': sum(values) / len(values) for stage, values in stages.items()},
+        **{
+            f'{STAGE_OVERLAP}{stage}': sum(values) / len(values) for stage, values in stages.items()
+        },
     }
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from .checks import check_bool
 from .movement import Movement
-from .overlap import layer_overlap, layer_shape, mean_overlap, random_overlap
+from .overlap import STAGE_OVERLAP, layer_overlap, layer_shape, mean_overlap, random_overlap
 from .plots import plot_overlap, plot_overlap_curve
 from .targets import DEFAULT_TARGETS, check_targets, find_layers
 
@@ -22,24 +22,24 @@ OVERLAP_CURVE = 'overlap_curve'
 # The key of a checkpoint that holds where filters started.
 MOVEMENT = 'movement'
 # Log keys.
-MOVEMENTS = ('movement', 'displacement')
+MOVEMENTS = ('path_length', 'displacement')
 
 
 @HOOKS.register_module()
 class OverlapHook(Hook):
     """Log the overlap of the filters, and draw it at the end: for a run without WAU.
 
-    :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its plain twin get the
+    :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its baseline get the
     same curves. The overlap is measured before training, then at an interval, and at the end:
 
     - ``overlap``: the mean over the measured layers (:func:`mmwau.overlap.layer_overlap`), and
-      ``overlap/STAGE`` over those of each stage (``overlap/backbone.layer1``), in the log and as
-      scalars of all visualizer backends, with the iteration as step.
+      ``stage_overlap/STAGE`` over those of each stage (``stage_overlap/backbone.layer1``), in the
+      log and as scalars of all visualizer backends, with the iteration as step.
     - ``overlap.png`` in the work_dir: the overlap of each layer at the start and at the end,
       beside that of random filters of its shape.
     - ``overlap_curve.png``: network and stages over the iterations.
-    - With ``movement=True``, ``train/movement`` and ``train/displacement`` with the losses: how far
-      filters have moved, in radians (:class:`mmwau.movement.Movement`).
+    - With ``movement=True``, ``train/path_length`` and ``train/displacement`` with the losses: how
+      far filters have moved, in radians (:class:`mmwau.movement.Movement`).
 
     A layer whose filters have no other one to overlap with (depthwise) is left out, and named in
     the log.
@@ -78,6 +78,11 @@ class OverlapHook(Hook):
         self._movement: Movement | None = None
         self._movement_before: dict | None = None
 
+    def before_run(self, runner: Runner) -> None:
+        """Forget another run that had this hook; a run that continues keeps its movement."""
+        if runner.iter == 0:
+            self._movement = self._movement_before = None
+
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start.
 
@@ -99,11 +104,17 @@ class OverlapHook(Hook):
             )
         # A resumed run has these from the run that it goes on with.
         hub = runner.message_hub
-        self._curve = hub.get_info(OVERLAP_CURVE, [])
+        self._curve = [
+            {log_key(name): value for name, value in point.items()}
+            for point in hub.get_info(OVERLAP_CURVE, [])
+        ]
+        # What mmwau 0.1 logged under another name would be logged for ever, never changing.
+        if 'train/movement' in hub.log_scalars:
+            hub.log_scalars['train/path_length'] = hub.log_scalars.pop('train/movement')
         overlap = self._measure(runner)
         if hub.get_info(OVERLAP_AT_START) is None:
             hub.update_info(OVERLAP_AT_START, overlap)
-        if self.movement and is_main_process():
+        if self.movement and self._movement is None and is_main_process():
             self._movement = Movement(convolutions)
             if self._movement_before is not None:
                 self._movement.load_state_dict(self._movement_before)
@@ -122,7 +133,7 @@ class OverlapHook(Hook):
             checkpoint[MOVEMENT] = self._movement.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on with the movement of a run that is resumed; weights alone are a new start."""
+        """Go on with the movement of a resumed run; a run from loaded weights starts anew."""
         if runner._resume:
             self._movement_before = checkpoint.get(MOVEMENT)
 
@@ -132,7 +143,7 @@ class OverlapHook(Hook):
         if not is_main_process() or not end:
             return
         start = runner.message_hub.get_info(OVERLAP_AT_START)
-        # A run that was resumed with other targets has some layers in one of them alone.
+        # A run that was resumed with other targets has some layers in only one of them.
         start = {name: value for name, value in start.items() if name in end}
         random = {name: random_overlap(module) for name, module in self._measured.items()}
         pictures = []
@@ -170,6 +181,18 @@ class OverlapHook(Hook):
         return layers
 
 
+def log_key(name: str) -> str:
+    """The name under which a value is logged, from one that may be of an earlier version.
+
+    Until 0.1 ``overlap``, the network's, was also what the names of stages began with, and the path
+    length was called ``movement``.
+    """
+    if name == 'movement':
+        return MOVEMENTS[0]
+    stage = name.removeprefix('overlap/')
+    return name if stage == name else f'{STAGE_OVERLAP}{stage}'
+
+
 def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:
     """Raise if more than one hook measures the overlap.
 
@@ -178,6 +201,6 @@ def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:
     """
     if len(hooks) > 1:
         raise ValueError(
-            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, of which each '
-            'measures the overlap; keep one of them, with WAU the WAUHook'
+            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, each of which '
+            'measures the overlap; keep one of them: with WAU, the WAUHook'
         )

@@ -1,21 +1,26 @@
-"""Tell what is wrong with a config before anything is built from it."""
+"""Report what is wrong with a config before anything is built from it."""
 
+import logging
+from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch.nn import Parameter
 from torch.optim import SGD
 
 from . import sharding
+from .checkpoint import check_checkpoint, find_last
+from .class_check import check_classes, remarks
 from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
 from .comparison.leave_out import LeaveOutHook, check_one
+from .data_check import check_data
+from .files import check_folder
 from .hook import WAUHook, wrong_runner, wrong_wrapper
-from .input_files import check_checkpoint, check_data, check_work_dir, checkpoints_in
 from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook, check_alone
 from .type_names import type_name
@@ -39,9 +44,10 @@ def check_train_config(cfg: Config) -> None:
         PermissionError: If the work_dir can't be written to.
     """
     check_wau(cfg)
-    check_work_dir(cfg.work_dir)
-    check_checkpoint(_start_of(cfg), resume=bool(cfg.get('resume')))
-    check_data(cfg, ('train', 'val'))
+    check_folder(cfg.work_dir)
+    resume, start = bool(cfg.get('resume')), cfg.get('load_from')
+    check_checkpoint(find_last(cfg) if resume and start is None else start, resume)
+    _check_data(cfg, ('train', 'val'))
 
 
 def check_test_config(cfg: Config) -> None:
@@ -50,26 +56,20 @@ def check_test_config(cfg: Config) -> None:
     Raises:
         FileNotFoundError: If the checkpoint, an annotation file or a data folder does not exist.
         ValueError: If one of them is not what it should be.
+        NotADirectoryError: If the work_dir is a file.
+        PermissionError: If the work_dir can't be written to.
     """
+    check_folder(cfg.work_dir)
     check_checkpoint(cfg.get('load_from'))
-    check_data(cfg, ('test',))
+    _check_data(cfg, ('test',))
 
 
-def _start_of(cfg: Config) -> str | None:
-    """The checkpoint that training starts from, or None.
-
-    Raises:
-        ValueError: If the file that should name it is empty.
-    """
-    last = Path(cfg.work_dir) / 'last_checkpoint'
-    if cfg.get('resume') and cfg.get('load_from') is None and last.is_file():
-        if not last.read_text().strip():
-            raise ValueError(
-                f'{last} is empty: training was killed while it was written. Name the checkpoint '
-                f'to go on from: --resume {checkpoints_in(cfg.work_dir)}'
-            )
-        return last.read_text().strip()
-    return cfg.get('load_from')
+def _check_data(cfg: Config, stages: Sequence[str]) -> None:
+    """Check data and their classes, and log as warnings what may not be meant."""
+    sources = check_data(cfg, stages)
+    check_classes(cfg, sources)
+    for remark in remarks(cfg, sources):
+        print_log(remark, 'current', logging.WARNING)
 
 
 def check_wau(cfg: Config) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of texts: no generator, no state."""
+"""Random numbers that are a function of strings: no generator, no state."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from .rows import rows_and_places
 
 
 def random_numbers(times: Sequence[str], names: Sequence[str], counts: Sequence[int]) -> Tensor:
-    """Random numbers that depend on the texts alone, evenly spread over [0, 1).
+    """Random numbers that depend only on the strings, evenly spread over [0, 1).
 
     The SplitMix64 generator (Steele, Lea, Flood, OOPSLA 2014, figure 16), started at the sum of
-    the hashes of a time and a name: each number is computed from its place alone, so all come
+    the hashes of a time and a name: each number is computed only from its place, so all come
     from a few tensor operations, with integers that are the same on every machine.
 
     Args:
-        times: For each row of numbers a text that is new each time.
-        names: For each row a text that comes again and again; its hash is kept.
+        times: For each row of numbers a string that is new each time.
+        names: For each row a string that comes again and again; its hash is cached.
         counts: For each row how many numbers it has.
 
     Returns:
@@ -37,7 +37,7 @@ def random_numbers(times: Sequence[str], names: Sequence[str], counts: Sequence[
 
 
 def _hash(text: str) -> int:
-    """Hash of a text, in the range of int64."""
+    """Hash of a string, in the range of int64."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little', signed=True)
 

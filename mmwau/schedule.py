@@ -1,4 +1,4 @@
-"""The update ratio over time, as a function of the epoch or iteration alone."""
+"""The update ratio over time, as a function of only the epoch or iteration."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class RatioSchedule:
 
     Each stretch is a dict with ``type``, and ``begin`` (default 0) and ``end`` (default: never),
     epochs or iterations counted from 0, the end not included. Outside of all stretches the
-    schedule has no say. The types, with their own keys:
+    schedule does nothing. The types, with their own keys:
 
     - ``'constant'``: ``ratio``. With ``ratio=1`` everything is active, as a warm-up or at the end.
     - ``'linear'``, ``'cosine'``: from ``start`` at ``begin`` to ``stop`` at the last epoch or

@@ -17,6 +17,8 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import Parameter
 
+from .leaving import without_interrupts
+from .sharding import is_one_of_several
 from .slices import ActiveGrads, Layer, Slices, find_slices, is_same_selection
 
 try:
@@ -59,7 +61,8 @@ class HeldGradSkipper:
         layers: Its layers by name of the convolution, from :func:`mmwau.targets.find_layers`.
         full_grads: Where gradients go. True: into ``grad`` of each parameter, with zeros for the
             held slices. False: into :attr:`grads`, without the held slices; for ``hold='state'``
-            with an optimizer that :func:`mmwau.held.can_step_active_alone`, on one process.
+            with an optimizer that :func:`mmwau.held.can_step_active_alone`. Of several processes
+            each one does as with True: what they send each other is in ``grad``.
 
     Attributes:
         grads: With ``full_grads=False``, gradients of active slices by parameter, for
@@ -70,7 +73,7 @@ class HeldGradSkipper:
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer], full_grads: bool = True):
         self.grads = ActiveGrads()
         self.refused: dict[str, str] = {}
-        self._by_name: dict[str, _Convolution] = {}
+        self._by_name: dict[str, Patch] = {}
         for name, layer in layers.items():
             module = model.get_submodule(name)
             _remove_stale_patch(module)
@@ -78,10 +81,10 @@ class HeldGradSkipper:
             if reason:
                 self.refused[name] = reason
             else:
-                grads = None if full_grads else self.grads
-                self._by_name[name] = _Convolution(module, layer, grads)
+                self._by_name[name] = Patch(module, layer, self.grads, full_grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
+        self._selected: list[Tensor] | None = None
 
     def start(self, active: Sequence[Tensor]) -> None:
         """Skip in every backward pass of a forward pass made from now on until :meth:`stop`.
@@ -94,34 +97,52 @@ class HeldGradSkipper:
             ValueError: If :attr:`grads` has gradients of another selection.
         """
         self.stop()
-        if self.grads.active is None or not is_same_selection(self.grads.active, active):
-            self._select(active)
+        self.select(active)
         for convolution in self._convolutions.values():
             convolution.start()
 
-    def _select(self, active: Sequence[Tensor]) -> None:
-        """Find what is computed from now on."""
+    def select(self, active: Sequence[Tensor]) -> None:
+        """Find what is computed, and what is skipped, in the passes to come.
+
+        Args:
+            active: See :meth:`start`.
+
+        Raises:
+            ValueError: See :meth:`start`.
+        """
+        if self._selected is not None and is_same_selection(self._selected, active):
+            return
         if self.grads:
             raise ValueError(
                 'skipper.grads has gradients of another selection, which do not add up with those '
                 'of this one. Use one selection until the step, which WAU.holding(..., '
                 'skipper.grads) surrounds; to drop an update, call skipper.grads.clear() too'
             )
-        self.grads.active = None
+        self._selected = None
         found = {slices.param: slices for slices in find_slices(self._layers, active)}
         for weight, convolution in self._convolutions.items():
-            convolution.select(found.get(weight))
-        self.grads.active = list(active)
+            convolution.select(found.get(weight), active)
+        self._selected = list(active)
+
+    @property
+    def convolutions(self) -> list[tuple[nn.Module, 'Patch']]:
+        """The modules that skip, each with what starts and stops it."""
+        return [(convolution.module, convolution) for convolution in self._by_name.values()]
 
     def stop(self) -> None:
         """Leave the modules as they were."""
-        for convolution in self._convolutions.values():
-            convolution.stop()
+        with without_interrupts():
+            for convolution in self._convolutions.values():
+                convolution.stop()
 
     def flush(self) -> None:
         """Move what is in :attr:`grads` into ``grad`` of the parameters, in full."""
         for convolution in self._convolutions.values():
             convolution.flush()
+        self.grads.active = None
+
+    def __reduce__(self) -> tuple:
+        raise TypeError('a HeldGradSkipper belongs to its model: make a new one for a copy of it')
 
     @contextmanager
     def skipping(self, active: Sequence[Tensor]) -> Iterator[None]:
@@ -139,6 +160,21 @@ class HeldGradSkipper:
             if not convolution.has_skipped:
                 full[name] = convolution.reason
         return full
+
+
+def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
+    """Return whether to skip the gradients of held slices; raise where it can't be done."""
+    if skip_held_grads not in (None, True, False):
+        raise TypeError(
+            'skip_held_grads must be True, False or None (where it can be done), got '
+            f'{skip_held_grads!r}'
+        )
+    if skip_held_grads and hold == 'weight':
+        raise ValueError(
+            "skip_held_grads=True does not go with hold='weight': the optimizer's state takes the "
+            "gradients of held slices too. Use hold='state', or leave skip_held_grads out"
+        )
+    return hold != 'weight' if skip_held_grads is None else bool(skip_held_grads)
 
 
 def why_not(module: nn.Module) -> str:
@@ -180,29 +216,36 @@ def _remove_stale_patch(module: nn.Module) -> None:
     patch = module.__dict__.get(PATCHED)
     method = getattr(type(module), PATCHED, None)
     is_plain = method is not None and patch == MethodType(method, module)
-    if isinstance(patch, _Convolution) or is_plain:
+    if isinstance(patch, Patch) or is_plain:
         del module.__dict__[PATCHED]
 
 
-class _Convolution:
+class Patch:
     """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
 
-    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads | None):
+    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads, full_grads: bool):
         self.module = module
         self.tensors = layer.tensors
         self.weight, self.dim = layer.tensors[0]
         self.fan = self.weight.numel() // self.weight.size(self.dim)
-        self.grads = grads
+        self.grads, self.full_grads = grads, full_grads
         self.has_skipped = False
         self.reason = 'compiled, or not used in the first update'
         self.runs = False
+        self.selection: Sequence[Tensor] | None = None
         # Indices of the active slices, and of those that are computed. None: all are.
         self.active: Tensor | None = None
         self.computed: Tensor | None = None
 
-    def select(self, slices: Slices | None) -> None:
-        """Take a new selection, or none where nothing is held."""
+    def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
+        """Take a new selection.
+
+        Args:
+            slices: Those of the weight, or None where nothing of it is held.
+            selection: Of all layers.
+        """
         self.active = self.computed = None
+        self.selection = selection
         if slices is None:
             self.reason = 'all their slices are active'
             return
@@ -216,23 +259,28 @@ class _Convolution:
             self.reason = 'so few slices are held that skipping them costs more than it saves'
 
     def start(self) -> None:
-        if self.active is not None:
-            self.runs = True
-            self.module.__dict__[PATCHED] = self
+        """Skip in forward passes of this module, where the selection holds anything."""
+        # Also where it does not: torch.compile compiles anew when a module has changed.
+        self.runs = True
+        self.module.__dict__[PATCHED] = self
 
     def stop(self) -> None:
+        """Leave the module as it was."""
         # Whoever has kept it meanwhile, such as a patch around it, has the plain layer from here.
         self.runs = False
         if self.module.__dict__.get(PATCHED) is self:
             del self.module.__dict__[PATCHED]
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve; the arguments are those of ``_conv_forward``."""
         if (
-            not self.runs
-            or is_compiling()
+            is_compiling()
+            or not self.runs
+            or self.active is None
             or not torch.is_grad_enabled()
-            # Computed from the parameter, or a replica of it.
+            # Computed from the parameters, or replicas of them.
             or weight is not self.weight
+            or bias is not self.module._parameters.get('bias')
             or x.dim() != weight.dim()
             or x.numel() == 0
             or _why_not_in_this_pass(self.module)
@@ -244,6 +292,7 @@ class _Convolution:
         return _ConvolutionOfActive.apply(x, weight, bias, self)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve as the module does without this."""
         return type(self.module)._conv_forward(self.module, x, weight, bias)
 
     def geometry(self) -> Geometry:
@@ -276,14 +325,18 @@ class _Convolution:
         rows = rows.narrow(dim, 0, len(active)).to(param.dtype)
         # Whoever hooks into the gradient of a parameter gets it in full.
         has_hooks = param._backward_hooks or param._post_accumulate_grad_hooks
-        if self.grads is None or has_hooks or not _accumulates(node):
+        accumulates = _accumulates(node)
+        if accumulates:
+            self.grads.active = self.selection
+        if self.full_grads or is_one_of_several() or has_hooks or not accumulates:
             return torch.zeros_like(param).index_copy_(dim, active, rows)
         self.grads[param] = self.grads[param] + rows if param in self.grads else rows
         return None
 
     def flush(self) -> None:
+        """Move gradients into ``grad`` of the parameters, in full."""
         for param, dim in self.tensors:
-            if self.grads is not None and param in self.grads:
+            if param in self.grads:
                 full = torch.zeros_like(param.data).index_copy_(
                     dim, self.active, self.grads.pop(param)
                 )
@@ -346,7 +399,7 @@ class _ConvolutionOfActive(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: _Convolution) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: Patch) -> Tensor:
         with _without_autocast_cache():
             y = own.forward(x, weight, bias)
         # Autocast has cast the inputs in there; the backward pass takes them so.

@@ -49,8 +49,8 @@ class ActiveGrads(dict[Parameter, Tensor]):
     """Gradients of active slices by parameter, without the held ones.
 
     Attributes:
-        active: The selection that they belong to, or None while there is none: for each layer a
-            bool tensor of shape (num_slices,), True where active.
+        active: The selection under which some were skipped since the last step, or None: for
+            each layer a bool tensor of shape (num_slices,), True where active.
     """
 
     active: Sequence[Tensor] | None = None
@@ -69,7 +69,8 @@ class ActiveGrads(dict[Parameter, Tensor]):
         if self.active is not None and not is_same_selection(self.active, active):
             raise ValueError(
                 'the gradients are of another selection: held slices of that one have none. Give '
-                'holding the same active as the HeldGradSkipper'
+                'holding the same active as the HeldGradSkipper; after an update that was dropped, '
+                'call skipper.grads.clear()'
             )
 
 

@@ -10,6 +10,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, optim
@@ -61,37 +62,84 @@ def weights(rows: Tensor, weight: Tensor) -> Tensor:
     return weight.to(rows.dtype) if weight.shape == rows.shape else torch.zeros_like(rows)
 
 
-def find_starts(optimizer: Optimizer, param: Parameter) -> dict[str, Start]:
-    """Find where the rows of an optimizer's state start, by trying.
+class Starts:
+    """Finds where the rows of an optimizer's state start, by trying.
 
     A new optimizer of the same kind makes its first step on a small parameter. Then another one
     makes a step from each of the states that come into question; the right one leads to the
-    same weights and state, bit for bit.
+    same weights and state, bit for bit. (What counts steps is at zero in this; in training it goes
+    on for the whole parameter.)
 
     Args:
         optimizer: The optimizer. It is not changed.
-        param: One of its parameters, whose options are tried.
+    """
 
-    Returns:
-        A function for each state tensor that has as many dimensions as the parameter.
+    def __init__(self, optimizer: Optimizer):
+        self.optimizer = optimizer
+        self._found: dict[tuple, dict[str, Start]] = {}
+
+    def of(self, param: Parameter, dim: int) -> dict[str, Start]:
+        """Find the starts for one parameter.
+
+        Args:
+            param: The parameter, whose options are tried.
+            dim: The dimension on which its slices lie.
+
+        Returns:
+            A function for each state tensor that has a row for each slice.
+
+        Raises:
+            ValueError: If another optimizer of this kind can't be made, its state does not go by
+                slices, or no start is the right one.
+        """
+        own = self.optimizer.state.get(param, {})
+        check_dampening(self.optimizer)
+        if type(self.optimizer) in (optim.SGD, *STARTS_AT_ZERO):
+            return dict.fromkeys(own, zeros)
+        group = self._groups[param]
+        case = id(group), dim, param.dim(), param.dtype, param.device
+        if case not in self._found:
+            self._found[case] = _find(self.optimizer, group, param, dim)
+        missing = [
+            key
+            for key, value in own.items()
+            if _has_rows(value, param, dim) and key not in self._found[case]
+        ]
+        if missing:
+            raise ValueError(
+                f"hold='state' can't find where {', '.join(missing)} of "
+                f'{type(self.optimizer).__name__} starts, which only some of its steps make. '
+                f'{REMEDY}'
+            )
+        return self._found[case]
+
+    @cached_property
+    def _groups(self) -> dict[Parameter, dict]:
+        groups = self.optimizer.param_groups
+        return {param: group for group in groups for param in group['params']}
+
+
+def check_dampening(optimizer: Optimizer) -> None:
+    """Raise if SGD would make the first step of a slice as another one than the first.
 
     Raises:
-        ValueError: If another optimizer of this kind can't be made, or no start is the right one.
+        ValueError: If a parameter has no momentum yet and will be dampened.
     """
-    group = next(
-        group
-        for group in optimizer.param_groups
-        if any(param is other for other in group['params'])
-    )
-    if isinstance(optimizer, optim.SGD) and group['dampening'] and group['momentum']:
-        raise ValueError(
-            "hold='state' gives each slice a clock of its own, but SGD takes its first step "
-            f'without dampening and all others with dampening={group["dampening"]}: the first step '
-            "of a slice that was held would be too small. Set dampening=0, or use hold='weight'"
-        )
-    own = [key for key, value in optimizer.state.get(param, {}).items() if _has_rows(value, param)]
-    if type(optimizer) in (optim.SGD, *STARTS_AT_ZERO):
-        return dict.fromkeys(own, zeros)
+    if not isinstance(optimizer, optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        if group['dampening'] and group['momentum']:
+            if all(optimizer.state.get(param) for param in group['params']):
+                continue
+            raise ValueError(
+                "hold='state' gives each slice a clock of its own, but SGD takes its first step "
+                f'without dampening and all others with dampening={group["dampening"]}: the first '
+                'step of a slice that was held would be too small. Set dampening=0, or use '
+                "hold='weight'"
+            )
+
+
+def _find(optimizer: Optimizer, group: dict, param: Parameter, dim: int) -> dict[str, Start]:
     name = type(optimizer).__name__
     try:
         first, made = _step(optimizer, group, param, {})
@@ -100,15 +148,26 @@ def find_starts(optimizer: Optimizer, param: Parameter) -> dict[str, Start]:
             f"hold='state' has to find where the state of {name} starts, but can't make another "
             f'optimizer of this kind to try it ({type(error).__name__}: {error}). {REMEDY}'
         ) from error
-    keys = [key for key, value in made.items() if _has_rows(value, param)]
+    keys = [key for key, value in made.items() if _has_rows(value, first, dim)]
+    others = [key for key, value in made.items() if key not in keys and not _is_number(value)]
+    if others:
+        raise ValueError(
+            "hold='state' needs an optimizer whose state has one row for each slice; "
+            f'{", ".join(map(str, others))} of {name} has not. {REMEDY}'
+        )
+    counters = {key: _zero(value) for key, value in made.items() if key not in keys}
     weight = _weight(param)
-    others = {key: _zero(value) for key, value in made.items() if key not in keys}
+
+    def is_first(rows: dict[str, Tensor]) -> bool:
+        again, after = _step(optimizer, group, param, {**counters, **rows})
+        return torch.equal(again, first) and all(torch.equal(after[key], made[key]) for key in keys)
+
     for chosen in itertools.product((zeros, ones, weights), repeat=len(keys)):
         starts = dict(zip(keys, chosen, strict=True))
         rows = {key: start(made[key], weight) for key, start in starts.items()}
-        again, after = _step(optimizer, group, param, {**others, **rows})
-        same = torch.equal(again, first) and all(torch.equal(after[key], made[key]) for key in keys)
-        if same and set(own) <= set(keys):
+        # Where the first step overwrites a state, whatever it was, later steps are other ones.
+        absurd = ({**rows, key: torch.full_like(made[key], 7)} for key in keys)
+        if is_first(rows) and not any(map(is_first, absurd)):
             return starts
     raise ValueError(
         "hold='state' gives each slice a clock of its own, but the first step of "
@@ -126,16 +185,21 @@ def _step(optimizer: Optimizer, group: dict, param: Parameter, state: dict) -> t
         param: The small parameter has its dimensions, dtype and device.
         state: Is what the optimizer has before the step.
     """
-    known = _arguments(type(optimizer)) - {'params'}
+    kind = type(optimizer)
+    known = _arguments(kind) - {'params'}
     small = Parameter(_weight(param))
     # Of both signs as the weights are, and none of them a weight.
     small.grad = small.detach().flip(0).mul_(0.7).add_(0.01)
-    with torch.enable_grad():
-        twin = type(optimizer)([small], **{key: group[key] for key in known & group.keys()})
+    devices = [small.device] if small.device.type == 'cuda' else []
+    with torch.enable_grad(), torch.random.fork_rng(devices):
+        trial = kind([small], **{key: group[key] for key in known & group.keys()})
+        if callable(getattr(trial, 'train', None)):  # schedule-free ones step in this mode only
+            trial.train()
         if state:
-            twin.state[small] = copy.deepcopy(state)
-        twin.step()
-    return small.detach(), dict(twin.state[small])
+            trial.state[small] = copy.deepcopy(state)
+        # Hooks on all optimizers are not meant for this one.
+        getattr(kind.step, '__wrapped__', kind.step)(trial)
+    return small.detach(), dict(trial.state[small])
 
 
 def _arguments(kind: type) -> set[str]:
@@ -156,8 +220,18 @@ def _weight(param: Parameter) -> Tensor:
     return numbers.double().sin().view(shape).to(param.dtype)
 
 
-def _has_rows(value: object, param: Parameter) -> bool:
-    return isinstance(value, Tensor) and value.dim() == param.dim() > 0
+def _has_rows(value: object, param: Tensor, dim: int) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.dim() == param.dim() > 0
+        and value.size(dim) == param.size(dim)
+    )
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() <= 1
+    return not isinstance(value, (dict, list, tuple))
 
 
 def _zero(value: object) -> object:

@@ -7,6 +7,7 @@ from torch.nn import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
 from .checks import check_choice
+from .sharding import refuse_sharded_layers
 from .slices import Layer
 
 AXES = ('out', 'in')
@@ -25,8 +26,8 @@ def find_convolutions(
             not match ``backbone.layer10``. ``''`` matches every module.
 
     Returns:
-        The convolutions by name, in the model's order: 1-D to 3-D, transposed ones, and other
-        modules built like them (deformable convolutions).
+        The convolutions by name, in the model's order. They are 1-D to 3-D, transposed ones, and
+        other modules built like them (deformable convolutions).
 
     Raises:
         TypeError: If ``targets`` is not a string or a sequence of strings.
@@ -69,9 +70,11 @@ def find_layers(
         The layers by name of their convolution, in the model's order.
 
     Raises:
-        TypeError: See :func:`find_convolutions`.
+        TypeError: See :func:`find_convolutions`; or if parameters of these convolutions are cut
+            over processes (FSDP, ``fully_shard``, tensor parallelism).
         ValueError: If ``axis`` is unknown or if there is no convolution to hold.
     """
+    refuse_sharded_layers(model, find_convolutions(model, targets).values())
     left_out = find_left_out(model, targets, axis, optimizer)
     moves = _moves(optimizer)
     layers = {

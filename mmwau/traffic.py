@@ -1,8 +1,10 @@
-"""Send less between processes: all-reduce the gradients of active slices alone.
+"""Send less between processes: all-reduce the gradients of only the active slices.
 
-All processes select the same slices, so that none needs to tell the others which ones it sends.
+All processes select the same slices, so that none needs to announce which ones it sends.
 """
 
+import weakref
+import zlib
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +14,11 @@ from torch.futures import Future
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
+from .sharding import refuse_join
 from .slices import Layers, Slices, find_slices
+
+# The traffic of each model that has some: a model takes one communication hook in its life.
+_traffic_of = weakref.WeakKeyDictionary()
 
 
 class ActiveTraffic:
@@ -30,23 +36,50 @@ class ActiveTraffic:
         self.group = group
         self.sent_bytes = 0
         self.slices: dict[Parameter, Slices] = {}
+        self._model = lambda: None
+        self._is_checked = False
 
     def start(self, layers: Layers, active: Sequence[Tensor]) -> None:
         """Leave out held slices from now on.
 
+        The first time, the processes compare what they have selected.
+
         Args:
             layers: The layers.
-            active: For each of them a bool tensor of shape (num_slices,) on the CPU.
+            active: For each of them a bool tensor of shape (num_slices,) on the CPU, the same in
+                all processes.
+
+        Raises:
+            ValueError: If the processes have selected different slices, or the model trains
+                inside of ``torch.distributed.algorithms.Join``.
         """
-        self.slices = {slices.param: slices for slices in find_slices(layers, active)}
+        refuse_join(self._model())
+        found = find_slices(layers, active)
+        if found and not self._is_checked:
+            self._check_same(active, found[0].param.device)
+        self.slices = {slices.param: slices for slices in found}
 
     def stop(self) -> None:
         """Send everything from now on."""
         self.slices = {}
 
+    def _check_same(self, active: Sequence[Tensor], device: torch.device) -> None:
+        """Raise, in all processes, unless the first selection is the same in all of them."""
+        digest = zlib.crc32(torch.cat(list(active)).numpy().tobytes())
+        ends = torch.tensor([digest, -digest], device=device)
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX, group=self.group)
+        largest, smallest = ends[0].item(), -ends[1].item()
+        if largest != smallest:
+            raise ValueError(
+                'send_active_only needs all processes to select the same slices, and here they '
+                'select different ones. Give WAU the same settings and seed in all of them, and '
+                'select for the same number of the update'
+            )
+        self._is_checked = True
+
 
 def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tensor]:
-    """Average a bucket of gradients over the processes, active slices alone; zero the held ones.
+    """Average a bucket of gradients over the processes, only active slices; zero the held ones.
 
     A communication hook of ``DistributedDataParallel``. What is not held is averaged as without
     the hook: multiplied by 1 / world_size, then summed. ``fp16_compress_wrapper`` and
@@ -88,39 +121,52 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
 
 
 def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
-    """Let the processes that train a model send the gradients of active slices alone.
+    """Let the processes that train a model send the gradients of only the active slices.
 
     Args:
-        model: The model.
+        model: The model. One that sends so already is left as it is.
 
     Returns:
-        The traffic, to be told the active slices before each backward pass.
+        The model's traffic, which needs the active slices before each backward pass.
 
     Raises:
         TypeError: If the model is not wrapped by ``DistributedDataParallel``.
         ValueError: If it has a communication hook already.
     """
-    if not isinstance(model, DistributedDataParallel):
+    # MMEngine has a wrapper that is derived from it, but communicates through its parts.
+    communicates = hasattr(model, 'process_group')
+    if not isinstance(model, DistributedDataParallel) or not communicates:
         raise TypeError(
-            'send_active_only needs a model in DistributedDataParallel, whose communication it '
+            'send_active_only needs a model in one DistributedDataParallel, whose communication it '
             f'changes, got {type(model).__name__}'
         )
+    if model in _traffic_of:
+        return _traffic_of[model]
     traffic = ActiveTraffic(model.process_group)
+    traffic._model = weakref.ref(model)
     try:
         model.register_comm_hook(traffic, all_reduce_active)
     except RuntimeError as error:
         raise ValueError(
             'send_active_only: DistributedDataParallel has a communication hook already and takes '
-            'one alone. Leave that one out, or put fp16_compress_wrapper around '
+            'only one. Leave that one out, or put fp16_compress_wrapper around '
             'mmwau.traffic.all_reduce_active and register that'
         ) from error
+    _traffic_of[model] = traffic
     return traffic
 
 
 def _views(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
-    """The gradients in a bucket, each with the shape and the memory format of its parameter."""
+    """The gradients in a bucket, laid out as DistributedDataParallel lays them out."""
     views, offset = [], 0
     for param in params:
-        views.append(flat.as_strided(param.shape, param.stride(), flat.storage_offset() + offset))
-        offset += param.numel()
+        # A complex number is two reals there, on a last dimension of their own.
+        like = torch.view_as_real(param.detach()) if param.is_complex() else param
+        own = flat.narrow(0, offset, like.numel())
+        # A parameter with gaps in memory has a contiguous gradient.
+        if torch.empty_like(like, device='meta').stride() == like.stride():
+            views.append(own.as_strided(like.shape, like.stride()))
+        else:
+            views.append(own.view(like.shape))
+        offset += like.numel()
     return views

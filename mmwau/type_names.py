@@ -9,7 +9,7 @@ def type_name(kind: str | type | None) -> str | None:
             one, which is how MMEngine writes a class into a file; or None.
 
     Returns:
-        The name alone, without what is before the last dot; None for None.
+        The bare name, without what is before the last dot; None for None.
     """
     name = kind.__name__ if isinstance(kind, type) else kind
     return name.rpartition('.')[2] if isinstance(name, str) else name

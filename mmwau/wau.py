@@ -26,10 +26,11 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from .checks import as_integer, as_update_ratio, check_bool, check_choice
 from .held import (
+    NEEDS_NO_WHOLE,
     can_step_active_alone,
     inner,
     keep_state,
@@ -39,8 +40,9 @@ from .held import (
     zero_grads,
 )
 from .random_numbers import random_numbers
+from .sharding import refuse_optimizer
 from .slices import ActiveGrads, Layers, find_slices, list_layers
-from .state_start import check_state, find_starts
+from .state_start import Starts, check_state
 
 SAMPLERS = ('uniform', 'with_replacement', 'bernoulli', 'cyclic')
 HOLDS = ('weight', 'state', 'grad')
@@ -179,20 +181,36 @@ class WAU:
         expected = self.update_ratio * num_slices
         return math.floor(expected) if self.sampler == 'with_replacement' else round(expected)
 
-    def check_optimizer(self, optimizer: Optimizer) -> None:
+    def check_optimizer(self, optimizer: Optimizer, layers: Layers | None = None) -> None:
         """Raise if what a held slice keeps can't be kept with this optimizer.
 
+        Args:
+            optimizer: The optimizer.
+            layers: The layers to hold. Without them the check is only of the optimizer's kind.
+
         Raises:
-            ValueError: If ``hold='state'`` and the optimizer's state does not go by slices, or
-                nobody knows where it starts (:mod:`mmwau.state_start`).
+            TypeError: If it has no parameters of this process, or its step averages weights over
+                processes.
+            ValueError: If it moves weights in the backward pass; or ``hold='state'`` and its state
+                does not go by slices, or nobody knows where it starts
+                (:mod:`mmwau.state_start`); or ``hold='grad'`` and it computes gradients anew in
+                its step.
         """
+        refuse_optimizer(optimizer)
+        if self.hold == 'grad' and isinstance(inner(optimizer), LBFGS):
+            raise ValueError(
+                "hold='grad' makes gradients zero before the step, and LBFGS computes them anew in "
+                "it. Use hold='weight' with it"
+            )
         if self.hold != 'state' or self.update_ratio == 1:
             return
         check_state(inner(optimizer))
-        for group in inner(optimizer).param_groups:
-            for param in group['params'][:1]:
-                if not inner(optimizer).state.get(param):
-                    find_starts(inner(optimizer), param)
+        starts = Starts(inner(optimizer))
+        own = {id(param) for group in inner(optimizer).param_groups for param in group['params']}
+        for layer in list_layers(layers or ()):
+            for param, dim in layer.tensors:
+                if id(param) in own and not inner(optimizer).state.get(param):
+                    starts.of(param, dim)
 
     @contextmanager
     def holding(
@@ -205,7 +223,8 @@ class WAU:
         """Hold the slices that are not active through the optimizer step made inside.
 
         Clipping of gradients belongs inside as well: under ``'state'`` and ``'grad'`` the
-        gradients of held slices are zero from here on, so that only active slices count.
+        gradients of held slices are zero from here on, so that only active slices count. For the
+        same reason a closure, which computes gradients anew, is for ``'weight'`` only.
 
         Args:
             optimizer: The optimizer that makes the step. It may hold other parameters too.
@@ -221,9 +240,10 @@ class WAU:
 
         Raises:
             ValueError: If the optimizer does not fit (see :meth:`check_optimizer`), there are
-                ``grads`` that it can't use or of another selection, or ``active`` is not that of
-                the layers.
+                ``grads`` that it can't use or of another selection, ``active`` is not that of
+                the layers, or the step gets a closure that it can't have.
         """
+        refuse_optimizer(optimizer)
         steps_alone = (
             self.hold == 'state' and grads is not None and can_step_active_alone(optimizer)
         )
@@ -231,8 +251,9 @@ class WAU:
         if not steps_alone and any(id(param) in own for param in grads or ()):
             raise ValueError(
                 "grads has gradients of active slices alone, which only hold='state' with an "
-                f'optimizer such as SGD or AdamW can use; got hold={self.hold!r} and '
-                f'{type(optimizer).__name__}. Make the HeldGradSkipper with full_grads=True'
+                'optimizer such as SGD or AdamW, and no hooks on its step, can use; got '
+                f'hold={self.hold!r} and {type(optimizer).__name__}. Make the HeldGradSkipper with '
+                'full_grads=True'
             )
         if isinstance(grads, ActiveGrads):
             grads.check_selection(active)
@@ -251,7 +272,21 @@ class WAU:
                     held.enter_context(keep_state(inner(optimizer), slices))
                 if self.hold != 'grad':
                     held.enter_context(keep_weights(slices))
+            if self.hold != 'weight':
+                held.callback(optimizer.register_step_pre_hook(_refuse_closure).remove)
             with torch.enable_grad():
                 yield
-        if isinstance(grads, ActiveGrads):
+        if isinstance(grads, ActiveGrads) and not grads:
             grads.active = None
+
+
+def _refuse_closure(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    """Raise if a step that is made in :meth:`WAU.holding` gets a closure."""
+    if any(one is not None for one in args[1:]) or kwargs.get('closure') is not None:
+        raise ValueError(
+            "Under hold='state' and 'grad' a step can't have a closure: gradients have to be there "
+            'before. Call the closure first, and step() without it'
+        )
+
+
+setattr(_refuse_closure, NEEDS_NO_WHOLE, True)

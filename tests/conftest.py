@@ -1,5 +1,7 @@
 import json
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import mmwau.openmp  # noqa: F401  (before torch)
@@ -7,12 +9,20 @@ import mmwau.openmp  # noqa: F401  (before torch)
 import pytest
 from hypothesis import settings
 from mmengine.config import Config
+from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))  # for tests/reference.py
+from mmwau.datasets.shapes import CLASSES
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what tests share
 
 # Two busy cores make single examples slow now and then; that is no failure.
 settings.register_profile('mmwau', deadline=None, derandomize=True)
 settings.load_profile('mmwau')
+
+
+@cache
+def read_demo_config():
+    return Config.fromfile(Path(__file__).parents[1] / 'configs' / 'faster_rcnn_r18_wau_demo.py')
 
 
 @pytest.fixture
@@ -21,9 +31,24 @@ def cfg(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split in ('train', 'val'):
         (tmp_path / 'data/demo' / split).mkdir(parents=True)
+        Image.new('RGB', (160, 160)).save(tmp_path / 'data/demo' / split / '0.jpg')
+        content = {
+            'images': [{'id': 0, 'file_name': '0.jpg', 'width': 160, 'height': 160}],
+            'annotations': [
+                {
+                    'id': 1,
+                    'image_id': 0,
+                    'category_id': 1,
+                    'bbox': [10, 10, 50, 50],
+                    'area': 2500,
+                    'iscrowd': 0,
+                }
+            ],
+            'categories': [{'id': id_, 'name': name} for id_, name in enumerate(CLASSES, start=1)],
+        }
         annotations = tmp_path / f'data/demo/annotations/instances_{split}.json'
         annotations.parent.mkdir(exist_ok=True)
-        annotations.write_text(json.dumps({'images': [], 'annotations': [], 'categories': []}))
-    cfg = Config.fromfile(Path(__file__).parents[1] / 'configs' / 'faster_rcnn_r18_wau_demo.py')
+        annotations.write_text(json.dumps(content))
+    cfg = deepcopy(read_demo_config())
     cfg.work_dir = 'work_dirs/demo'
     return cfg

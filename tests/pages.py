@@ -14,10 +14,12 @@ import subprocess
 import sys
 from importlib.metadata import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
+import mmdet
 from detection import ROOT
 
 FOLDERS = ('configs', 'docs', 'examples', 'mmwau', 'tests', 'tools')
@@ -30,8 +32,8 @@ PAGES = {
 }
 MAKE_TARGETS = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
 # Programs that are not ours: what they are given is not looked at.
-OTHERS = ('cd', 'git', 'mim', 'pre-commit', 'source')
-# Between backticks the name of a script alone is no command.
+OTHERS = ('cd', 'git', 'jupyter', 'mim', 'pre-commit', 'source')
+# Only the name of a script between backticks is no command.
 COMMAND = re.compile(r'(?:python3?|bash|make|pip) .+|[a-z_]+\.(?:py|sh) .+')
 
 
@@ -63,6 +65,8 @@ def kind_of(block):
     """How a block is checked, or None if nothing checks it."""
     if block.language == 'bash':
         return 'commands'
+    if block.language == 'bibtex':
+        return 'citation'
     if block.language != 'python':
         return None
     if 'read_base' in block.text:
@@ -174,7 +178,10 @@ def why_not_a_command(command, folder):
     elif not re.search(r'(^|/)(python3?|bash)$', program):
         return f'nothing checks {program!r}; add it to tests/pages.py'
     script, *arguments = arguments
-    found = [ROOT / script] if '/' in script else [*ROOT.glob(f'tools/**/{script}')]
+    if script.startswith('mmdetection/'):  # a clone of it has what the package brings along
+        found = [Path(mmdet.__file__).parent / '.mim' / script.removeprefix('mmdetection/')]
+    else:
+        found = [ROOT / script] if '/' in script else [*ROOT.glob(f'tools/**/{script}')]
     if len(found) != 1 or not found[0].is_file():
         return f'there is no {script}'
     script = found[0]

@@ -1,4 +1,4 @@
-"""One table of wrong input, each told before anything is built. A new case is a new line."""
+"""One table of wrong input, each reported before anything is built. A new case is a new line."""
 
 import math
 import os
@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmwau.input_files import check_work_dir
+from mmwau.files import check_folder
 from mmwau.preflight import check_train_config
 
 
@@ -78,6 +78,17 @@ def no_imagenet(cfg):
     cfg.train_dataloader.dataset = dict(type='ImageNet', data_root='data/imagenet', split='train')
 
 
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ('made',)
+
+
+class Mine:
+    """What a hook of a user's own may keep in a checkpoint."""
+
+
+# What mim and MMEngine's published_keys leave of a checkpoint.
+PUBLISHED = {'state_dict': {'weight': torch.zeros(3)}, 'meta': {'epoch': 2, 'iter': 6}}
 TRAIN = 'data/demo/annotations/instances_train.json'
 VAL = 'data/demo/annotations/instances_val.json'
 CASES = [
@@ -116,7 +127,7 @@ CASES = [
     (wrapper(type='AmpOptimWrapper'), TypeError, "Set optim_wrapper.type to 'WAUAmpOptimWrapper'"),
     (lambda cfg: cfg.pop('optim_wrapper'), TypeError, "but optim_wrapper.type is 'OptimWrapper'"),
     (lambda cfg: cfg.custom_hooks.append(dict(type='WAUHook')), ValueError, 'WAUHook and WAUHook'),
-    (lambda cfg: cfg.custom_hooks.append(dict(type='OverlapHook')), ValueError, 'each measures'),
+    (lambda cfg: cfg.custom_hooks.append(dict(type='OverlapHook')), ValueError, 'which measures'),
     (hook(interval=5), TypeError, "unexpected keyword argument 'interval'"),
     (hook(overlap_interval=0), ValueError, 'overlap_interval must be an integer of at least 1'),
     (hook(overlap_interval=2.5), ValueError, 'at least 1 (iterations), got 2.5'),
@@ -137,7 +148,7 @@ CASES = [
             cfg.update(train_cfg=dict(type='IterBasedTrainLoop', max_iters=9)),
         ),
         ValueError,
-        'ratio_schedule counts epochs, but training counts iterations alone',
+        'ratio_schedule counts epochs, but training counts only iterations',
     ),
     # The methods that WAU is compared with; the demo trains for 12 epochs.
     (
@@ -148,7 +159,7 @@ CASES = [
     (
         plain_with(dict(type='DSDHook', begin=1, end=2), dict(type='RePrHook')),
         ValueError,
-        'custom_hooks has DSDHook and RePrHook, of which each leaves a part of the network out',
+        'custom_hooks has DSDHook and RePrHook, each of which leaves a part of the network out',
     ),
     (
         plain_with(dict(type='DSDHook', begin=1, end=50)),
@@ -166,7 +177,7 @@ CASES = [
     (
         lambda cfg: cfg.update(runner_type='FlexibleRunner'),
         TypeError,
-        'FlexibleRunner does not tell',
+        'FlexibleRunner does not pass the model',
     ),
     (lambda cfg: cfg.update(strategy=dict(type='DeepSpeedStrategy')), TypeError, 'DeepSpeedStrat'),
     (lambda cfg: cfg.update(strategy=dict(type='ColossalAIStrategy')), TypeError, 'ColossalAIStr'),
@@ -180,31 +191,52 @@ CASES = [
         FileNotFoundError,
         'val_evaluator.ann_file: data/coco/annotations/val.json does not exist',
     ),
-    (file(TRAIN, b'{"images": []}'), ValueError, 'there is no "annotations", "categories"'),
+    (file(TRAIN, b'{"images": []}'), ValueError, 'there is no "categories"'),
     (file(TRAIN, b''), ValueError, f'{TRAIN} is not a COCO annotation file'),
+    (
+        lambda cfg: cfg.train_dataloader.dataset.update(ann_file='annotations'),
+        ValueError,
+        'annotations is not a COCO annotation file, a JSON object',
+    ),
     (file(TRAIN, b'<annotation/>'), ValueError, 'is not a COCO annotation file, a JSON object'),
     (
         file(TRAIN, b'{"images": [], "annotations": [], "categories": ['),
         ValueError,
-        'it does not end where it should',
+        'it is truncated, or no JSON in UTF-8: Expecting value: line 1 column 50',
     ),
     # The checkpoint and the work_dir.
     (lambda cfg: cfg.update(load_from='none.pth'), FileNotFoundError, 'none.pth does not exist'),
-    (resume_from_one_that_is_gone, FileNotFoundError, 'Checkpoints beside it: epoch_1.pth'),
+    (resume_from_one_that_is_gone, FileNotFoundError, 'and work_dirs/demo has no epoch_2.pth. N'),
     (truncated_checkpoint, ValueError, 'start.pth can not be read; it is truncated or is no'),
     (start_from(b'no checkpoint'), ValueError, 'start.pth can not be read; it is truncated or'),
-    (start_from(pickle.dumps([1, 2])), ValueError, 'start.pth can not be read'),
-    (start_from([1, 2]), ValueError, 'start.pth holds a list, not a dict'),
-    (start_from({'state_dict': {}}, resume=True), ValueError, 'start.pth, which has no meta. To'),
+    (start_from(pickle.dumps([1, 2])), ValueError, 'holds no weights by name: neither at its top'),
+    (start_from([1, 2]), ValueError, 'start.pth holds no weights by name: neither at its top'),
+    (start_from(RunsCode()), ValueError, 'start.pth is refused: it asks to run'),
+    (start_from(PUBLISHED, resume=True), ValueError, 'start.pth, which has no message_hub: it has'),
+    (start_from(PUBLISHED, resume=True), ValueError, 'use --cfg-options load_from=start.pth inst'),
+    (
+        start_from({**PUBLISHED, 'meta': {'epoch': 2}, 'message_hub': {}}, resume=True),
+        ValueError,
+        "start.pth, which has no meta['iter']: it has weights",
+    ),
+    (
+        start_from({**PUBLISHED, 'message_hub': {}, 'mine': Mine()}, resume=True),
+        ValueError,
+        'from start.pth: it asks to run test_bad_input.Mine, which may do anything. If it is yours',
+    ),
     (resume_from_no_name, ValueError, 'last_checkpoint is empty: training was killed while'),
-    (resume_from_no_name, ValueError, 'Name the checkpoint to go on from: --resume epoch_1.pth'),
+    (
+        resume_from_no_name,
+        ValueError,
+        'Name the checkpoint to go on from, --resume work_dirs/demo/NAME, of those in it: epoch_1',
+    ),
     (no_imagenet, FileNotFoundError, 'dataset.data_root: data/imagenet does not exist'),
     (file('work_dirs', b''), NotADirectoryError, 'work_dirs is a file. Name another --work-dir'),
 ]
 
 
 @pytest.mark.parametrize(('harm', 'error', 'words'), CASES)
-def test_wrong_input_is_told(cfg, harm, error, words):
+def test_wrong_input_is_reported(cfg, harm, error, words):
     harm(cfg)
     before = sorted(Path('.').rglob('*'))
     with pytest.raises(error, match=re.escape(words)):
@@ -218,14 +250,14 @@ def test_the_runner_of_mmengine_is_taken_by_any_name(cfg, runner_type):
     check_train_config(cfg)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
-def test_mixed_precision_without_an_accelerator_is_told(cfg):
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_mixed_precision_without_an_accelerator_is_reported(cfg):
     cfg.optim_wrapper.type = 'WAUAmpOptimWrapper'
     with pytest.raises(ValueError, match=r'WAUAmpOptimWrapper \(--amp\) needs a GPU .*without --a'):
         check_train_config(cfg)
 
 
-def test_work_dir_that_can_not_be_written_is_told():
+def test_work_dir_that_can_not_be_written_is_reported():
     # In a process of its own, which stops being root if it is, since root may write anywhere.
     folder = Path(tempfile.mkdtemp())
     child = os.fork()
@@ -234,10 +266,10 @@ def test_work_dir_that_can_not_be_written_is_told():
             folder.chmod(0o555)
             if os.geteuid() == 0:
                 os.setuid(65534)
-            check_work_dir(str(folder / 'demo'))
+            check_folder(str(folder / 'demo'))
         except PermissionError as error:
             told = (
-                f'work_dir {folder}/demo: {folder} can not be written to. Name another --work-dir'
+                f'--work-dir {folder}/demo: {folder} can not be written to. Name another --work-dir'
             )
             os._exit(0 if str(error) == told else 1)
         finally:

@@ -47,7 +47,7 @@ OPTIMIZERS = {
     '_adam': dict(type='Adam', lr=1e-3, weight_decay=1e-4),
     '_adagrad': dict(type='Adagrad', lr=1e-2, weight_decay=1e-4),
 }
-PLAIN = [
+BASELINES = [
     *(f'cifar/{network}_cifar{classes}' for network in RECIPES for classes in (10, 100)),
     'cifar/resnet20_adam_cifar10',
     'cifar/resnet20_adagrad_cifar10',
@@ -68,14 +68,14 @@ BEYOND_ONE_EPOCH = ('param_scheduler', 'auto_scale_lr')
 CHANNELS = {'wrn28_10': 64, 'densenet': 27}
 
 
-def beside(plain, arm):
-    """Name of an arm of a plain config: its network comes first, then the arm."""
-    folder, name = plain.split('/')
+def beside(baseline, arm):
+    """Name of an arm of a baseline: its network comes first, then the arm."""
+    folder, name = baseline.split('/')
     network = next(key for key in RECIPES if name.startswith(f'{key}_'))
     return f'{folder}/{network}{arm}{name.removeprefix(network)}'
 
 
-NAMES = [beside(plain, arm) for plain in [*PLAIN, IMAGENET] for arm in ('', *ARMS)]
+NAMES = [beside(baseline, arm) for baseline in [*BASELINES, IMAGENET] for arm in ('', *ARMS)]
 
 
 @cache
@@ -92,23 +92,23 @@ def test_every_config_with_wau_is_tested_here():
     assert sorted(stems) == sorted(name for name in NAMES if '_wau_' in name)
 
 
-@pytest.mark.parametrize('plain', [*PLAIN, IMAGENET])
-def test_arms_differ_from_their_plain_twin_in_the_lines_of_wau_alone(plain):
-    twin = load(plain).to_dict()
-    assert twin.pop('custom_hooks') == [dict(type='OverlapHook')]
-    assert twin['custom_imports'] == dict(imports=['mmwau'], allow_failed_imports=False)
-    assert twin['optim_wrapper'].pop('type', 'OptimWrapper') == 'OptimWrapper'
+@pytest.mark.parametrize('baseline', [*BASELINES, IMAGENET])
+def test_arms_differ_from_their_baseline_only_in_the_lines_of_wau(baseline):
+    expected = load(baseline).to_dict()
+    assert expected.pop('custom_hooks') == [dict(type='OverlapHook')]
+    assert expected['custom_imports'] == dict(imports=['mmwau'], allow_failed_imports=False)
+    assert expected['optim_wrapper'].pop('type', 'OptimWrapper') == 'OptimWrapper'
     for arm, lines in ARMS.items():
-        wau = load(beside(plain, arm))
+        wau = load(beside(baseline, arm))
         check_wau(wau)
         wau = wau.to_dict()
         assert wau.pop('custom_hooks') == [dict(type='WAUHook')]
         for key, value in lines.items():
             assert wau['optim_wrapper'].pop(key) == value
-        assert wau == twin
+        assert wau == expected
 
 
-@pytest.mark.parametrize('name', PLAIN)
+@pytest.mark.parametrize('name', BASELINES)
 def test_recipe_is_that_of_the_authors_code(name):
     cfg = load(name)
     epochs, milestones, gamma, batch = next(
@@ -146,7 +146,7 @@ def test_recipe_is_that_of_the_authors_code(name):
 
 
 def test_networks_are_those_of_their_names():
-    """What shapes and numbers of parameters (tests/test_models.py) do not tell."""
+    """What shapes and numbers of parameters (tests/test_models.py) do not show."""
     assert load('cifar/wrn28_10_cifar10').model.backbone.dropout == 0.3
     assert load('cifar/vgg19bn_cifar10').model.backbone.norm_cfg == dict(type='BN')
     for network, depth in (('resnet20', 20), ('resnet32', 32), ('resnet50', 50), ('resnet56', 56)):
@@ -158,17 +158,17 @@ def test_imagenet_config_is_the_recipe_of_mmpretrain():
     cfg = load(IMAGENET)
     recipe = get_config('mmpretrain::resnet/resnet50_8xb32_in1k.py')
     for key in ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader'):
-        assert plain(cfg[key]) == plain(recipe[key])
+        assert without_scope(cfg[key]) == without_scope(recipe[key])
     assert cfg.optim_wrapper.optimizer.lr == 0.1
     assert cfg.train_cfg.max_epochs == 100
     assert (cfg.model.backbone.type, cfg.model.backbone.depth) == ('ResNet', 50)
 
 
-def plain(part):
+def without_scope(part):
     """A part of a config without the scopes that inheriting from a package adds."""
     if isinstance(part, dict):
-        return {key: plain(value) for key, value in part.items() if key != '_scope_'}
-    return [plain(item) for item in part] if isinstance(part, list) else part
+        return {key: without_scope(value) for key, value in part.items() if key != '_scope_'}
+    return [without_scope(item) for item in part] if isinstance(part, list) else part
 
 
 @pytest.fixture(scope='module')

@@ -1,9 +1,11 @@
 import pickle
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mmcv
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,7 +42,7 @@ def run(*arguments):
 
 
 def pixels(label, number):
-    """An image that tells what it is of: the first two red values are its label and number."""
+    """An image that shows what it is of: the first two red values are its label and number."""
     image = np.random.default_rng([label, number]).integers(0, 256, (32, 32, 3), np.uint8)
     image[0, :2, 0] = label, number
     return image
@@ -145,7 +147,7 @@ def test_reads_batches_of_any_size_in_their_order(tmp_path_factory, sizes, seed)
     assert len(test) == sizes[-1]
 
 
-def test_missing_batches_are_told_with_the_remedy(tmp_path):
+def test_missing_batches_are_reported_with_the_remedy(tmp_path):
     words = (
         'no cifar-10-batches-py/batches.meta or cifar-100-python/meta in .* '
         r'python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS '
@@ -199,7 +201,7 @@ def larger(folders):
         (larger, ValueError, 'train/ship/0001.png is 40×32 pixels; images of CIFAR are 32×32'),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(tmp_path, harm, error, words):
+def test_wrong_input_is_reported_and_leaves_nothing(tmp_path, harm, error, words):
     folders = make_folders(tmp_path / 'folders', TEN, train=2)
     harm(folders)
     with pytest.raises(error, match=words):
@@ -221,3 +223,57 @@ def test_grey_images_and_jpegs_are_taken(tmp_path):
     convert(folders, tmp_path / 'batches')
     trucks = [item['img'] for item in CIFARBatches(tmp_path / 'batches') if item['gt_label'] == 9]
     assert any((image == 77).all() for image in trucks)
+
+
+def test_grey_of_16_bits_is_scaled_and_not_cut(tmp_path):
+    folders = make_folders(tmp_path / 'folders', TEN, train=1)
+    values = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) * 64
+    Image.fromarray(values).save(folders / 'train' / 'truck' / 'deep.png')
+    convert(folders, tmp_path / 'batches')
+    trucks = [item['img'] for item in CIFARBatches(tmp_path / 'batches') if item['gt_label'] == 9]
+    expected = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    assert any(np.array_equal(image, expected) for image in trucks)
+    # As OpenCV reads it, with which MMPreTrain would read the folders.
+    assert np.array_equal(mmcv.imread(folders / 'train' / 'truck' / 'deep.png'), expected)
+
+
+def test_photographs_are_turned_as_their_exif_tag_asks(tmp_path):
+    folders = make_folders(tmp_path / 'folders', TEN, train=1)
+    image = Image.new('RGB', (32, 32))
+    image.paste((255, 255, 255), (0, 0, 16, 32))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(folders / 'train' / 'truck' / 'turned.jpg', exif=exif, quality=100)
+    convert(folders, tmp_path / 'batches')
+    trucks = [item['img'] for item in CIFARBatches(tmp_path / 'batches') if item['gt_label'] == 9]
+    seen = mmcv.imread(folders / 'train' / 'truck' / 'turned.jpg', channel_order='rgb')
+    assert seen[:12].min() > 200 > 50 > seen[20:].max()
+    assert any(np.abs(seen.astype(int) - image).max() < 3 for image in trucks)
+
+
+def test_what_is_left_out_is_reported(tmp_path, capsys):
+    folders = make_folders(tmp_path / 'folders', TEN, train=2)
+    (folders / 'train' / 'cat' / 'more').mkdir()
+    (folders / 'train' / 'cat' / '0001.png').rename(folders / 'train' / 'cat' / 'more' / '1.png')
+    Image.new('RGB', (32, 32)).save(folders / 'train' / 'ship' / '9.bmp')
+    Image.new('RGB', (32, 32)).save(folders / 'test' / 'alone.png')
+    (folders / 'test' / '.hidden').mkdir()
+    (folders / 'test' / 'ship' / '.thumbnails').write_text('')
+    assert convert(folders, tmp_path / 'batches') == {'train': 19, 'test': 10}
+    printed = capsys.readouterr().out
+    assert 'train: left out, since images (.jpg, .jpeg, .png) are read only from the' in printed
+    assert 'folders of the classes: cat/more/, ship/9.bmp\n' in printed
+    assert 'folders of the classes: alone.png\n' in printed
+
+
+def test_an_empty_target_is_filled_as_after_a_download_that_failed(tmp_path):
+    folders = make_folders(tmp_path / 'folders', TEN, train=1)
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'disk')
+    for target in (tmp_path / 'disk', tmp_path / 'link'):
+        assert convert(folders, target) == {'train': 10, 'test': 10}
+        assert len(CIFARBatches(target)) == 10
+        if target.name == 'disk':
+            shutil.rmtree(target / 'cifar-10-batches-py')
+    assert (tmp_path / 'link').is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['disk', 'folders', 'link']

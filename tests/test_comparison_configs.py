@@ -40,12 +40,12 @@ def load(name):
 
 
 @NAMES
-def test_differs_from_the_plain_twin_in_its_hook_alone(name):
-    cfg, twin = load(f'_{name}').to_dict(), load('').to_dict()
+def test_differs_from_the_baseline_only_in_its_hook(name):
+    cfg, baseline = load(f'_{name}').to_dict(), load('').to_dict()
     overlap, hook = cfg.pop('custom_hooks')
-    assert [overlap] == twin.pop('custom_hooks')
+    assert [overlap] == baseline.pop('custom_hooks')
     assert hook['type'] == HOOKS[name][0]
-    assert cfg == twin
+    assert cfg == baseline
     if 'kind' in hook:
         assert hook['kind'] == name
 
@@ -155,23 +155,23 @@ def random_states(work_dir, hooks):
 
 
 @pytest.fixture(scope='module')
-def plain_states(tmp_path_factory):
-    return random_states(tmp_path_factory.mktemp('plain'), [])
+def baseline_states(tmp_path_factory):
+    return random_states(tmp_path_factory.mktemp('baseline'), [])
 
 
 @NAMES
-def test_global_random_numbers_are_left_alone(name, plain_states, tmp_path):
+def test_global_random_numbers_are_left_alone(name, baseline_states, tmp_path):
     kind, options = HOOKS[name]
     hook = dict(type=kind, **options)
     if name in ('so', 'srip'):
         hook['kind'] = name
     if name == 'dropout':
         hook.update(drop_prob=0.5, modules='neck')
-    assert random_states(tmp_path, [hook]) == plain_states
+    assert random_states(tmp_path, [hook]) == baseline_states
 
 
 @NAMES
-def test_wrong_settings_are_told_before_anything_is_built(name):
+def test_wrong_settings_are_reported_before_anything_is_built(name):
     cfg = load(f'_{name}')
     wrong = {
         'repr': (dict(drop_ratio=2), 'drop_ratio must be in'),

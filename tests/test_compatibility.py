@@ -81,7 +81,7 @@ def test_the_smallest_of_the_familys_own_recipes_is_chosen(larger, smaller, mark
         ('mmpretrain', 'dinov2', 'no recipe with a training part'),
     ],
 )
-def test_what_cannot_be_drawn_is_told(project, family, reason):
+def test_what_cannot_be_drawn_is_reported(project, family, reason):
     recipe = choose_recipe(project, family)
     assert recipe.path is None
     assert reason in recipe.reason
@@ -227,7 +227,7 @@ def test_a_recipe_that_raises_is_a_row(data, tmp_path, monkeypatch):
     assert 'NoSuchWrapper' in page_of([record], {})
 
 
-def test_rows_tell_the_reasons():
+def test_rows_show_the_reasons():
     records = [
         Record('mmdet', 'video', reason='needs videos'),
         Record('mmdet', 'other', 'other/a.py', 'failed', 'KeyError: a | b'),

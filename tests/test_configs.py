@@ -21,7 +21,7 @@ from mmwau import WAU, WAUOptimWrapper, find_layers
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
-# Plain twins that have both arms, and how many convolutions these hold: 42 in a ResNet-50, 93 in a
+# Baselines that have both arms, and how many convolutions these hold: 42 in a ResNet-50, 93 in a
 # network of 101 layers, without the stem and the first stage, which are frozen; 8 in each neck.
 HELD = {
     'faster_rcnn_r50_coco': 50,
@@ -44,12 +44,12 @@ VGG = 'detection/faster_rcnn_vgg16_1x_coco'
 # Measuring the overlap takes longer than training here: done where the layers are none of a ResNet
 # with FPN.
 MEASURED = (VGG, 'detection/faster_rcnn_r50_c4_1x_coco', 'detection/faster_rcnn_x101_32x4d_1x_coco')
-COCO = [plain for plain in HELD if plain.endswith('coco')]
+COCO = [baseline for baseline in HELD if baseline.endswith('coco')]
 ARMS = {
     'wau': dict(update_ratio=0.5),
     'wau_authors': dict(update_ratio=0.5, axis='in', sampler='with_replacement', min_active=0),
 }
-# The recipes at 64 pixels, with the learning rate of after the warm-up: there weight decay alone
+# The recipes at 64 pixels, with the learning rate of after the warm-up: there only weight decay
 # moves every weight by more than float32 rounds off, whatever the gradients are.
 SMALL = {
     'train_dataloader.batch_size': 1,
@@ -80,14 +80,14 @@ def load(name):
     return Config.fromfile(CONFIGS / f'{name}.py')
 
 
-def arm_of(plain, arm):
+def arm_of(baseline, arm):
     """Name of a config's arm: NETWORK_[SCHEDULE_]DATA becomes NETWORK_ARM_[SCHEDULE_]DATA."""
-    return re.sub(r'(_[12]x)?_(coco|bccd|demo)$', rf'_{arm}\g<0>', plain)
+    return re.sub(r'(_[12]x)?_(coco|bccd|demo)$', rf'_{arm}\g<0>', baseline)
 
 
-def recipe_of(plain):
+def recipe_of(baseline):
     """The path of MMDetection's recipe that a config is a delta on."""
-    return re.search(r"^_base_ = 'mmdet::(.*)'$", (CONFIGS / f'{plain}.py').read_text(), re.M)[1]
+    return re.search(r"^_base_ = 'mmdet::(.*)'$", (CONFIGS / f'{baseline}.py').read_text(), re.M)[1]
 
 
 def without_scope(part):
@@ -100,56 +100,56 @@ def without_scope(part):
 def test_every_config_is_in_a_pair():
     paths = [*CONFIGS.glob('*.py'), *CONFIGS.glob('detection/*.py')]
     found = [str(path.relative_to(CONFIGS).with_suffix('')) for path in paths]
-    twins = list(HELD) + [arm_of(plain, arm) for plain in HELD for arm in ARMS]
-    assert sorted(found) == sorted([*twins, DEMO, arm_of(DEMO, 'wau')])
+    names = list(HELD) + [arm_of(baseline, arm) for baseline in HELD for arm in ARMS]
+    assert sorted(found) == sorted([*names, DEMO, arm_of(DEMO, 'wau')])
 
 
 @pytest.mark.parametrize(
-    ('plain', 'arm'), [*((plain, arm) for plain in HELD for arm in ARMS), (DEMO, 'wau')]
+    ('baseline', 'arm'), [*((baseline, arm) for baseline in HELD for arm in ARMS), (DEMO, 'wau')]
 )
-def test_twins_differ_in_the_lines_of_wau_alone(plain, arm):
-    wau, plain = load(arm_of(plain, arm)).to_dict(), load(plain).to_dict()
+def test_pairs_differ_only_in_the_lines_of_wau(baseline, arm):
+    wau, baseline = load(arm_of(baseline, arm)).to_dict(), load(baseline).to_dict()
     assert 'mmwau' in wau['custom_imports']['imports']
-    (hook,), (plain_hook,) = wau.pop('custom_hooks'), plain.pop('custom_hooks')
+    (hook,), (baseline_hook,) = wau.pop('custom_hooks'), baseline.pop('custom_hooks')
     assert hook.pop('type') == 'WAUHook'
-    assert plain_hook.pop('type') == 'OverlapHook'
+    assert baseline_hook.pop('type') == 'OverlapHook'
     # WAUHook measures what is held.
-    targets = {'targets': plain_hook.pop('targets')} if 'targets' in plain_hook else {}
-    assert hook == plain_hook
+    targets = {'targets': baseline_hook.pop('targets')} if 'targets' in baseline_hook else {}
+    assert hook == baseline_hook
     assert wau['optim_wrapper'].pop('type') == 'WAUOptimWrapper'
-    assert plain['optim_wrapper'].pop('type') == 'OptimWrapper'
+    assert baseline['optim_wrapper'].pop('type') == 'OptimWrapper'
     options = {key: wau['optim_wrapper'].pop(key) for key in (*ARMS[arm], *targets)}
     assert options == {**ARMS[arm], **targets}
-    assert wau == plain
+    assert wau == baseline
 
 
-@pytest.mark.parametrize('plain', [plain for plain in COCO if plain != VGG])
-def test_plain_twin_is_the_recipe_of_mmdetection(plain):
-    config = without_scope(load(plain).to_dict())
+@pytest.mark.parametrize('baseline', [baseline for baseline in COCO if baseline != VGG])
+def test_baseline_is_the_recipe_of_mmdetection(baseline):
+    config = without_scope(load(baseline).to_dict())
     del config['custom_imports'], config['custom_hooks']
-    assert config == Config.fromfile(ZOO / recipe_of(plain)).to_dict()
+    assert config == Config.fromfile(ZOO / recipe_of(baseline)).to_dict()
 
 
 def test_readme_has_the_numbers_of_mmdetection():
     text = (CONFIGS / 'detection' / 'README.md').read_text()
     rows = [re.split(r' *\| *', line)[1:-1] for line in text.splitlines() if line.startswith('| [')]
-    told = {}
+    shown = {}
     for row in rows:
-        arms, (plain,) = (re.findall(r'\[`(\w+)\.py`\]\((\S+)\.py\)', cell) for cell in row[:2])
-        assert all(link.removeprefix('../') == name for name, link in [*arms, plain])
-        place = CONFIGS / 'detection' / f'{plain[1]}.py'
-        plain = str(place.resolve().relative_to(CONFIGS).with_suffix(''))
-        assert [Path(arm_of(plain, arm)).name for arm in ARMS] == [name for name, _ in arms]
-        told[plain] = tuple(row[2:])
+        arms, (baseline,) = (re.findall(r'\[`(\w+)\.py`\]\((\S+)\.py\)', cell) for cell in row[:2])
+        assert all(link.removeprefix('../') == name for name, link in [*arms, baseline])
+        place = CONFIGS / 'detection' / f'{baseline[1]}.py'
+        baseline = str(place.resolve().relative_to(CONFIGS).with_suffix(''))
+        assert [Path(arm_of(baseline, arm)).name for arm in ARMS] == [name for name, _ in arms]
+        shown[baseline] = tuple(row[2:])
     measured = {}
-    for plain in COCO:
-        recipe = Path(recipe_of(plain))
+    for baseline in COCO:
+        recipe = Path(recipe_of(baseline))
         metafile = recipe.with_name('metafile.yml')
         models = yaml.safe_load((ZOO / metafile).read_text())['Models']
         (model,) = (model for model in models if model['Config'] == f'configs/{recipe}')
         results = {result['Task']: result['Metrics'] for result in model['Results']}
-        measured[plain] = (str(results['Object Detection']['box AP']), f'`{metafile}`')
-    assert told == {**measured, VGG: ('none', '–')}
+        measured[baseline] = (str(results['Object Detection']['box AP']), f'`{metafile}`')
+    assert shown == {**measured, VGG: ('none', '–')}
 
 
 def test_vgg_gives_conv5_3_to_heads_of_its_stride_and_width():
@@ -273,15 +273,17 @@ def losses_of(name, rule, held, coco, work_dir, measures, trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('plain', 'held'), HELD.items())
-def test_trains(plain, held, coco, trained, tmp_path):
+@pytest.mark.parametrize(('baseline', 'held'), HELD.items())
+def test_trains(baseline, held, coco, trained, tmp_path):
     """Active slices move and held ones keep every bit, with momentum and weight decay."""
-    first, second = losses_of(plain, WAU(1.0), held, coco, tmp_path / 'plain', False, trained)
+    first, second = losses_of(baseline, WAU(1.0), held, coco, tmp_path / 'baseline', False, trained)
     for arm, options in ARMS.items():
         options = {key: value for key, value in options.items() if key != 'axis'}
         rule = WAU(**options, seed=SMALL['randomness.seed'])
-        measures = arm == 'wau' and plain in MEASURED
-        losses = losses_of(arm_of(plain, arm), rule, held, coco, tmp_path / arm, measures, trained)
+        measures = arm == 'wau' and baseline in MEASURED
+        losses = losses_of(
+            arm_of(baseline, arm), rule, held, coco, tmp_path / arm, measures, trained
+        )
         # All arms see the same images, and start from the same weights.
         assert losses[0] == first
         assert losses[1] != second

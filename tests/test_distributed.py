@@ -8,7 +8,7 @@ from detection import free_port, run
 from mmwau.wau import HOLDS, SAMPLERS
 
 ARMS = [f'{sampler} {hold}' for sampler in SAMPLERS for hold in HOLDS]
-ARMS += ['accumulation', 'seed None', 'seed of each rank', 'unused']
+ARMS += ['accumulation', 'seed None', 'seed of each rank', 'seed given by each rank', 'unused']
 ARMS += [f'zero {hold}' for hold in HOLDS]
 
 
@@ -69,10 +69,11 @@ OTHERS = 4 * (2 * 8 + 6 + 1)
         ('unused', OTHERS + 4 * (2 * 4 + 4) / 2),
         ('buckets', OTHERS),
         ('views', OTHERS),
+        ('static', OTHERS),
         ('last', OTHERS),
     ],
 )
-def test_sending_active_slices_alone_trains_with_the_same_bits_and_sends_half(said, arm, others):
+def test_sending_only_active_slices_trains_with_the_same_bits_and_sends_half(said, arm, others):
     same, sent = said[f'SENT send {arm}']
     assert same == 'equal'
     assert float(sent) * 1e6 == pytest.approx(HELD / 2 + others)
@@ -95,5 +96,5 @@ def test_hook_averages_active_slices_and_zeroes_held_ones(said, hook, size):
 @pytest.mark.slow
 def test_a_second_communication_hook_is_refused(said):
     (words,) = [name for name in said if name.startswith('TWICE')]
-    assert 'has a communication hook already and takes one alone' in words
+    assert 'has a communication hook already and takes only one' in words
     assert 'fp16_compress_wrapper around mmwau.traffic.all_reduce_active' in words

@@ -7,6 +7,7 @@ from copy import deepcopy
 import pages
 import pytest
 import torch
+import yaml
 from detection import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -116,6 +117,23 @@ def test_settings_work_in_a_config(block, tmp_path, model_of):
         assert isinstance(hooks[-1], OverlapHook)
 
 
+@pytest.mark.parametrize('block', of_kind('citation'))
+def test_citation_is_that_of_the_citation_file(block):
+    (paper,) = yaml.safe_load((ROOT / 'CITATION.cff').read_text())['references']
+    fields = dict(re.findall(r'(\w+) += \{(.+)\}', block.text))
+    authors = [f'{one["family-names"]}, {one["given-names"]}' for one in paper['authors']]
+    assert fields == {
+        'title': paper['title'],
+        'author': ' and '.join(authors),
+        'journal': paper['journal'],
+        'volume': str(paper['volume']),
+        'number': str(paper['issue']),
+        'pages': f'{paper["start"]}--{paper["end"]}',
+        'year': str(paper['year']),
+        'doi': paper['doi'],
+    }
+
+
 @pytest.mark.parametrize('block', of_kind('suite'))
 def test_suite_is_one(block, tmp_path, monkeypatch):
     (tmp_path / 'suite.py').write_text(block.text)
@@ -152,7 +170,7 @@ def test_options_that_are_named_are_options_of_a_script():
         for page, text in PAGES.items()
         for span in pages.code_spans(text)
         for option in re.findall(r'(?<!\S)--[a-z][\w-]*', span)
-        if option not in known and not span.startswith(('pip', 'git', 'mim'))
+        if option not in known and not span.startswith(('pip', 'git', 'mim', 'jupyter'))
     ]
     assert not wrong, '\n'.join(wrong)
 
@@ -261,7 +279,7 @@ def test_settings_to_choose_from_are_taken():
     assert chosen["the authors' code"] == used
 
 
-def test_schedule_is_as_told():
+def test_schedule_is_as_asked():
     (hook,) = run(snippet('docs/usage.md', 'ratio_schedule'))['custom_hooks']
     assert hook.pop('type') == 'WAUHook'
     schedule = WAUHook(**hook).ratio_schedule
@@ -275,7 +293,7 @@ def test_loop_of_your_own_skips():
     assert scope['wau'].update_ratio == 0.25
 
 
-def test_hook_of_plain_runs_is_that_of_the_plain_twins():
+def test_hook_for_runs_without_wau_is_that_of_the_baselines():
     scope = run(snippet('docs/analysis.md', 'OverlapHook'))
     config = Config.fromfile(ROOT / 'configs' / 'faster_rcnn_r50_coco.py')
     assert scope['custom_hooks'] == config.custom_hooks

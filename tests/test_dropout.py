@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -36,7 +38,7 @@ def test_what_is_dropped_is_a_function_of_time_and_name():
     assert not drop_out(x, 0.5, False, '0/0/0', 'two').equal(first)
 
 
-def test_drops_in_training_alone_and_leaves_no_hooks(tmp_path):
+def test_drops_only_in_training_and_leaves_no_hooks(tmp_path):
     seen = {True: [], False: []}
 
     class Look(Hook):
@@ -46,7 +48,6 @@ def test_drops_in_training_alone_and_leaves_no_hooks(tmp_path):
             runner.model.neck.register_forward_pre_hook(
                 lambda module, args: seen[runner.model.training].append(args[0].detach())
             )
-            self.hooks = len(runner.model.backbone[2]._forward_hooks)
 
         def after_train_iter(self, runner, *args, **kwargs):
             runner.model.eval()
@@ -54,13 +55,11 @@ def test_drops_in_training_alone_and_leaves_no_hooks(tmp_path):
             runner.model.train()
             runner.model.backbone[2].eval()  # as norm_eval does it
 
-    look = Look()
-    runner = small_runner(tmp_path, PLAIN, [HOOK, look], max_epochs=1)
+    runner = small_runner(tmp_path, PLAIN, [HOOK, Look()], max_epochs=1)
     runner.model.backbone[3] = nn.Identity()  # no zeros but those of dropout
     runner.train()
     assert [(x == 0).any().item() for x in seen[True]] == [True] * 3
     assert [(x == 0).any().item() for x in seen[False]] == [False] * 3
-    assert look.hooks == 1
     assert not runner.model.backbone[2]._forward_hooks
 
 
@@ -76,35 +75,68 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert all(one[name].equal(two[name]) for name in one)
 
 
-class Recomputing(BaseModel):
-    def __init__(self, recompute):
+class Reusing(BaseModel):
+    """Uses a block on the images twice, on smaller ones, and on what it gave itself."""
+
+    def __init__(self, checkpointing=None):
         super().__init__()
         torch.manual_seed(1)
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 3))
-        self.recompute = recompute
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.GroupNorm(2, 4))
+        self.head = nn.Conv2d(4, 1, 3)
+        self.checkpointing = checkpointing
+        self.dropped = []
 
     def forward(self, inputs, target, mode='tensor'):
-        if self.recompute:
-            output = checkpoint(self.body, inputs, use_reentrant=False)
-        else:
-            output = self.body(inputs)
-        loss = (output.mean(dim=(1, 2, 3)) - target).square().mean()
+        x = self.stem(inputs)
+        outputs = [self.run(self.block, x), self.run(self.block, x),
+                   self.run(self.block, x[..., ::2, ::2]), self.run(self.twice, x)]  # fmt: skip
+        self.dropped.append([output.detach() == 0 for output in outputs])
+        output = sum(self.head(output).mean(dim=(1, 2, 3)) for output in outputs)
+        loss = (output - target).square().mean()
         return {'loss': loss} if mode == 'loss' else output
 
+    def run(self, part, x):
+        if self.checkpointing is None:
+            return part(x)
+        return checkpoint(part, x, use_reentrant=self.checkpointing == 'reentrant')
 
-def test_recomputed_activations_have_the_same_elements_dropped(tmp_path):
-    ends = []
-    for recompute in (False, True):
-        runner = small_runner(
-            tmp_path / str(recompute),
-            PLAIN,
-            [dict(HOOK, modules='body.1', drop_prob=0.5)],
-            max_epochs=1,
-            model=Recomputing(recompute),
-        )
-        runner.train()
-        ends.append(runner.model.state_dict())
-    assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
+    def twice(self, x):
+        return self.block(self.block(x))
+
+
+def reused(work_dir, checkpointing=None):
+    hook = dict(HOOK, modules='block.1', drop_prob=0.5)
+    model = Reusing(checkpointing)
+    small_runner(work_dir, PLAIN, [hook], max_epochs=1, model=model).train()
+    return model
+
+
+def test_each_use_of_a_module_has_other_elements_dropped(tmp_path):
+    dropped = reused(tmp_path).dropped
+    assert len(dropped) == 3
+    every = [one for of_iteration in dropped for one in of_iteration if one.shape[-1] == 8]
+    assert len(every) == 9
+    for one, other in combinations(every, 2):
+        # Independent halves have a quarter in common: within five standard deviations.
+        both = (one & other).float().mean()
+        assert abs(both - 0.25) < 5 * (0.25 * 0.75 / one.numel()) ** 0.5
+
+
+@pytest.mark.parametrize('checkpointing', ['reentrant', 'not reentrant'])
+def test_recomputed_activations_have_the_same_elements_dropped(tmp_path, checkpointing):
+    plain = reused(tmp_path / 'plain')
+    again = reused(tmp_path / 'again', checkpointing)
+    for one, other in zip(plain.dropped, again.dropped, strict=True):
+        assert all(map(torch.equal, one, other))
+    ends = plain.state_dict(), again.state_dict()
+    for name in ends[0]:
+        torch.testing.assert_close(ends[1][name], ends[0][name], rtol=1e-5, atol=1e-7)
+
+
+def test_the_first_use_has_the_elements_dropped_that_it_always_had(tmp_path):
+    (first, *_), *_ = reused(tmp_path).dropped
+    assert first.equal(drop_out(torch.ones(4, 4, 8, 8), 0.5, False, '3/0/0', 'block.1') == 0)
 
 
 def test_patterns_match_names(tmp_path):
@@ -124,18 +156,18 @@ def test_patterns_match_names(tmp_path):
         (dict(channels='all'), TypeError, r"channels must be True or False, got 'all'"),
     ],
 )
-def test_wrong_arguments_are_told(options, error, words):
+def test_wrong_arguments_are_reported(options, error, words):
     with pytest.raises(error, match=words):
         DropoutHook(**{'drop_prob': 0.5, 'modules': 'backbone', **options})
 
 
-def test_modules_that_do_not_exist_are_told(tmp_path):
+def test_modules_that_do_not_exist_are_reported(tmp_path):
     runner = small_runner(tmp_path, PLAIN, [dict(HOOK, modules=['neck', 'trunk'])])
     with pytest.raises(ValueError, match=r"no module of SmallModel is called 'trunk'.*backbone, b"):
         runner.train()
 
 
-def test_an_output_that_is_no_tensor_is_told(tmp_path):
+def test_an_output_that_is_no_tensor_is_reported(tmp_path):
     class Tuple(nn.Module):
         def forward(self, x):
             return (x,)

@@ -76,7 +76,7 @@ def test_weights_come_back_from_zero_with_no_momentum(watched, name):
     assert steps[-1][1][name][0][zero].all()
 
 
-def test_the_log_tells_how_many(watched):
+def test_the_log_shows_how_many(watched):
     _, text = watched
     weights = (8 * 4 * 9, 8 * 6, 6)
     zeros = sum(count - round(0.6 * count) for count in weights)
@@ -121,7 +121,7 @@ def test_linear_layers_are_in_and_the_first_convolution_is_out(tmp_path):
         hook.prepare(None, WithLinear())
         found[skip_first] = list(hook._layers)
     assert found == {True: ['1', '2'], False: ['0', '1', '2']}
-    with pytest.raises(ValueError, match=r"targets=\('0',\) has the first convolution alone"):
+    with pytest.raises(ValueError, match=r"targets=\('0',\) has only the first convolution"):
         DSDHook(begin=1, end=2, targets='0').prepare(None, WithLinear())
 
 
@@ -136,7 +136,7 @@ def test_linear_layers_are_in_and_the_first_convolution_is_out(tmp_path):
         (dict(begin=1, end=2, targets=[]), TypeError, r'targets must be module-name prefixes'),
     ],
 )
-def test_wrong_arguments_are_told(options, error, words):
+def test_wrong_arguments_are_reported(options, error, words):
     with pytest.raises(error, match=words):
         DSDHook(**options)
 

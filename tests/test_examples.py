@@ -42,7 +42,7 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_loop_learns_and_tells_the_overlap(run):
+def test_loop_learns_and_shows_the_overlap(run):
     network, losses, (before, after) = run('--epochs', '4')
     assert len(losses) == 4
     assert losses[-1] < 0.8 * losses[0]

@@ -1,6 +1,7 @@
 """Whatever operation of an update fails: nothing held moves, and the model is left as it was."""
 
 import itertools
+import signal
 
 import pytest
 import torch
@@ -90,11 +91,11 @@ class Wrapped:
         self.zero_grad, self.reset = self.wrapper.zero_grad, self.wrapper.end_update
 
     def select(self):
-        return self.wrapper.wau.select(self.layers, self.wrapper.update_index)
+        return self.wrapper.wau.select(self.layers, self.wrapper.updates.index)
 
     def update(self):
         with self.wrapper.optim_context(self.model):
-            loss = loss_of(self.model, self.wrapper.update_index)
+            loss = loss_of(self.model, self.wrapper.updates.index)
         self.wrapper.update_params(loss)
 
 
@@ -188,9 +189,11 @@ def skip_in_small_layers(monkeypatch):
     monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
 
 
-@pytest.mark.parametrize('kind', [PlainLoop, Wrapped])
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
-@pytest.mark.parametrize('rescale', [False, True])
+# What the wrapper adds is the same with and without.
+@pytest.mark.parametrize(
+    ('kind', 'rescale'), [(PlainLoop, False), (PlainLoop, True), (Wrapped, True)]
+)
 @pytest.mark.parametrize(
     ('hold', 'skips'),
     [(hold, skips) for hold in HOLDS for skips in (False, True) if not skips or hold != 'weight'],
@@ -206,3 +209,37 @@ def test_what_fails_in_the_first_update_leaves_nothing_behind(skips):
     recipe = PlainLoop, 'sgd', 'state', True, skips
     make(*recipe).update()  # some hashes and places are computed once and kept
     assert fail_at_each_operation(make(*recipe), 'state') > 100
+
+
+class InterruptAt(FailAt):
+    """Presses Ctrl-C at one tensor operation."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        if self.count - 1 == self.place:
+            self.error = func
+            signal.raise_signal(signal.SIGINT)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('kind', [PlainLoop, Wrapped])
+@pytest.mark.parametrize(('hold', 'skips'), [('weight', False), ('state', True), ('state', False)])
+def test_an_interrupt_leaves_nothing_behind(kind, hold, skips):
+    loop = make(kind, 'sgd', hold, False, skips)
+    loop.update()
+    for place in itertools.count():
+        active = loop.select()
+        before = rows(loop.optimizer.state, loop.layers, active)
+        shapes = {name: param.shape for name, param in loop.model.named_parameters()}
+        fault = InterruptAt(place)
+        try:
+            with fault:
+                loop.update()
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert fault.error is None, f'{fault.error}: the interrupt was lost'
+            break
+        check_after_fault(loop, fault, before, active, shapes, hold)
+        loop.reset()
+    assert place > 100

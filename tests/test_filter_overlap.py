@@ -14,6 +14,8 @@ from mmwau.analysis.labels import short_labels
 from mmwau.overlap import expected_overlap, filter_overlap, largest_cosine
 
 SCRIPT = ROOT / 'tools' / 'analysis_tools' / 'filter_overlap.py'
+# Brackets in a path are no markup.
+OUT = 'out [v1]'
 CONFIG = """
 default_scope = 'mmengine'
 custom_imports = dict(imports=['tiny_network'], allow_failed_imports=False)
@@ -65,7 +67,7 @@ def folder(tmp_path):
     (tmp_path / 'tiny.py').write_text(CONFIG)
     (tmp_path / 'tiny_network.py').write_text(NETWORK)
     torch.manual_seed(0)
-    for name in ('plain', 'wau'):
+    for name in ('baseline', 'wau'):
         (tmp_path / name).mkdir()
         torch.save({'state_dict': network().state_dict()}, tmp_path / name / 'epoch_1.pth')
     weights = network().state_dict()
@@ -77,18 +79,18 @@ def folder(tmp_path):
 
 def overlap(folder, *arguments):
     path = f'{folder}:{ROOT}'
-    return run([sys.executable, SCRIPT, *arguments, '--out', 'out'], folder, PYTHONPATH=path)
+    return run([sys.executable, SCRIPT, *arguments, '--out', OUT], folder, PYTHONPATH=path)
 
 
-CHECKPOINTS = ('plain/epoch_1.pth', 'wau/epoch_1.pth')
+CHECKPOINTS = ('baseline/epoch_1.pth', 'wau/epoch_1.pth')
 
 
 @pytest.mark.slow
 def test_checkpoints_are_measured_without_a_config(folder):
     done = overlap(folder, *CHECKPOINTS)
     assert done.returncode == 0, done.stdout[-3000:]
-    content = json.loads((folder / 'out/filter_overlap.json').read_text())
-    assert list(content['checkpoints']) == ['plain', 'wau']
+    content = json.loads((folder / OUT / 'filter_overlap.json').read_text())
+    assert list(content['checkpoints']) == ['baseline', 'wau']
     for name, measured in content['checkpoints'].items():
         weights = torch.load(folder / name / 'epoch_1.pth')['state_dict']
         assert list(measured['layers']) == ['backbone.0', 'head']
@@ -108,11 +110,12 @@ def test_checkpoints_are_measured_without_a_config(folder):
         assert network_overlap == pytest.approx(sum(layers) / 2)
         assert f'{each.mean().item():.4f} ({ratio:.2f})' in done.stdout
     assert 'may be grouped' in ' '.join(done.stdout.split())
-    page = (folder / 'out/filter_overlap.html').read_text()
+    assert f'Pictures, page and JSON file: {OUT}/\n' in done.stdout
+    page = (folder / OUT / 'filter_overlap.html').read_text()
     assert page.count('data:image/png;base64,') == 2
     assert not re.search(r'(src|href)="(?!data:)', page)
     for name in ('measures', 'heat_maps'):
-        with Image.open(folder / f'out/{name}.png') as picture:
+        with Image.open(folder / OUT / f'{name}.png') as picture:
             assert len(np.unique(np.asarray(picture.convert('RGB')).reshape(-1, 3), axis=0)) > 50
 
 
@@ -127,7 +130,7 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
     )
     assert done.returncode == 0, done.stdout[-3000:]
     # What libraries and the progress print goes to the error output, here joined with it.
-    content = json.loads((folder / 'out/filter_overlap.json').read_text())
+    content = json.loads((folder / OUT / 'filter_overlap.json').read_text())
     assert json.dumps(content, indent=1) in done.stdout
     layer = content['checkpoints']['wau/epoch_1']['layers']['backbone.2']
     assert layer['groups'] == 2
@@ -135,10 +138,10 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
     features = content['features']
     assert features['images'] == 6  # whole batches
     assert list(features['overlap']['wau/epoch_1']) == ['backbone.0', 'backbone.2']
-    assert features['alike']['plain/epoch_1']['backbone.2'] == pytest.approx(1)
+    assert features['alike']['baseline/epoch_1']['backbone.2'] == pytest.approx(1)
     assert 0 < features['alike']['wau/epoch_1']['backbone.2'] < 1
     assert features['alike']['dead']['backbone.2'] is None  # CKA of a constant has no value
-    assert (folder / 'out/features.png').is_file()
+    assert (folder / OUT / 'features.png').is_file()
 
 
 @pytest.mark.parametrize(
@@ -147,18 +150,16 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
         (['missing.pth'], FileNotFoundError, 'The checkpoint missing.pth does not exist'),
         (['--layers', 'neck'], ValueError, 'no convolution to measure below --layers'),
         (['--heat-maps', 'neck'], ValueError, 'neck is none of the measured layers: backbone.0'),
-        (['--twin-cosine', '0'], ValueError, '--twin-cosine must be in (0, 1], got 0.0'),
-        (['--images', '-1'], ValueError, '--images must be 0 or more, got -1'),
         (['--config', 'no.py'], FileNotFoundError, 'The config no.py does not exist'),
-        (['plain/epoch_1.pth'], ValueError, 'A path is given more than once'),
+        (['baseline/epoch_1.pth'], ValueError, 'A path is given more than once'),
         (['wide.pth', '--config', 'tiny.py'], ValueError, 'to the network of --config. Error(s)'),
         (['headless.pth', '--config', 'tiny.py'], ValueError, 'it lacks head.weight, head.bias'),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(folder, monkeypatch, arguments, error, message):
+def test_wrong_input_is_reported_and_leaves_nothing(folder, monkeypatch, arguments, error, message):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
-    command = [str(SCRIPT), 'plain/epoch_1.pth', *arguments, '--out', 'out']
+    command = [str(SCRIPT), 'baseline/epoch_1.pth', *arguments, '--out', 'out']
     monkeypatch.setattr(sys, 'argv', command)
     with pytest.raises(error, match=re.escape(message)):
         runpy.run_path(str(SCRIPT), run_name='__main__')
@@ -166,16 +167,34 @@ def test_wrong_input_is_told_and_leaves_nothing(folder, monkeypatch, arguments, 
 
 
 @pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--duplicate-cosine', '0'], '--duplicate-cosine must be in (0, 1], got 0.0'),
+        (['--twin-cosine', '0'], '--duplicate-cosine must be in (0, 1], got 0.0'),  # of 0.1
+        (['--config', 'tiny.py', '--images', '-1'], '--images must be 0 or more, got -1'),
+    ],
+)
+def test_wrong_options_are_usage_errors(monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(sys, 'argv', [str(SCRIPT), 'epoch_1.pth', *arguments])
+    with pytest.raises(SystemExit, match='2'):
+        runpy.run_path(str(SCRIPT), run_name='__main__')
+    said = ' '.join(capsys.readouterr().err.split())
+    assert words in said
+    assert '--duplicate-cosine' in said
+    assert 'twin' not in said
+
+
+@pytest.mark.parametrize(
     ('paths', 'labels'),
     [
-        (['runs/plain/epoch_1.pth', 'runs/wau/epoch_1.pth'], ['plain', 'wau']),
+        (['runs/baseline/epoch_1.pth', 'runs/wau/epoch_1.pth'], ['baseline', 'wau']),
         (['runs/wau/epoch_1.pth', 'runs/wau/epoch_2.pth'], ['epoch_1', 'epoch_2']),
-        (['runs/plain/epoch_1.pth', 'runs/wau/epoch_2.pth'], ['plain/epoch_1', 'wau/epoch_2']),
+        (['runs/base/epoch_1.pth', 'runs/wau/epoch_2.pth'], ['base/epoch_1', 'wau/epoch_2']),
         (['runs/wau/epoch_1.pth'], ['wau/epoch_1']),
         (['runs/wau', 'runs/wau/epoch_1.pth'], ['wau', 'epoch_1']),
         (['w/e.pth', 'w/e.safetensors'], ['e.pth', 'e.safetensors']),
         (['wau/wau.pth', 'wau.pth'], ['wau/wau', 'wau']),
-        (['wau', 'wau/wau.pth', 'wau/plain.pth'], ['wau', 'wau/wau', 'wau/plain']),
+        (['wau', 'wau/wau.pth', 'wau/baseline.pth'], ['wau', 'wau/wau', 'wau/baseline']),
     ],
 )  # fmt: skip
 def test_labels_are_what_the_paths_differ_in(tmp_path, paths, labels):

@@ -16,7 +16,7 @@ NETWORKS = (
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_what_weights_tell_agrees_with_the_model(name):
+def test_what_weights_show_agrees_with_the_model(name):
     model = models.get_model(name, **({'init_weights': False} if name == 'inception_v3' else {}))
     found, left_out = find_filters(model.state_dict())
     exact, exact_left_out = find_filters(model.state_dict(), model)
@@ -57,10 +57,10 @@ def test_a_first_convolution_on_grey_images_is_measured():
     ('upsampling', 'name'),
     [
         (nn.ConvTranspose2d(8, 4, 2), 'up'),
-        (nn.ConvTranspose2d(8, 5, 3), 'up'),  # the bias tells
+        (nn.ConvTranspose2d(8, 5, 3), 'up'),  # its bias shows it
         (nn.ConvTranspose2d(8, 4, 2, bias=False), 'up'),
         (nn.ConvTranspose2d(8, 8, 2), 'up'),
-        (nn.ConvTranspose2d(8, 8, 3, bias=False), 'deconv_layers'),  # its name tells
+        (nn.ConvTranspose2d(8, 8, 3, bias=False), 'deconv_layers'),  # its name shows it
         (nn.ConvTranspose2d(8, 8, 3, groups=2), 'up'),
     ],
 )
@@ -102,7 +102,7 @@ def test_computed_weights_are_left_out_by_name():
     assert set(left_out.values()) == {'its weight is computed from other parameters'}
 
 
-def test_a_model_that_does_not_fit_is_told():
+def test_a_model_that_does_not_fit_is_reported():
     weights = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)).state_dict()
     other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3))
     found, left_out = find_filters(weights, other)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mmwau import WAU, find_layers
 from mmwau.held import can_step_active_alone
@@ -74,6 +75,16 @@ class FromOne(torch.optim.Optimizer):
                 param.sub_(group['lr'] * state['buffer'])
 
 
+class Factored(FromOne):
+    """Its state has a row for several slices together."""
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for param in group['params']:
+                self.state[param]['rows'] = param.grad.square().mean(0)
+
+
 class FromTheGradient(torch.optim.Optimizer):
     """Its first step is not like the others: it takes the difference to the gradient before."""
 
@@ -87,6 +98,40 @@ class FromTheGradient(torch.optim.Optimizer):
                 before = self.state[param].setdefault('before', param.grad.clone())
                 param.sub_(group['lr'] * (2 * param.grad - before))
                 before.copy_(param.grad)
+
+
+class FromTheGradientByCounting(FromTheGradient):
+    """The same, but it knows its first step by a counter, as Adan does."""
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for param in group['params']:
+                state = self.state[param]
+                state['step'] = state.get('step', 0) + 1
+                if state['step'] == 1:
+                    state['before'] = param.grad.clone()
+                param.sub_(group['lr'] * (2 * param.grad - state['before']))
+                state['before'].copy_(param.grad)
+
+
+class InTrainMode(FromTheWeight):
+    """Steps only in its train mode, as schedule-free optimizers do."""
+
+    mode = 'eval'
+
+    def train(self):
+        self.mode = 'train'
+
+    def step(self):
+        assert self.mode == 'train'
+        super().step()
+
+
+def in_train_mode(params):
+    optimizer = InTrainMode(params, lr=0.1, weight_decay=0.2)
+    optimizer.train()
+    return optimizer
 
 
 class Around(torch.optim.Optimizer):
@@ -106,6 +151,7 @@ class Around(torch.optim.Optimizer):
         (lambda params: FromOne(params, momentum=0.5), ['square 1', 'buffer 0']),
         (lambda params: FromTheWeight(params, lr=0.1, weight_decay=0.2), ['z weight']),
         (lambda params: Derived(params, lr=0.1, momentum=0.9), ['momentum_buffer 0']),
+        (lambda params: in_train_mode(params), ['z weight']),
     ],
 )
 def test_a_slice_whose_turn_comes_late_steps_as_in_a_first_update(make, expected):
@@ -117,7 +163,7 @@ def test_a_slice_whose_turn_comes_late_steps_as_in_a_first_update(make, expected
     mask = torch.tensor([True] * 4 + [False] * 4)
     optimizer, of_late = make(conv.parameters()), make(late.parameters())
     wau = WAU(hold='state')
-    wau.check_optimizer(optimizer)
+    wau.check_optimizer(optimizer, layers)
     start = conv.weight.detach().clone()
     for active in (mask, ~mask):
         conv.weight.grad = torch.linspace(-1, 1, 216).view_as(conv.weight)
@@ -142,6 +188,9 @@ def test_a_slice_whose_turn_comes_late_steps_as_in_a_first_update(make, expected
         (lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, dampening=0.5),
          r'first step without dampening .* dampening=0\.5.*Set dampening=0'),
         (FromTheGradient, r'first step of FromTheGradient is not like the others.*\(before\)'),
+        (FromTheGradientByCounting, r'first step of FromTheGradientByCounting is not like the oth'),
+        (Factored, r'one row for each slice; rows of Factored has not'),
+        (torch.optim.Adafactor, r'first step of Adafactor is not like the others.*row_var'),
         (lambda params: Around(torch.optim.SGD(params, lr=0.1, momentum=0.9)),
          r"where the state of Around starts, but can't make another .*hold='weight'"),
         (lambda params: torch.optim.Rprop(params), r"one row for each slice; Rprop's has not"),
@@ -152,9 +201,9 @@ def test_an_optimizer_whose_first_step_is_another_one_is_refused(make, words):
     optimizer = make(list(conv.parameters()))
     layers = find_layers(conv)
     with pytest.raises(ValueError, match=words):
-        WAU(hold='state').check_optimizer(optimizer)
+        WAU(hold='state').check_optimizer(optimizer, layers)
     for hold in ('weight', 'grad'):
-        WAU(hold=hold).check_optimizer(optimizer)
+        WAU(hold=hold).check_optimizer(optimizer, layers)
     conv(torch.randn(2, 3, 6, 6)).square().mean().backward()
     start = conv.weight.detach().clone()
     active = WAU().select(layers, 0)
@@ -166,15 +215,62 @@ def test_an_optimizer_whose_first_step_is_another_one_is_refused(make, words):
     assert torch.equal(conv.weight[~active[0]], start[~active[0]])
 
 
-def test_looking_for_the_start_changes_nothing():
+class Noisy(FromOne):
+    def step(self):
+        torch.randn(3)
+        super().step()
+
+
+@pytest.fixture
+def steps_of_all_optimizers():
+    steps = []
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: steps.append(type(optimizer)))
+    yield steps
+    hook.remove()
+
+
+@pytest.mark.parametrize('kind', [FromOne, Noisy])
+def test_looking_for_the_start_changes_nothing(kind, steps_of_all_optimizers):
     conv = nn.Conv2d(3, 8, 3)
-    optimizer = FromOne(conv.parameters())
+    optimizer = kind(conv.parameters())
     before = [param.detach().clone() for param in conv.parameters()]
     random_state = torch.get_rng_state()
-    WAU(hold='state').check_optimizer(optimizer)
+    WAU(hold='state').check_optimizer(optimizer, find_layers(conv))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not optimizer.state
     assert all(map(torch.equal, before, conv.parameters()))
+    if kind is FromOne:  # the other one calls the step of its base, which has hooks of its own
+        assert kind not in steps_of_all_optimizers
+
+
+def test_hooks_on_all_optimizers_see_whole_parameters(steps_of_all_optimizers):
+    optimizer = torch.optim.SGD(nn.Conv2d(3, 8, 3).parameters(), lr=0.1)
+    assert not can_step_active_alone(optimizer)
+
+
+def test_other_steps_see_whole_parameters():
+    optimizer = torch.optim.SGD(nn.Conv2d(3, 8, 3).parameters(), lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # which counts steps
+    assert can_step_active_alone(optimizer)
+    optimizer.step = lambda: None
+    assert not can_step_active_alone(optimizer)
+
+
+@pytest.mark.parametrize('hold', ['state', 'grad'])
+def test_a_closure_inside_of_holding_is_refused(hold):
+    conv = nn.Conv2d(3, 8, 3)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=0.1)
+    layers = find_layers(conv)
+    wau = WAU(hold=hold)
+    for arguments in ([lambda: 0], []):
+        options = {} if arguments else dict(closure=lambda: 0)
+        with (
+            pytest.raises(ValueError, match=r"can't have a closure.*Call the closure first"),
+            wau.holding(optimizer, layers, wau.select(layers, 0), {}),
+        ):
+            optimizer.step(*arguments, **options)
+    assert not optimizer._optimizer_step_pre_hooks
+    optimizer.step(lambda: 0)
 
 
 @pytest.mark.parametrize('hold', HOLDS)

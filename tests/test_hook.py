@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from small import small_runner
 
@@ -54,6 +55,29 @@ def test_schedule_by_epoch_is_followed_and_logged_and_the_wrapper_has_the_rest(t
     assert [entry['active_fraction'] for entry in logged] == [a for a in active for _ in range(3)]
 
 
+class InterruptOnce(Hook):
+    """Ctrl-C in the first epoch, whose ratio is that of a stretch."""
+
+    done = False
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if not self.done and runner.iter == 1:
+            self.done = True
+            raise KeyboardInterrupt
+
+
+def test_the_ratio_of_the_wrapper_comes_back_after_an_interrupted_stretch(tmp_path):
+    hook = dict(type='WAUHook', ratio_schedule=SCHEDULE[:1])
+    wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+    runner = small_runner(tmp_path, wrapper, [hook, InterruptOnce()], max_epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.optim_wrapper.update_ratio == 1
+    runner.train()
+    assert runner.optim_wrapper.update_ratio == 0.5
+    assert scalars(tmp_path)[-1]['active_fraction'] == 0.5
+
+
 def test_schedule_by_iteration_holds_right_after_a_resume(tmp_path):
     hook = dict(type='WAUHook', by_epoch=False, ratio_schedule=dict(
         type='linear', start=1.0, stop=0.5, end=6))  # fmt: skip
@@ -75,11 +99,11 @@ def test_schedule_by_epoch_is_refused_where_there_are_no_epochs(tmp_path):
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
         sampler=dict(type='InfiniteSampler'),
     )
-    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts iter'):
+    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts only'):
         runner.train()
 
 
-def test_changed_schedule_is_told_at_a_resume(tmp_path):
+def test_changed_schedule_is_reported_at_a_resume(tmp_path):
     wrapper = dict(type='WAUOptimWrapper')
     small_runner(tmp_path, wrapper, [dict(type='WAUHook')], max_epochs=1).train()
     hook = dict(type='WAUHook', ratio_schedule=dict(type='constant', ratio=0.25))
@@ -94,6 +118,6 @@ def test_two_hooks_are_refused(tmp_path):
         small_runner(tmp_path, dict(type='WAUOptimWrapper'), hooks).train()
 
 
-def test_wrong_by_epoch_is_told():
+def test_wrong_by_epoch_is_reported():
     with pytest.raises(TypeError, match="by_epoch must be True or False, got 'no'"):
         WAUHook(by_epoch='no')

@@ -123,7 +123,7 @@ def test_pins_are_in_one_place_and_are_what_is_installed(installer):
     found = {one.metadata['Name']: one.version for one in distributions()}
     (stack,) = (stack for stack in installer.STACKS.values() if stack.mmcv in found)
     pins = dict(re.findall(r'^([\w-]+)==(\S+)$', stack.constraints.read_text(), re.M))
-    assert len(pins) == 12
+    assert {'torch', 'torchvision', stack.mmcv, 'numpy', 'setuptools', 'ruff'} < set(pins)
     for package, pin in pins.items():
         assert found[package].split('+')[0] == pin == stack.pinned_version(package)
     others = [path for path in ROOT.glob('*.toml') if pins[stack.mmcv] in path.read_text()]

@@ -149,11 +149,11 @@ class TestPytorchCVBackbone:
             ),
         ],
     )
-    def test_wrong_arguments_are_told(self, arguments, error, words):
+    def test_wrong_arguments_are_reported(self, arguments, error, words):
         with pytest.raises(error, match=words):
             PytorchCVBackbone(**arguments)
 
-    def test_missing_package_is_told(self, monkeypatch):
+    def test_missing_package_is_reported(self, monkeypatch):
         monkeypatch.setitem(sys.modules, 'pytorchcv', None)
         monkeypatch.delitem(sys.modules, 'pytorchcv.models')
         with pytest.raises(ModuleNotFoundError, match='not installed: pip install pytorchcv'):
@@ -204,7 +204,7 @@ class TestCIFARWideResNet:
                 assert module.weight.abs().max() > 2 * (2 / fan_out) ** 0.5, name  # not uniform
 
     @pytest.mark.parametrize('depth', [4, 27, 30])
-    def test_wrong_depth_is_told(self, depth):
+    def test_wrong_depth_is_reported(self, depth):
         with pytest.raises(ValueError, match=rf'depth must be 6n \+ 4, .* got {depth}'):
             CIFARWideResNet(depth=depth, widen_factor=1)
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from small import small_runner
+from test_repr import StopAfter
 from torch import nn
 
 from mmwau import OverlapHook, WAUHook
@@ -70,8 +71,8 @@ def test_a_filter_that_is_held_does_not_move_at_all():
     conv.weight.data[:3] *= 2.0  # longer, but in the same direction
     assert movement.measure() == (0.0, 0.0)
     conv.weight.data[3] *= -1
-    way, displacement = movement.measure()
-    assert way == displacement == pytest.approx(math.pi / 4)
+    path_length, displacement = movement.measure()
+    assert path_length == displacement == pytest.approx(math.pi / 4)
     conv.weight.data[3] *= -1
     assert movement.measure() == (pytest.approx(math.pi / 2), 0.0)
 
@@ -95,23 +96,23 @@ def logged(work_dir):
         for path in sorted(work_dir.glob('*/vis_data/scalars.json'))
         for line in path.open()
     ]
-    return [(line['movement'], line['displacement']) for line in lines if 'movement' in line]
+    return [(line['path_length'], line['displacement']) for line in lines if 'path_length' in line]
 
 
 @pytest.mark.parametrize(
     ('wrapper', 'hook'), [('OptimWrapper', 'OverlapHook'), ('WAUOptimWrapper', 'WAUHook')]
 )
-def test_hooks_log_the_way_and_the_angle_to_the_start(tmp_path, wrapper, hook):
+def test_hooks_log_path_length_and_displacement(tmp_path, wrapper, hook):
     kept = KeepWeights()
     hooks = [kept, dict(type=hook, movement=True)]
     small_runner(tmp_path, dict(type=wrapper), hooks).train()
     steps = list(zip(kept.weights, kept.weights[1:], strict=False))
-    ways = [mean_angle(*step) for step in steps]
+    lengths = [mean_angle(*step) for step in steps]
     expected = [
-        (sum(ways[: number + 1]), mean_angle(kept.weights[0], kept.weights[number + 1]))
+        (sum(lengths[: number + 1]), mean_angle(kept.weights[0], kept.weights[number + 1]))
         for number in range(6)
     ]
-    assert min(ways) > 0
+    assert min(lengths) > 0
     for found, reference in zip(logged(tmp_path), expected, strict=True):
         assert found == pytest.approx(reference, rel=1e-3)
 
@@ -131,12 +132,86 @@ def test_a_resumed_run_goes_on_with_it(tmp_path):
     )
 
 
+def test_a_run_that_an_earlier_version_began_goes_on_with_it(tmp_path):
+    options = dict(randomness=dict(seed=3))
+    small_runner(tmp_path / 'whole', PLAIN, [MEASURE], max_epochs=2, **options).train()
+    small_runner(tmp_path / 'parts', PLAIN, [MEASURE], max_epochs=1, **options).train()
+    path = tmp_path / 'parts' / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    # As mmwau 0.1 wrote it.
+    for kept in checkpoint['message_hub'].values():
+        if 'train/path_length' in kept:
+            kept['train/movement'] = kept.pop('train/path_length')
+    assert 'train/movement' in checkpoint['message_hub']['log_scalars']
+    assert set(checkpoint['movement']) == {'start', 'way', 'last'}
+    torch.save(checkpoint, path)
+    runner = small_runner(
+        tmp_path / 'parts', PLAIN, [MEASURE], max_epochs=2, resume=True, **options
+    )
+    runner.train()
+    for found, expected in zip(logged(tmp_path / 'parts'), logged(tmp_path / 'whole'), strict=True):
+        assert found == pytest.approx(expected)
+    logs = sorted((tmp_path / 'parts').glob('*/vis_data/scalars.json'))
+    assert '"path_length"' in logs[-1].read_text()
+    assert '"movement"' not in logs[-1].read_text()
+    history, _ = runner.message_hub.log_scalars['train/path_length'].data
+    assert len(history) == 6
+
+
+def interrupt(runner):
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    'hook',
+    [
+        dict(type='RePrHook', full_epochs=1, sub_epochs=2, cycles=1, drop_ratio=0.5),
+        dict(type='DSDHook', begin=1, end=3, sparsity=0.9),
+    ],
+    ids=['repr', 'dsd'],
+)
+@pytest.mark.parametrize('stop', [2, 3], ids=['inside of', 'at the end of'])
+def test_a_run_resumed_while_filters_are_zero_goes_on_with_it(tmp_path, hook, stop):
+    hooks = [hook, MEASURE]
+    whole = small_runner(tmp_path / 'whole', PLAIN, hooks, max_epochs=4)
+    whole.train()
+    parts = small_runner(tmp_path / 'parts', PLAIN, [*hooks, StopAfter(stop)], max_epochs=4)
+    interrupt(parts)
+    assert not parts.model.neck.weight.flatten(1).any(dim=1).all()
+    small_runner(tmp_path / 'parts', PLAIN, hooks, max_epochs=4, resume=True).train()
+    assert len(logged(tmp_path / 'parts')) == 12
+    # The path length is kept in float64 in a checkpoint.
+    for found, expected in zip(logged(tmp_path / 'parts'), logged(tmp_path / 'whole'), strict=True):
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_interrupted_run_that_goes_on_keeps_its_start(tmp_path):
+    runner = small_runner(tmp_path, PLAIN, [MEASURE, StopAfter(1)], max_epochs=2)
+    layers = {'neck': runner.model.neck, 'backbone.1': runner.model.backbone[1]}
+    start = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    interrupt(runner)
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, StopAfter)]
+    runner.train()
+    path_lengths, displacements = zip(*logged(tmp_path), strict=True)
+    end = {name: layer.weight for name, layer in layers.items()}
+    assert displacements[-1] == pytest.approx(mean_angle(start, end), rel=1e-3)
+    assert list(path_lengths) == sorted(path_lengths)
+
+
+def test_a_hook_that_is_used_again_starts_anew(tmp_path):
+    hook = OverlapHook(movement=True)
+    for name in ('first', 'second'):
+        small_runner(tmp_path / name, PLAIN, [hook], max_epochs=1).train()
+    assert logged(tmp_path / 'first') == logged(tmp_path / 'second')
+
+
 def test_loaded_weights_are_a_new_start(tmp_path):
     small_runner(tmp_path / 'first', PLAIN, [MEASURE], max_epochs=1).train()
     start = str(tmp_path / 'first' / 'epoch_1.pth')
     small_runner(tmp_path / 'second', PLAIN, [MEASURE], max_epochs=1, load_from=start).train()
-    way, displacement = logged(tmp_path / 'second')[0]
-    assert way == pytest.approx(displacement)
+    path_length, displacement = logged(tmp_path / 'second')[0]
+    assert path_length == pytest.approx(displacement)
 
 
 def test_it_is_not_measured_unless_asked_for(tmp_path):
@@ -157,6 +232,6 @@ def test_measuring_changes_nothing_in_the_training(tmp_path):
 
 
 @pytest.mark.parametrize('hook', [OverlapHook, WAUHook])
-def test_wrong_movement_is_told(hook):
+def test_wrong_movement_is_refused(hook):
     with pytest.raises(TypeError, match='movement must be True or False, got 5'):
         hook(movement=5)

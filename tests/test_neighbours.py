@@ -149,12 +149,12 @@ class TestNoSideEffects:
         assert hooks == before[2]
 
     def test_model_is_left_as_it_was(self, tmp_path):
-        plain, model = SmallModel(), SmallModel()
+        untrained, model = SmallModel(), SmallModel()
         train(tmp_path, model=model)
-        assert model.state_dict().keys() == plain.state_dict().keys()
-        for module, twin in zip(model.modules(), plain.modules(), strict=True):
-            assert type(module) is type(twin)
-            assert vars(module).keys() == vars(twin).keys()
+        assert model.state_dict().keys() == untrained.state_dict().keys()
+        for module, other in zip(model.modules(), untrained.modules(), strict=True):
+            assert type(module) is type(other)
+            assert vars(module).keys() == vars(other).keys()
             for hooks in ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks'):
                 assert not getattr(module, hooks)
         assert not any(param._backward_hooks for param in model.parameters())

@@ -26,7 +26,7 @@ from mmwau.type_names import type_name
 NEW = Path(mmwau.__file__).parent / 'configs'
 TEXT = ROOT / 'configs'
 # Text configs by the name of the new one.
-TWINS = {
+TEXT_CONFIGS = {
     'faster_rcnn_r50_coco': 'faster_rcnn_r50_coco',
     'faster_rcnn_r50_wau_coco': 'faster_rcnn_r50_wau_coco',
     'faster_rcnn_r18_demo': 'faster_rcnn_r18_demo',
@@ -60,20 +60,20 @@ def leaves(part, place=()):
         yield place, part
 
 
-def test_every_new_style_config_has_a_text_twin():
+def test_every_new_style_config_has_a_text_counterpart():
     names = {path.stem for path in NEW.glob('*.py')}
-    assert names == {f'{name}_new_style' for name in TWINS}
-    assert all((TEXT / f'{name}.py').exists() for name in TWINS.values())
+    assert names == {f'{name}_new_style' for name in TEXT_CONFIGS}
+    assert all((TEXT / f'{name}.py').exists() for name in TEXT_CONFIGS.values())
 
 
-def test_mim_finds_each_config_by_its_name_alone():
+def test_mim_finds_each_config_by_its_name():
     names = [path.name for root in (NEW, TEXT) for path in root.rglob('*.py')]
     names = [name for name in names if 'coco' in name or 'demo' in name or 'in1k' in name]
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(('name', 'text'), TWINS.items())
-def test_settings_are_those_of_the_text_twin(name, text):
+@pytest.mark.parametrize(('name', 'text'), TEXT_CONFIGS.items())
+def test_settings_are_those_of_the_text_counterpart(name, text):
     old = Config.fromfile(TEXT / f'{text}.py').to_dict()
     assert old.pop('custom_imports') == dict(imports=['mmwau'], allow_failed_imports=False)
     scope = old['default_scope']
@@ -94,19 +94,19 @@ def test_settings_are_those_of_the_text_twin(name, text):
             }, place
 
 
-@pytest.mark.parametrize('name', [name for name in TWINS if 'wau' in name])
-def test_twins_differ_in_the_lines_of_wau_alone(name):
-    wau, plain = new(name), new(name.replace('_wau', ''))
-    (hook,), (plain_hook,) = wau.pop('custom_hooks'), plain.pop('custom_hooks')
-    assert (hook.pop('type'), plain_hook.pop('type')) == (WAUHook, OverlapHook)
-    assert hook == plain_hook
+@pytest.mark.parametrize('name', [name for name in TEXT_CONFIGS if 'wau' in name])
+def test_pairs_differ_only_in_the_lines_of_wau(name):
+    wau, baseline = new(name), new(name.replace('_wau', ''))
+    (hook,), (baseline_hook,) = wau.pop('custom_hooks'), baseline.pop('custom_hooks')
+    assert (hook.pop('type'), baseline_hook.pop('type')) == (WAUHook, OverlapHook)
+    assert hook == baseline_hook
     assert wau.optim_wrapper.type is WAUOptimWrapper
     assert wau.optim_wrapper.update_ratio == 0.5
-    wau, plain = wau.to_dict(), plain.to_dict()
-    for config in (wau, plain):
+    wau, baseline = wau.to_dict(), baseline.to_dict()
+    for config in (wau, baseline):
         for key in OF_WAU:
             config['optim_wrapper'].pop(key, None)
-    assert wau == plain
+    assert wau == baseline
 
 
 @pytest.fixture
@@ -159,8 +159,8 @@ def test_trains_to_the_same_bits_and_its_copy_is_of_use(place, run_script):
     text, style = 'faster_rcnn_r18_wau_demo', 'faster_rcnn_r18_wau_demo_new_style'
     run_script(TRAIN, TEXT / f'{text}.py', **small('text'))
     run_script(TRAIN, NEW / f'{style}.py', **small('new'))
-    plain = 'faster_rcnn_r18_demo_new_style'
-    run_script(TRAIN, NEW / f'{plain}.py', **small('plain', val_cfg=None, val_dataloader=None,
+    baseline = 'faster_rcnn_r18_demo_new_style'
+    run_script(TRAIN, NEW / f'{baseline}.py', **small('baseline', val_cfg=None, val_dataloader=None,
                                                    val_evaluator=None))  # fmt: skip
     expected, found = (bits(f'work_dirs/{name}/epoch_1.pth') for name in (text, style))
     assert expected.keys() == found.keys()
@@ -186,14 +186,14 @@ def test_trains_to_the_same_bits_and_its_copy_is_of_use(place, run_script):
     assert all(map(torch.equal, *boxes))
     # MMDetection's way to write them leaves out what is known.
     assert not any('gt_instances' in image for each in images for image in each)
-    # Runs are told apart by WAU alone.
-    runs = [read_run(f'work_dirs/{name}') for name in (style, plain)]
+    # Runs differ only in WAU.
+    runs = [read_run(f'work_dirs/{name}') for name in (style, baseline)]
     assert [run.wau for run in runs] == [{}, None]
     without = {key: value for key, value in runs[0].settings.items() if not key.startswith('val')}
     assert without == {
         key: value for key, value in runs[1].settings.items() if not key.startswith('val')
     }
-    assert {arm.is_plain for arm in group_into_arms(runs)} == {True, False}
+    assert {arm.runs[0].wau is None for arm in group_into_arms(runs)} == {True, False}
     # A suite finds the run that it asked for.
     asked = new('faster_rcnn_r18_wau_demo')
     options = {name.replace('__', '.'): value for name, value in small('new').items()}
@@ -223,9 +223,9 @@ def test_a_config_of_ones_own_inherits_from_the_package(tmp_path):
     assert copy.optim_wrapper.update_ratio == 0.75
 
 
-def test_amp_switches_to_the_twin_of_a_class():
+def test_amp_switches_to_the_counterpart_of_a_class():
     use_amp = runpy.run_path(str(TRAIN))['use_amp']
-    for name, twin in [
+    for name, wrapper in [
         ('faster_rcnn_r50_wau_coco', 'WAUAmpOptimWrapper'),
         ('faster_rcnn_r50_coco', 'AmpOptimWrapper'),
         ('resnet50_8xb32_in1k', 'AmpOptimWrapper'),
@@ -234,10 +234,10 @@ def test_amp_switches_to_the_twin_of_a_class():
         copy = Config.fromstring(config.pretty_text, '.py')
         for one in (config, copy):
             use_amp(one)
-            assert one.optim_wrapper.type == twin
+            assert one.optim_wrapper.type == wrapper
             assert one.optim_wrapper.loss_scale == 'dynamic'
             again = Config.fromstring(one.pretty_text, '.py')
-            assert again.optim_wrapper.type == twin
+            assert again.optim_wrapper.type == wrapper
 
 
 def test_test_time_augmentation_leaves_a_config_that_can_be_read(tmp_path):

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from small import SmallModel, small_runner
@@ -175,10 +175,21 @@ def test_step_before_the_model_is_known_is_an_error():
         WAUOptimWrapper(optimizer=optimizer).step()
 
 
-def test_seed_none_outside_of_a_run_is_an_error():
-    MessageHub.get_instance('no run')
-    with pytest.raises(ValueError, match=r'seed=None of WAUOptimWrapper .* give an integer'):
-        wrapper_of(seed=None)
+def test_seed_none_outside_of_a_run_is_that_of_torch_and_is_logged(caplog):
+    hub = MessageHub.get_instance('no run')
+    assert hub.get_info('seed') is None
+    torch.manual_seed(11)
+    wrapper, model = wrapper_of(seed=None)
+    assert wrapper.wau.seed == 11
+    logger = MMLogger.get_instance('seed', logger_name='seed')
+    logger.handlers = [caplog.handler]
+    wrapper.initialize_count_status(model, 0, 10)
+    assert 'seed=11' in caplog.text
+    torch.manual_seed(12)
+    resumed = WAUOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    resumed.load_state_dict(wrapper.state_dict())
+    resumed.initialize_count_status(model, 0, 10)
+    assert resumed.wau.seed == 11
 
 
 @pytest.mark.parametrize('name', ['WAUOptimWrapper', 'WAUAmpOptimWrapper'])
@@ -416,14 +427,14 @@ def test_resumes_to_the_same_bits_where_updates_are_not_iterations(tmp_path, mon
     resumed = train_('resumed', max_epochs=4, resume=True, load_from=checkpoint)
     assert_same_weights(whole.model, resumed.model)
     updates = {TwiceInAnIteration: 20, NoneNowAndThen: 8}[kind]
-    assert whole.optim_wrapper.update_index == resumed.optim_wrapper.update_index == updates
+    assert whole.optim_wrapper.updates.index == resumed.optim_wrapper.updates.index == updates
 
 
 def test_a_checkpoint_without_the_number_of_updates_resumes_by_iterations(tmp_path):
     whole, _ = train(tmp_path / 'whole', dict(type='WAUOptimWrapper'), max_epochs=4)
     train(tmp_path / 'part', dict(type='WAUOptimWrapper'), max_epochs=2)
     checkpoint = torch.load(tmp_path / 'part' / 'epoch_2.pth', weights_only=False)
-    assert checkpoint['optimizer'].pop('wau_updates') == 6
+    assert checkpoint['optimizer'].pop('wau') == dict(updates=6, seed=3)
     torch.save(checkpoint, tmp_path / 'old.pth')
     resumed, _ = train(
         tmp_path / 'resumed', dict(type='WAUOptimWrapper'), max_epochs=4, resume=True,
@@ -572,8 +583,153 @@ def test_an_interrupted_epoch_can_be_trained_again_with_the_same_wrapper(tmp_pat
     weights = copy.deepcopy(runner.model.state_dict())
     runner.train_loop._epoch = runner.train_loop._iter = 0
     runner.train()
-    assert runner.optim_wrapper.update_index == 6
+    assert runner.optim_wrapper.updates.index == 6
     assert not torch.equal(runner.model.neck.weight, weights['neck.weight'])
+
+
+@pytest.mark.parametrize('hold', ['weight', 'state'])
+@pytest.mark.parametrize('counts', [1, 3])
+def test_what_is_frozen_inside_of_an_update_is_held_through_its_step(monkeypatch, hold, counts):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+    wrapper, model = wrapper_of(seed=0, hold=hold, accumulative_counts=counts)
+    (neck,) = find_neck()
+    for update in range(3):
+        before = copy.deepcopy(model.state_dict())
+        for part in range(counts):
+            with wrapper.optim_context(model):
+                loss = loss_of(model)
+            if update == 1 and part == counts - 1 and counts > 1:
+                model.neck.requires_grad_(False)
+                with wrapper.optim_context(model):
+                    loss = loss_of(model)
+            wrapper.backward(loss)
+        if update == 1:
+            model.neck.requires_grad_(False)
+        wrapper.step()
+        wrapper.zero_grad()
+        (active,) = WAU(seed=0).select([neck], update)
+        moved = model.neck.weight.ne(before['neck.weight']).flatten(1).any(dim=1)
+        assert torch.equal(moved, active if update < 2 else torch.zeros(6, dtype=torch.bool))
+        moved = model.neck.bias.ne(before['neck.bias'])
+        assert not moved[~active].any()
+    assert list(wrapper.layers) == ['backbone.1']
+
+
+@pytest.fixture
+def skip_in_small_layers(monkeypatch):
+    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+
+
+@pytest.mark.usefixtures('skip_in_small_layers')
+def test_gradients_are_where_users_look_for_them_between_the_calls():
+    """Clipped by the user, and dropped inside of a window: with and without skipping alike."""
+    ends = []
+    for skips in (False, True):
+        torch.manual_seed(0)
+        wrapper, model = wrapper_of(
+            seed=0, hold='state', accumulative_counts=3, skip_held_grads=skips
+        )
+        for iteration in range(9):
+            torch.manual_seed(iteration)
+            with wrapper.optim_context(model):
+                loss = loss_of(model)
+            if iteration < 6:
+                wrapper.update_params(loss)
+                if iteration == 3:
+                    model.zero_grad()
+                continue
+            wrapper.backward(loss)
+            # By value: in a norm those of held filters count where they are computed.
+            torch.nn.utils.clip_grad_value_(model.neck.parameters(), 1e-3)
+            assert model.neck.weight.grad.abs().max() == 1e-3
+            wrapper.step()
+            wrapper.zero_grad()
+        ends.append(model.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures('skip_in_small_layers')
+@pytest.mark.parametrize('hold', ['weight', 'state', 'grad'])
+def test_a_closure_sees_the_whole_network(hold):
+    wrapper, model = wrapper_of(seed=0, hold=hold)
+    (neck,) = find_neck()
+    shapes = []
+    for update in range(3):
+        before = model.neck.weight.detach().clone()
+
+        def closure():
+            model.zero_grad()
+            shapes.append(model.neck.weight.shape)
+            loss = loss_of(model)
+            loss.backward()
+            return loss
+
+        wrapper.step(closure=closure)
+        moved = model.neck.weight.ne(before).flatten(1).any(dim=1)
+        assert torch.equal(moved, WAU(seed=0).select([neck], update)[0])
+    assert shapes == [(6, 8, 1, 1)] * 3
+
+
+@pytest.mark.usefixtures('skip_in_small_layers')
+def test_zeroing_between_forward_and_backward_keeps_skipping():
+    wrapper, model = wrapper_of(seed=0, hold='state')
+    for _ in range(3):
+        with wrapper.optim_context(model):
+            loss = loss_of(model)
+        wrapper.zero_grad()
+        wrapper.update_params(loss)
+    assert wrapper.updates.skipper.find_full() == {}
+
+
+def test_lazy_layers_are_held_once_they_have_weights():
+    logging.getLogger('mmengine').setLevel(logging.ERROR)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.LazyConv2d(6, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = WAUOptimWrapper(optimizer=optimizer, targets='', seed=0)
+    wrapper.initialize_count_status(model, 0, 10)
+    assert list(wrapper.layers) == ['0']
+    for _ in range(2):
+        with wrapper.optim_context(model):
+            loss = model(torch.randn(2, 3, 6, 6)).square().mean()
+        before = model[1].weight.detach().clone()
+        wrapper.update_params(loss)
+    assert list(wrapper.layers) == ['0', '1']
+    assert int(model[1].weight.ne(before).flatten(1).any(dim=1).sum()) == 3
+
+
+def test_a_weight_that_is_computed_from_now_on_is_no_longer_held():
+    wrapper, model = wrapper_of(seed=0)
+    torch.nn.utils.parametrizations.weight_norm(model.neck)
+    with wrapper.optim_context(model):
+        wrapper.update_params(loss_of(model))
+    assert list(wrapper.layers) == ['backbone.1']
+
+
+def test_the_number_of_updates_is_that_of_the_state_that_was_loaded_last():
+    wrapper, model = wrapper_of(seed=0)
+
+    def update(times):
+        for _ in range(times):
+            with wrapper.optim_context(model):
+                wrapper.update_params(loss_of(model))
+
+    update(2)
+    state = copy.deepcopy(wrapper.state_dict())
+    update(3)
+    with wrapper.optim_context(model):
+        loss_of(model)
+    wrapper.load_state_dict(state)  # inside of an update, which begins anew
+    assert wrapper.updates.index == 2
+    assert wrapper.updates.active is None
+    update(5)
+    wrapper.initialize_count_status(model, 3, 10)  # as a second call of Runner.train does
+    assert wrapper.updates.index == 7
+    with pytest.raises(KeyError):
+        wrapper.load_state_dict({'wau': dict(updates=77, seed=0)})
+    assert wrapper.updates.index == 7
 
 
 def test_an_optimizer_without_rows_of_state_is_told_before_training(tmp_path):

@@ -221,7 +221,7 @@ def test_it_goes_with_wau_which_still_holds(tmp_path, hold):
         (dict(targets=3), TypeError, r'targets must be module-name prefixes'),
     ],
 )
-def test_wrong_arguments_are_told(options, error, words):
+def test_wrong_arguments_are_reported(options, error, words):
     with pytest.raises(error, match=words):
         OrthogonalityHook(**{'kind': 'so', **options})
 

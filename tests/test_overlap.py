@@ -157,13 +157,13 @@ def test_all_measures_agree_with_numpy_in_float64(filters, inputs, size, seed):
     values = np.linalg.svd(rows, compute_uv=False)
     shares = values / values.sum()
     entropy = -sum(share * np.log(share) for share in shares if share > 0)
-    measured = measure(weight, twin_cosine=0.3)
+    measured = measure(weight, duplicate_cosine=0.3)
     assert measured.overlap == pytest.approx(cosines.sum(axis=1).mean() / filters, abs=1e-5)
     assert measured.largest_cosine == pytest.approx(cosines.max(axis=1).mean(), abs=1e-5)
     assert measured.effective_rank == pytest.approx(np.exp(entropy), rel=1e-4)
     largest = np.log(len(values))
     assert measured.spectral_entropy == pytest.approx(entropy / largest if largest else 1, abs=1e-4)
-    assert measured.twins == pytest.approx((cosines.max(axis=1) >= 0.3).mean())
+    assert measured.near_duplicates == pytest.approx((cosines.max(axis=1) >= 0.3).mean())
 
 
 @given(*SHAPES)
@@ -184,9 +184,9 @@ def test_measures_of_groups_are_means_of_the_groups(dim, groups):
     weight = torch.randn(6, 12, 3, 3)
     parts = weight.chunk(groups)
     parts = [part.transpose(0, 1) for part in parts] if dim else parts
-    alone = [astuple(measure(part, twin_cosine=0.2)) for part in parts]
-    expected = [sum(column) / groups for column in zip(*alone, strict=True)]
-    measured = measure(weight, dim, groups, twin_cosine=0.2)
+    each = [astuple(measure(part, duplicate_cosine=0.2)) for part in parts]
+    expected = [sum(column) / groups for column in zip(*each, strict=True)]
+    measured = measure(weight, dim, groups, duplicate_cosine=0.2)
     assert astuple(measured) == pytest.approx(expected, rel=1e-5)
     count, values = parts[0].flatten(1).shape
     assert shape_of_filters(weight, dim, groups) == (count, values)
@@ -263,7 +263,7 @@ def test_mean_of_network_and_stages():
     layers |= {'backbone.layer10.0': 0.5, 'neck': 0.7}
     assert mean_overlap(layers) == {
         'overlap': pytest.approx(0.4),
-        'overlap/backbone.layer1': pytest.approx(0.2),
-        'overlap/backbone.layer10': 0.5,
-        'overlap/neck': 0.7,
+        'stage_overlap/backbone.layer1': pytest.approx(0.2),
+        'stage_overlap/backbone.layer10': 0.5,
+        'stage_overlap/neck': 0.7,
     }

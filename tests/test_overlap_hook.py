@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from PIL import Image
@@ -14,7 +15,7 @@ from mmwau.overlap import expected_overlap, layer_overlap
 WAU = dict(type='WAUOptimWrapper')
 PLAIN = dict(type='OptimWrapper')
 ARMS = pytest.mark.parametrize(
-    ('wrapper', 'hook'), [(WAU, 'WAUHook'), (PLAIN, 'OverlapHook')], ids=['WAU', 'plain']
+    ('wrapper', 'hook'), [(WAU, 'WAUHook'), (PLAIN, 'OverlapHook')], ids=['WAU', 'baseline']
 )
 
 
@@ -40,8 +41,8 @@ def test_network_and_stages_are_measured_at_start_interval_and_end(tmp_path, wra
     expected = [
         {
             'overlap': pytest.approx(sum(measured[step]) / 2),
-            'overlap/backbone.1': pytest.approx(measured[step][0]),
-            'overlap/neck': pytest.approx(measured[step][1]),
+            'stage_overlap/backbone.1': pytest.approx(measured[step][0]),
+            'stage_overlap/neck': pytest.approx(measured[step][1]),
             'step': step,
         }
         for step in (0, 4, 6)
@@ -49,7 +50,7 @@ def test_network_and_stages_are_measured_at_start_interval_and_end(tmp_path, wra
     assert scalars(tmp_path, 'overlap') == expected
     lines = [line for line in log(tmp_path).splitlines() if 'Filters after' in line]
     assert [line.partition('Filters after ')[2].split()[0] for line in lines] == ['0', '4', '6']
-    assert f'overlap/neck: {measured[6][1]:.4f}' in lines[-1]
+    assert f'stage_overlap/neck: {measured[6][1]:.4f}' in lines[-1]
     start, end = (sum(measured[step]) / 2 for step in (0, 6))
     assert f'mean of 2 layers: {start:.4f} at the start, {end:.4f} at the end' in log(tmp_path)
 
@@ -62,8 +63,46 @@ def test_every_visualizer_backend_gets_them(tmp_path):
     visualizer = dict(type='Visualizer', vis_backends=backends, name=tmp_path.name)
     small_runner(tmp_path, PLAIN, [dict(type='OverlapHook')], visualizer=visualizer).train()
     entries = [json.loads(line) for line in (tmp_path / 'second/scalars.json').open()]
-    steps = [entry['step'] for entry in entries if 'overlap/neck' in entry]
+    steps = [entry['step'] for entry in entries if 'stage_overlap/neck' in entry]
     assert steps == [0, 6]
+
+
+MEASURES = dict(overlap_interval=1, movement=True)
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'hooks'),
+    [
+        (WAU, [dict(type='WAUHook', ratio_schedule=dict(type='constant', ratio=1), **MEASURES)]),
+        (PLAIN, [dict(type='OverlapHook', **MEASURES), dict(type='OrthogonalityHook', kind='so')]),
+    ],
+    ids=['WAU', 'baseline'],
+)
+def test_no_log_key_is_the_folder_of_another(tmp_path, wrapper, hooks):
+    """Backends of MMEngine keep values in files and nested dicts, whose folders keys name."""
+    small_runner(tmp_path, wrapper, hooks).train()
+    keys = {key for entry in scalars(tmp_path, 'step') for key in entry} | {'sent_mb'}
+    assert {'overlap', 'stage_overlap/neck', 'path_length', 'displacement'} <= keys
+    assert not [(key, folder) for folder in keys for key in keys if key.startswith(f'{folder}/')]
+
+
+def test_a_curve_that_an_earlier_version_began_goes_on(tmp_path):
+    hooks = [dict(type='OverlapHook', overlap_interval=3)]
+    small_runner(tmp_path, PLAIN, hooks, max_epochs=1).train()
+    path = tmp_path / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    curve = checkpoint['message_hub']['runtime_info']['overlap_curve']
+    expected = [dict(point) for point in curve]
+    curve[:] = [
+        {key.replace('stage_', ''): value for key, value in point.items()} for point in curve
+    ]
+    assert 'overlap/neck' in curve[0]
+    torch.save(checkpoint, path)
+    runner = small_runner(tmp_path, PLAIN, hooks, max_epochs=2, resume=True)
+    runner.train()
+    curve = runner.message_hub.get_info('overlap_curve')
+    assert curve[:-1] == expected
+    assert {frozenset(point) for point in curve} == {frozenset(expected[0])}
 
 
 @ARMS
@@ -167,11 +206,11 @@ def test_the_line_of_random_filters_is_the_mean_of_the_layers(tmp_path, monkeypa
 
 def test_two_hooks_that_measure_are_refused(tmp_path):
     hooks = [dict(type='WAUHook'), dict(type='OverlapHook')]
-    with pytest.raises(ValueError, match='custom_hooks has WAUHook and OverlapHook, of which each'):
+    with pytest.raises(ValueError, match='custom_hooks has WAUHook and OverlapHook, each of which'):
         small_runner(tmp_path, WAU, hooks).train()
 
 
-def test_targets_that_match_nothing_are_told(tmp_path):
+def test_targets_that_match_nothing_are_reported(tmp_path):
     runner = small_runner(tmp_path, PLAIN, [dict(type='OverlapHook', targets='trunk')])
     with pytest.raises(ValueError, match=r"targets=\('trunk',\).*backbone, neck, head"):
         runner.train()
@@ -179,11 +218,11 @@ def test_targets_that_match_nothing_are_told(tmp_path):
 
 @pytest.mark.parametrize('hook', [OverlapHook, WAUHook])
 @pytest.mark.parametrize('interval', [0, -1, 2.5, 'often'])
-def test_wrong_interval_is_told(hook, interval):
+def test_wrong_interval_is_reported(hook, interval):
     with pytest.raises(ValueError, match=r'overlap_interval must be an integer of at least 1'):
         hook(overlap_interval=interval)
 
 
-def test_wrong_targets_are_told():
+def test_wrong_targets_are_reported():
     with pytest.raises(TypeError, match='targets must be module-name prefixes'):
         OverlapHook(targets=3)

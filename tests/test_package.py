@@ -128,7 +128,7 @@ def python_blocks(page, word):
 @pytest.mark.slow
 def test_with_torch_alone_the_loops_run_and_the_rest_says_what_it_needs(place, wheel):
     pages = (ROOT / 'README.md', ROOT / 'docs' / 'usage.md')
-    loops = [loop for page in pages for loop in python_blocks(page, ' WAU(')]
+    loops = [loop for page in pages for loop in python_blocks(page, 'from torch import nn')]
     assert len(loops) >= 2
     code = (
         'import json, mmwau, torch\n'
@@ -272,7 +272,7 @@ class TestWithTheWholeStack:
             assert link.samefile(source / name)
 
 
-def test_a_config_that_the_package_has_not_is_told(tmp_path):
+def test_a_config_that_the_package_has_not_is_reported(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = 'mmwau::faster_rcnn_r5_wau_coco.py'\n")
     with pytest.raises(FileNotFoundError, match=r'mine.py: _base_ names mmwau::faster_rcnn_r5_wau'):
         Config.fromfile(tmp_path / 'mine.py')

@@ -52,10 +52,10 @@ def test_overlap_has_a_mark_for_each_measurement_and_one_for_random_filters(tmp_
 
 
 def test_curves_of_network_and_stages_can_be_told_apart(tmp_path):
-    stages = {f'overlap/backbone.layer{index}': 0.02 + 0.01 * index for index in range(1, 7)}
+    stages = {f'stage_overlap/backbone.layer{index}': 0.02 + 0.01 * index for index in range(1, 7)}
     points = [{'step': step, 'overlap': 0.1, **stages} for step in (0, 50, 100)]
-    # A stage that was measured later on alone, as after a change of targets.
-    points[2]['overlap/neck'] = 0.01
+    # A stage that was measured only later on, as after a change of targets.
+    points[2]['stage_overlap/neck'] = 0.01
     plot_overlap_curve(points, 0.05, tmp_path / 'curve.png')
     picture = pixels(tmp_path / 'curve.png')
     for colour in COLOURS[1:7]:

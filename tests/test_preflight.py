@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from mmwau.preflight import check_test_config, check_train_config
@@ -67,9 +68,12 @@ def test_checkpoints_that_exist_or_are_elsewhere_pass(cfg, check):
     for place in ('weights.pth', 'https://example.org/epoch_9.pth', 'torchvision://resnet50'):
         cfg.load_from = place
         check(cfg)
-    torch.save({'state_dict': {}}, 'old.pth', _use_new_zipfile_serialization=False)
-    cfg.load_from = 'old.pth'
-    check(cfg)
+    weights = {'weight': torch.zeros(3)}
+    torch.save(weights, 'old.pth', _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(weights, 'weights.safetensors')
+    for place in ('old.pth', 'weights.safetensors'):
+        cfg.load_from = place
+        check(cfg)
 
 
 def test_images_to_test_on_need_no_annotations(cfg):

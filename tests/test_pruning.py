@@ -462,7 +462,7 @@ test_cfg = dict()
 
 
 def save_classifier(path, scales):
-    """Filter f of the backbone sees channel f alone, with this weight."""
+    """Filter f of the backbone sees only channel f, with this weight."""
     model = ChannelClassifier()
     weights = torch.diag(torch.tensor(scales)).reshape(4, 4, 1, 1)
     model.backbone[0].weight.data, model.neck.weight.data = weights, torch.eye(4)[..., None, None]
@@ -525,7 +525,7 @@ class TestTool:
         assert re.search(r'backbone.0 +│ +4 │ +0.500 │ +0.750', said)
 
     @pytest.mark.parametrize(('name', 'value'), [('large', '-1'), ('class', 'nan')])
-    def test_a_metric_with_nothing_to_measure_is_told_before_anything_is_removed(
+    def test_a_metric_with_nothing_to_measure_is_reported_before_anything_is_removed(
         self, place, tool, name, value
     ):
         words = rf'--metric accuracy/{name} is no measurement: it is {value}.*: accuracy/of, accur'
@@ -552,14 +552,16 @@ class TestTool:
         text = (place / 'work_dirs/prune_curve/prune_curve.json').read_text()
         json.loads(text, parse_constant=pytest.fail)
 
-    def test_page_shows_tables_and_pictures(self, place, tool):
-        tool.main([*ARGUMENTS, '--orders', 'random', 'l1', '--seeds', '3', '4', '--per-layer'])
-        page = (place / 'work_dirs/prune_curve/prune_curve.html').read_text()
+    def test_page_shows_tables_and_pictures(self, place, tool, capsys):
+        orders = ['--orders', 'random', 'l1', '--seeds', '3', '4', '--per-layer']
+        tool.main([*ARGUMENTS, *orders, '--work-dir', 'out [v1]'])
+        assert 'Written: out [v1]/prune_curve.html\n' in capsys.readouterr().out
+        page = (place / 'out [v1]/prune_curve.html').read_text()
         assert page.count('data:image/png') == 1 + 3
         assert '<td>l1, falling</td><td>1.000</td><td>0.750</td>' in page
         assert '± over 2 seeds' in page
         for name in ('prune_curve.png', 'prune_curve_layers.png'):
-            with Image.open(place / 'work_dirs/prune_curve' / name) as picture:
+            with Image.open(place / 'out [v1]' / name) as picture:
                 assert picture.width > 500
 
     def test_goes_on_where_it_was_stopped(self, place, tool):
@@ -578,7 +580,7 @@ class TestTool:
         tool.main([*ARGUMENTS, '--orders', 'l1', 'random', '--metric', 'accuracy/of'])
         assert Right.evaluations == len(after) + 1
 
-    def test_changed_checkpoint_or_input_is_told(self, place, tool):
+    def test_changed_checkpoint_or_input_is_reported(self, place, tool):
         tool.main([*ARGUMENTS, '--orders', 'l1'])
         scaled = ['--cfg-options', 'data_preprocessor.std=[2.0]']
         with pytest.raises(ValueError, match=r'data_preprocessor: None there, .*2.0'):
@@ -592,7 +594,10 @@ class TestTool:
         ('arguments', 'words'),
         [
             (['--fractions', '0.5', '1'], r'--fractions must be in \[0, 1\), got 1.0'),
-            (['--layer-fractions', '-0.1'], r'--layer-fractions must be in \[0, 1\), got -0.1'),
+            (
+                ['--per-layer', '--layer-fractions', '-0.1'],
+                r'--layer-fractions must be in \[0, 1\), got -0.1',
+            ),
             (['--fractions', '0'], 'needs a fraction above 0'),
             (['--fractions', 'nan'], 'got nan'),
             (['--orders', 'largest'], 'largest.*l1.*random'),
@@ -621,7 +626,7 @@ class TestTool:
              'has no test_evaluator'),
         ],
     )  # fmt: skip
-    def test_wrong_input_is_told(self, place, tool, arguments, error, words):
+    def test_wrong_input_is_reported(self, place, tool, arguments, error, words):
         whole = (place / 'falling.pth').read_bytes()
         (place / 'cut.pth').write_bytes(whole[: len(whole) // 2])
         torch.save({'state_dict': {'neck.weight': torch.eye(4)[..., None, None]}}, 'other.pth')

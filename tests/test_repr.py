@@ -133,7 +133,9 @@ def test_dropped_filters_begin_anew_orthogonal_and_with_no_momentum(watched):
             former = nn.functional.normalize(old[key].flatten(1).double())
             for place in index:
                 assert abs(rows[place] @ former[place]) < 1e-6
-                if name == 'backbone.1':  # the neck has 6 filters of 8 values: there is room too
+                if (
+                    name == 'backbone.1'
+                ):  # the neck has 6 filters of 8 values: directions are free there too
                     assert (rows[stayed] @ rows[place]).abs().max() < 1e-6
             length = last[0][key][stayed].flatten(1).norm(dim=1).mean()
             torch.testing.assert_close(
@@ -151,7 +153,7 @@ def test_dropped_filters_begin_anew_orthogonal_and_with_no_momentum(watched):
                 assert not now[0]['neck.bias'][index].any()
 
 
-def test_the_log_tells_what_is_dropped_and_what_begins_anew(watched):
+def test_the_log_shows_what_is_dropped_and_what_begins_anew(watched):
     _, text = watched
     assert 'RePr: cycle 1 of 2 drops 4 of 14 filters until epoch 3: ' in text
     assert text.count('RePr: 4 filters begin anew\n') == 2
@@ -244,7 +246,8 @@ class Branches(BaseModel):
         self.depthwise = nn.Conv2d(4, 4, 1, groups=4)
 
     def forward(self, inputs, target, mode='tensor'):
-        x = self.norm(self.one(self.stem(inputs))).relu()
+        # Norm layers take keywords too.
+        x = self.norm(input=self.one(input=self.stem(inputs))).relu()
         y = self.two(x)
         y += x
         output = self.depthwise(self.group_norm(self.group(self.after_sum(y)))).mean(dim=(1, 2, 3))
@@ -361,7 +364,7 @@ def test_a_layer_with_no_room_says_so():
         (dict(targets=3), TypeError, r'targets must be module-name prefixes'),
     ],
 )
-def test_wrong_arguments_are_told(options, error, words):
+def test_wrong_arguments_are_reported(options, error, words):
     with pytest.raises(error, match=words):
         RePrHook(**options)
 
@@ -372,14 +375,14 @@ def test_wrong_arguments_are_told(options, error, words):
         (dict(type='WAUOptimWrapper'), [SHORT], {}, TypeError,
          r"RePrHook and WAUOptimWrapper each decide .* optim_wrapper.type to 'OptimWrapper'"),
         (PLAIN, [SHORT, dict(type='DSDHook', begin=1, end=2)], {}, ValueError,
-         r'custom_hooks has RePrHook and DSDHook, of which each'),
+         r'custom_hooks has RePrHook and DSDHook, each of which'),
         (PLAIN, [SHORT], dict(max_epochs=6), ValueError,
          r'before epoch 6, counted from 0, but training ends after 6 epochs'),
         (PLAIN, [dict(SHORT, targets='trunk')], {}, ValueError, r"targets=\('trunk',\)"),
         (PLAIN, [dict(SHORT, targets='backbone.0')], {}, ValueError, r'backbone.0: frozen'),
         (PLAIN, [SHORT], dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
                               sampler=dict(type='InfiniteSampler')), ValueError,
-         r'RePrHook counts epochs, but training counts iterations alone'),
+         r'RePrHook counts epochs, but training counts only iterations'),
     ],
     ids=['wau', 'dsd', 'short', 'nothing', 'frozen', 'iterations'],
 )  # fmt: skip
@@ -390,7 +393,7 @@ def test_runs_that_it_does_not_go_with_are_refused(tmp_path, wrapper, hooks, opt
         runner.train()
 
 
-def test_the_first_convolution_alone_is_nothing_to_drop_from(tmp_path):
+def test_only_the_first_convolution_is_nothing_to_drop_from(tmp_path):
     hook = dict(SHORT, targets='stem')
     runner = small_runner(tmp_path, PLAIN, [hook], max_epochs=9, model=Branches())
     with pytest.raises(ValueError, match=r'no convolution to drop filters from.*skip_first=True'):

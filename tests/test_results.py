@@ -39,7 +39,7 @@ def test_tables_of_the_page_are_those_of_the_records(name, monkeypatch):
 
 
 @pytest.mark.parametrize('name', SUITES)
-def test_warnings_are_told(name, monkeypatch):
+def test_warnings_are_reported(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     for warning in report_of(name).warnings():
         assert warning in PAGE

@@ -44,10 +44,10 @@ def val(step, value, **more):
 def two_epochs(value, loss=1.0, overlap=0.5):
     """Lines of a training of 2 epochs with 4 iterations, each second one logged."""
     return [
-        {'overlap': 0.1, 'overlap/neck': 0.1, 'step': 0},
+        {'overlap': 0.1, 'stage_overlap/neck': 0.1, 'step': 0},
         train(2, 9.0), train(4, 8.0), val(1, value - 0.25),
         train(6, loss + 0.5, epoch=2), train(8, loss - 0.5, epoch=2),
-        {'overlap': overlap, 'overlap/neck': 2 * overlap, 'step': 8},
+        {'overlap': overlap, 'stage_overlap/neck': 2 * overlap, 'step': 8},
         val(2, value),
     ]  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_real_runs_are_read_as_they_were_trained(tmp_path):
     assert run.metrics == {'mean': {1: watch.values[0], 2: watch.values[1]}}
     assert list(run.overlaps['overlap']) == [0, 2, 4, 6]
     assert run.final('overlap') == pytest.approx((stage + neck) / 2)
-    assert run.final('overlap/backbone.1') == pytest.approx(stage)
+    assert run.final('stage_overlap/backbone.1') == pytest.approx(stage)
     assert run.final('loss') == pytest.approx(sum(watch.losses[3:]) / 3)
     assert run.final('loss', at=1) == pytest.approx(sum(watch.losses[:3]) / 3)
     assert run.final('mean', at=1) == watch.values[0]
@@ -152,7 +152,7 @@ def test_real_run_that_counts_iterations(tmp_path):
     watch, _ = train_small(tmp_path / 'run', 0, dict(PLAIN), OVERLAP_HOOK, by_epoch=False)
     run = read_run(tmp_path / 'run')
     assert (run.by_epoch, run.length, run.trained, run.finished) == (False, 6, 6, True)
-    # LoggerHook writes the epoch, which is always 0, unless it is told otherwise.
+    # LoggerHook writes the epoch, which is always 0, unless it is set otherwise.
     assert run.metrics == {'mean': {3: watch.values[0], 6: watch.values[1]}}
     assert run.final('loss') == pytest.approx(watch.losses[-1])
     assert run.final('loss', at=3) == pytest.approx(watch.losses[2])
@@ -161,30 +161,31 @@ def test_real_run_that_counts_iterations(tmp_path):
 
 def test_script_compares_real_runs(tmp_path):
     found = {}
-    for name, wrapper, hook in (('plain', PLAIN, OVERLAP_HOOK), ('wau', wau(), WAU_HOOK)):
+    for name, wrapper, hook in (('baseline', PLAIN, OVERLAP_HOOK), ('wau', wau(), WAU_HOOK)):
         for seed in (0, 1):
             watch, _ = train_small(tmp_path / f'{name}_{seed}', seed, dict(wrapper), hook)
             found[name, seed] = watch.values[-1]
     work_dirs = [f'{name}_{seed}' for name, seed in found]
-    process = run_python(SCRIPT, *work_dirs, '--out', 'out', cwd=tmp_path)
+    process = run_python(SCRIPT, *work_dirs, '--out', 'out [v1]', cwd=tmp_path)
     assert process.returncode == 0, process.stdout
-    assert '4 runs in 2 arms; differences are taken to plain' in process.stdout
+    assert 'Written: out [v1]/compare_runs.html\n' in process.stdout
+    assert '4 runs in 2 arms; differences are relative to baseline' in process.stdout
     # The tool's own, and Python's but for what the libraries below mmwau deprecate.
     assert not re.search(r'(?<!Deprecation)(?<!Future)Warning', process.stdout)
-    minus = [found['wau', seed] - found['plain', seed] for seed in (0, 1)]
+    minus = [found['wau', seed] - found['baseline', seed] for seed in (0, 1)]
     mean, std = sum(minus) / 2, abs(minus[0] - minus[1]) / math.sqrt(2)
-    results = json.loads((tmp_path / 'out/compare_runs.json').read_text())
+    results = json.loads((tmp_path / 'out [v1]/compare_runs.json').read_text())
     assert results['arms']['WAU']['differences']['mean'] == pytest.approx(
         dict(mean=mean, std=std, count=2, paired=True)
     )
     text = f'{mean:+.3f} ± {std:.3f} (2 pairs)'
-    page = (tmp_path / 'out/compare_runs.html').read_text()
+    page = (tmp_path / 'out [v1]/compare_runs.html').read_text()
     assert text in ascii_signs(process.stdout)
     assert text in ascii_signs(page)
     assert page.count('src="data:image/png') == 2
     assert all(f'<td>{work_dir}</td>' in page for work_dir in work_dirs)
     for name in ('compare_runs.png', 'compare_runs_stages.png'):
-        with Image.open(tmp_path / 'out' / name) as image:
+        with Image.open(tmp_path / 'out [v1]' / name) as image:
             assert image.size[0] > 900
 
 
@@ -226,7 +227,7 @@ def test_half_a_last_line_is_left_out_with_a_note(tmp_path):
 
 
 @pytest.mark.parametrize('line', ['{"loss": 0.3, "ep', '[1]', '{"loss": 0.3}'])
-def test_a_broken_line_in_the_middle_is_told(tmp_path, line):
+def test_a_broken_line_in_the_middle_is_reported(tmp_path, line):
     write(tmp_path, [train(2, 9.0)], text=line + '\n' + json.dumps(val(1, 0.5)) + '\n')
     with pytest.raises(ValueError, match=r'scalars\.json, line 2 is not what MMEngine writes'):
         read_run(tmp_path)
@@ -238,13 +239,30 @@ def test_overlap_within_training_lines_is_read_where_there_is_no_other(tmp_path)
     write(tmp_path / 'new', [*old, {'overlap': 0.4, 'overlap/neck': 0.3, 'step': 4}])
     old, new = read(tmp_path / 'old', tmp_path / 'new')
     assert old.overlaps == {'overlap': {2: 0.1, 4: 0.2}}
-    assert new.overlaps == {'overlap': {4: 0.4}, 'overlap/neck': {4: 0.3}}
+    assert new.overlaps == {'overlap': {4: 0.4}, 'stage_overlap/neck': {4: 0.3}}
 
 
-def test_arms_are_runs_that_differ_in_their_seed_alone(tmp_path):
+def test_a_run_has_one_curve_for_a_stage_whichever_version_logged_it(tmp_path):
+    first = [{'overlap': 0.1, 'overlap/neck': 0.3, 'step': 0}, train(2, 9.0), train(4, 8.0)]
+    write(tmp_path, first)
+    second = [{'overlap': 0.2, 'stage_overlap/neck': 0.4, 'step': 2}, train(3, 7.0)]
+    write(tmp_path, second, start='20260102_000000', resume=True)
+    run = read_run(tmp_path)
+    assert run.overlaps == {'overlap': {0: 0.1, 2: 0.2}, 'stage_overlap/neck': {0: 0.3, 2: 0.4}}
+
+
+def test_path_lengths_of_an_earlier_version_are_read(tmp_path):
+    moved = dict(movement=0.5, displacement=0.25)
+    write(tmp_path, [train(2, 9.0, **moved), train(4, 8.0, path_length=0.75, displacement=0.5)])
+    run = read_run(tmp_path)
+    assert run.movements == {'path_length': {2: 0.5, 4: 0.75}, 'displacement': {2: 0.25, 4: 0.5}}
+    assert run.final('path_length') == 0.75
+
+
+def test_arms_are_runs_that_differ_only_in_their_seed(tmp_path):
     variants = dict(
-        plain_0=dict(seed=0, launcher='pytorch'),
-        plain_1=dict(seed=1, custom_hooks=[dict(type='OverlapHook')], resume=True,
+        baseline_0=dict(seed=0, launcher='pytorch'),
+        baseline_1=dict(seed=1, custom_hooks=[dict(type='OverlapHook')], resume=True,
                      custom_imports=dict(imports=['mmwau'])),
         wau_0=dict(seed=0, optim_wrapper=wau(), custom_hooks=[dict(type='WAUHook')]),
         wau_1=dict(seed=1, optim_wrapper=wau(hold='weight', targets=['backbone', 'neck']),
@@ -257,14 +275,14 @@ def test_arms_are_runs_that_differ_in_their_seed_alone(tmp_path):
     )  # fmt: skip
     folders = [write(tmp_path / name, two_epochs(0.5), **v) for name, v in variants.items()]
     assert labels(*reversed(folders)) == {
-        'plain': ['plain_1', 'plain_0'],
+        'baseline': ['baseline_1', 'baseline_0'],
         'WAU ratio_schedule': ['ratio_0'],
         'WAU axis=in hold=state': ['both_0'],
         'WAU hold=state': ['state_0'],
         'WAU': ['wau_2', 'wau_1', 'wau_0'],
     }
     # What all arms share is not told.
-    assert list(labels(folders[0], folders[5])) == ['plain', 'WAU']
+    assert list(labels(folders[0], folders[5])) == ['baseline', 'WAU']
     assert list(labels(folders[5], folders[6])) == ['WAU', 'WAU axis=in']
 
 
@@ -274,21 +292,21 @@ def test_arms_of_one_kind_are_called_by_what_else_differs(tmp_path):
         write(tmp_path / 'slow', two_epochs(0.5)),
         write(tmp_path / 'fast', two_epochs(0.5), optim_wrapper=fast),
         write(tmp_path / 'wau', two_epochs(0.5), optim_wrapper=wau()),
-        # Differences deep down in more places than a label has room for.
+        # Differences deep down in more places than a label shows.
         *(write(tmp_path / f'long_{i}', two_epochs(0.5), optim_wrapper=wau(),
                 model=dict(type='Net', widths=[i] * 30)) for i in range(2)),
     ]  # fmt: skip
     assert list(labels(*folders)) == [
-        'plain lr=0.1', 'plain lr=0.2', 'WAU', 'WAU model.type=Net widths',
+        'baseline lr=0.1', 'baseline lr=0.2', 'WAU', 'WAU model.type=Net widths',
         'WAU model.type=Net widths #2',
     ]  # fmt: skip
 
 
-def test_arms_that_differ_in_more_than_wau_are_told(tmp_path):
+def test_arms_that_differ_in_more_than_wau_are_reported(tmp_path):
     other = wau(optimizer=dict(type='SGD', lr=0.2))
     amp = {**wau(), 'type': 'WAUAmpOptimWrapper'}
     folders = [
-        write(tmp_path / 'plain', two_epochs(0.5)),
+        write(tmp_path / 'baseline', two_epochs(0.5)),
         write(tmp_path / 'wau', two_epochs(0.5), optim_wrapper=wau(hold='state')),
         write(tmp_path / 'lr', two_epochs(0.5), optim_wrapper=other,
               custom_hooks=[dict(type='WAUHook'), dict(type='EMAHook')]),
@@ -296,14 +314,14 @@ def test_arms_that_differ_in_more_than_wau_are_told(tmp_path):
         write(tmp_path / 'start', two_epochs(0.5), load_from='other.pth'),
     ]  # fmt: skip
     assert find_warnings(arms_of(*folders[:2]), BOX, None) == []
-    begin = 'These arms differ in more than WAU: plain and WAU in '
+    begin = 'These arms differ in more than WAU: baseline and WAU in '
     assert find_warnings(arms_of(folders[0], folders[2]), BOX, None) == [
         f'{begin}optim_wrapper.optimizer.lr (0.1, 0.2), custom_hooks.0.type (not set, EMAHook)'
     ]
     assert find_warnings(arms_of(folders[0], folders[3]), BOX, None) == [
         f'{begin}optim_wrapper.type (OptimWrapper, AmpOptimWrapper)'
     ]
-    assert list(labels(folders[0], folders[4])) == ['plain', 'plain load_from=other.pth']
+    assert list(labels(folders[0], folders[4])) == ['baseline', 'baseline load_from=other.pth']
 
 
 def test_mean_and_spread_by_hand():
@@ -329,7 +347,7 @@ def test_differences_are_taken_in_pairs_of_the_same_seed(values, baseline, expec
     assert (found.mean, found.std, found.count, found.paired) == pytest.approx(expected)
 
 
-def test_tables_tell_mean_spread_and_difference(tmp_path):
+def test_tables_show_mean_spread_and_difference(tmp_path):
     folders = [
         write(tmp_path / 'p0', two_epochs(0.5, loss=1.0, overlap=0.3), seed=0),
         write(tmp_path / 'p1', two_epochs(0.7, loss=2.0, overlap=0.3), seed=1),
@@ -340,29 +358,29 @@ def test_tables_tell_mean_spread_and_difference(tmp_path):
     (values,), (stages,) = report.value_tables(), report.stage_tables()
     assert cells(values) == {
         BOX: {
-            'plain': '0.600 ± 0.141 (2)',
+            'baseline': '0.600 ± 0.141 (2)',
             'WAU': '0.600 ± 0.000 (2)',
-            'WAU - plain': '+0.000 ± 0.141 (2 pairs)',
+            'WAU - baseline': '+0.000 ± 0.141 (2 pairs)',
         },
         'loss': {
-            'plain': '1.500 ± 0.707 (2)',
+            'baseline': '1.500 ± 0.707 (2)',
             'WAU': '4.000 ± 0.000 (2)',
-            'WAU - plain': '+2.500 ± 0.707 (2 pairs)',
+            'WAU - baseline': '+2.500 ± 0.707 (2 pairs)',
         },
         'overlap': {
-            'plain': '0.3000 ± 0.0000 (2)',
+            'baseline': '0.3000 ± 0.0000 (2)',
             'WAU': '0.1500 ± 0.0707 (2)',
-            'WAU - plain': '-0.1500 ± 0.0707 (2 pairs)',
+            'WAU - baseline': '-0.1500 ± 0.0707 (2 pairs)',
         },
     }
-    assert cells(stages)['neck']['WAU - plain'] == '-0.3000 ± 0.1414 (2 pairs)'
+    assert cells(stages)['neck']['WAU - baseline'] == '-0.3000 ± 0.1414 (2 pairs)'
     (single,) = Report(arms_of(folders[0], folders[2]), BOX).value_tables()
     assert cells(single)[BOX] == {
-        'plain': '0.500 (1)', 'WAU': '0.600 (1)', 'WAU - plain': '+0.100 (unpaired)',
+        'baseline': '0.500 (1)', 'WAU': '0.600 (1)', 'WAU - baseline': '+0.100 (unpaired)',
     }  # fmt: skip
     rows = report.table_by_run().rows
     assert [row[:4] for row in rows] == [
-        ['plain', '0', '0.500', '1.000'], ['plain', '1', '0.700', '2.000'],
+        ['baseline', '0', '0.500', '1.000'], ['baseline', '1', '0.700', '2.000'],
         ['WAU', '1', '0.600', '4.000'], ['WAU', '0', '0.600', '4.000'],
     ]  # fmt: skip
 
@@ -370,19 +388,19 @@ def test_tables_tell_mean_spread_and_difference(tmp_path):
 def test_the_baseline_can_be_chosen(tmp_path):
     folders = [
         write(tmp_path / 'wau', two_epochs(0.75), optim_wrapper=wau(), seed=0),
-        write(tmp_path / 'plain', two_epochs(0.5), seed=0),
+        write(tmp_path / 'baseline', two_epochs(0.5), seed=0),
         write(tmp_path / 'state', two_epochs(0.25), optim_wrapper=wau(hold='state'), seed=0),
         write(tmp_path / 'in', two_epochs(0.5), optim_wrapper=wau(axis='in'), seed=0),
     ]
     arms = arms_of(*folders)
-    assert baseline_first(arms, None)[0].label == 'plain'
+    assert baseline_first(arms, None)[0].label == 'baseline'
     chosen = baseline_first(arms, 'WAU hold=state')
-    assert [arm.label for arm in chosen] == ['WAU hold=state', 'plain', 'WAU', 'WAU axis=in']
+    assert [arm.label for arm in chosen] == ['WAU hold=state', 'baseline', 'WAU', 'WAU axis=in']
     _, minus = Report(chosen, BOX).value_tables()
     assert minus.title == 'Values at the end, difference to WAU hold=state'
     row = {label: text.split() for label, text in cells(minus)[BOX].items()}
     assert row['WAU'] == ['+0.500', '(1', 'pair)']
-    with pytest.raises(ValueError, match=r"--baseline 'wau' is no arm.*: plain, WAU, WAU hold=sta"):
+    with pytest.raises(ValueError, match=r"--baseline 'wau' is no arm.*: baseline, WAU, WAU hold"):
         baseline_first(arms, 'wau')
 
 
@@ -413,13 +431,13 @@ def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
     table = cells(report.value_tables()[0])
     assert list(table) == [BOX, large, 'loss']
     assert table[large] == {
-        'plain': '0.500 (1)',
+        'baseline': '0.500 (1)',
         'WAU': '1.000 (1)',
-        'WAU - plain': '+0.500 (unpaired)',
+        'WAU - baseline': '+0.500 (unpaired)',
     }
     assert [row[3] for row in report.table_by_run().rows] == ['0.500', NO_VALUE, '1.000']
     results = json.loads(to_json(report.results([])))
-    assert results['arms']['plain']['runs'][1]['values'][large] is None
+    assert results['arms']['baseline']['runs'][1]['values'][large] is None
     drawn = [line.get_xydata().tolist() for line in report.draw_curves().axes[0].lines]
     assert drawn[:3] == [[[1, 0.25], [2, 0.5]], [[1, 0.75]], [[1, 0.5]]]
     reason = {-1.0: "-1, COCO's mark for nothing to count"}.get(nothing, str(nothing))
@@ -453,7 +471,7 @@ def test_a_run_that_never_detects_anything_leaves_the_others_their_metric(tmp_pa
                write(tmp_path / 'b', nothing, seed=1)]  # fmt: skip
     assert choose_shown_metric(read(*folders), None) == BOX
     arms = arms_of(*folders)
-    assert cells(Report(arms, BOX).value_tables()[0])[BOX] == {'plain': '0.500 (1)'}
+    assert cells(Report(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
     assert (
         f'No {BOX} in the last validation of {folders[1]} (' in find_warnings(arms, BOX, None)[-1]
     )
@@ -470,14 +488,14 @@ def test_a_run_that_diverged_is_named_and_its_loss_left_out(tmp_path, losses):
     assert [run.diverged for run in arms[0].runs] == [False, False, True]
     report = Report(arms, BOX)
     table = cells(report.value_tables()[0])
-    assert table['loss'] == {'plain': '3.000 ± 0.000 (2)'}
+    assert table['loss'] == {'baseline': '3.000 ± 0.000 (2)'}
     # It was 0.1 before it was none.
-    assert table['overlap'] == {'plain': '0.5000 ± 0.0000 (2)'}
-    assert table[BOX] == {'plain': '0.500 ± 0.000 (3)'}
+    assert table['overlap'] == {'baseline': '0.5000 ± 0.0000 (2)'}
+    assert table[BOX] == {'baseline': '0.500 ± 0.000 (3)'}
     told = find_warnings(arms, BOX, None)
     assert told[0] == f'Diverged, since the last loss is no number: {folders[2]}'
     assert told[1:] == [
-        f'Left out, being no measurement (nan): loss, overlap, overlap/neck of {folders[2]}'
+        f'Left out, being no measurement (nan): loss, overlap, stage_overlap/neck of {folders[2]}'
     ]
     assert report.runs[2].final('loss', at=1) == 8.5
     report.draw_curves().canvas.draw()
@@ -496,14 +514,14 @@ def test_script_compares_real_runs_that_diverged(tmp_path):
     )
 
 
-def test_a_run_without_the_metric_is_told_and_not_counted(tmp_path):
+def test_a_run_without_the_metric_is_reported_and_not_counted(tmp_path):
     # MMDetection gives no metric where nothing was detected.
     nothing = [*two_epochs(0.5)[:-1], {'time': 0.1, 'data_time': 0.1, 'step': 2}]
     folders = [write(tmp_path / 'a', two_epochs(0.5), seed=0),
                write(tmp_path / 'b', nothing, seed=1),
                write(tmp_path / 'c', two_epochs(0.5)[:3], seed=2)]  # fmt: skip
     arms = arms_of(*folders)
-    assert cells(Report(arms, BOX).value_tables()[0])[BOX] == {'plain': '0.500 (1)'}
+    assert cells(Report(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
     told = find_warnings(arms, BOX, None)[-1]
     assert told.startswith(f'No {BOX} in the last validation of {folders[1]}, {folders[2]} (')
     arms = arms_of(folders[2])
@@ -513,7 +531,7 @@ def test_a_run_without_the_metric_is_told_and_not_counted(tmp_path):
     assert len(Report(arms, None).draw_curves().axes) == 2
 
 
-def test_runs_that_are_not_finished_are_told_and_comparable_earlier(tmp_path):
+def test_runs_that_are_not_finished_are_reported_and_comparable_earlier(tmp_path):
     longer = dict(EPOCHS, max_epochs=4)
     folders = [
         write(tmp_path / 'a', two_epochs(0.5), seed=0, train_cfg=longer),
@@ -530,9 +548,9 @@ def test_runs_that_are_not_finished_are_told_and_comparable_earlier(tmp_path):
     report = Report(group_into_arms(runs), BOX, at=1)
     table = cells(report.value_tables()[0])
     assert report.value_tables()[0].title.startswith('Values at epoch 1, mean')
-    assert table[BOX]['plain'] == '0.375 ± 0.177 (2)'
-    assert table['loss']['plain'] == '8.500 ± 0.000 (2)'
-    assert table['overlap']['plain'] == '0.1000 ± 0.0000 (2)'
+    assert table[BOX]['baseline'] == '0.375 ± 0.177 (2)'
+    assert table['loss']['baseline'] == '8.500 ± 0.000 (2)'
+    assert table['overlap']['baseline'] == '0.1000 ± 0.0000 (2)'
     with pytest.raises(ValueError, match=r'--at 3: no validation after this epoch .* after: 1, 2$'):
         check_comparable(runs, 3)
 
@@ -553,15 +571,15 @@ def test_epochs_and_iterations_do_not_mix(tmp_path):
         check_comparable(read(tmp_path / 'a', tmp_path / 'b'), None)
 
 
-def test_a_seed_that_an_arm_has_twice_is_told(tmp_path):
+def test_a_seed_that_an_arm_has_twice_is_reported(tmp_path):
     folders = [write(tmp_path / name, two_epochs(0.5), seed=3) for name in 'ab']
-    told = 'plain has more than one run of seed 3; they count as separate runs'
+    told = 'baseline has more than one run of seed 3; they count as separate runs'
     assert find_warnings(arms_of(*folders), BOX, None) == [told]
     unseeded = [write(tmp_path / name, two_epochs(0.5)) for name in 'cd']
     assert find_warnings(arms_of(*unseeded), BOX, None) == []
 
 
-def test_wrong_folders_are_told_with_what_to_do(tmp_path):
+def test_wrong_folders_are_reported_with_what_to_do(tmp_path):
     run = write(tmp_path / 'all' / 'run', two_epochs(0.5))
     with pytest.raises(FileNotFoundError, match=r'nowhere does not exist\. Name the work_dir'):
         read_run(tmp_path / 'nowhere')
@@ -580,7 +598,7 @@ def test_wrong_folders_are_told_with_what_to_do(tmp_path):
         read_run(tmp_path / 'tested')
 
 
-def test_wrong_configs_are_told(tmp_path):
+def test_wrong_configs_are_reported(tmp_path):
     config = write(tmp_path / 'run', two_epochs(0.5)) / '20260101_000000/vis_data/config.py'
     config.write_text('train_cfg = dict(max_epochs=2)\n')
     with pytest.raises(ValueError, match=r'config\.py has no optim_wrapper'):
@@ -599,7 +617,7 @@ def test_wrong_configs_are_told(tmp_path):
 def test_pictures_show_each_run_and_the_mean_of_each_arm(tmp_path):
     folders = [
         write(tmp_path / f'{name}{seed}', two_epochs(0.5 + seed / 4), seed=seed, optim_wrapper=kind)
-        for name, kind in (('plain', PLAIN), ('wau', wau())) for seed in (0, 1)
+        for name, kind in (('baseline', PLAIN), ('wau', wau())) for seed in (0, 1)
     ]  # fmt: skip
     report = Report(arms_of(*folders), BOX)
     metric, loss, overlap = report.draw_curves().axes
@@ -654,11 +672,11 @@ def test_what_json_has_no_number_for_is_left_open(tmp_path):
     text = to_json(report.results(['odd']))
     found = json.loads(text)
     assert found['warnings'] == ['odd']
-    assert found['arms']['plain']['values']['loss'] is None
-    assert found['arms']['plain']['runs'][0]['values'][BOX] == 0.5
+    assert found['arms']['baseline']['values']['loss'] is None
+    assert found['arms']['baseline']['runs'][0]['values'][BOX] == 0.5
 
 
-def test_a_folder_that_is_given_twice_is_told(tmp_path):
+def test_a_folder_that_is_given_twice_is_reported(tmp_path):
     main = runpy.run_path(str(SCRIPT))['main']
     run = write(tmp_path / 'a', two_epochs(0.5))
     with pytest.raises(ValueError, match=f'A path is given more than once: {run}, {run}/'):

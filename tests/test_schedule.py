@@ -102,6 +102,6 @@ def test_stays_between_start_and_stop(kind, start, stop, end):
         ),
     ],
 )
-def test_wrong_schedules_are_told(stretches, error, words):
+def test_wrong_schedules_are_reported(stretches, error, words):
     with pytest.raises(error, match=words):
         RatioSchedule(stretches)

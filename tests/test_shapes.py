@@ -64,7 +64,7 @@ def test_same_seed_same_images_and_splits_differ(root, tmp_path):
 
 
 def test_folder_that_exists_is_left_alone(root):
-    with pytest.raises(FileExistsError, match=r'demo exists already; remove it'):
+    with pytest.raises(FileExistsError, match=r'demo exists already and is not an empty'):
         make_shapes(root)
 
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmwau import WAU, WAUOptimWrapper, find_layers
 from mmwau.skipping import HeldGradSkipper, gather_channels, why_not
+from mmwau.slices import Layer
 from mmwau.wau import SAMPLERS
 
 # Sums of the same products in another order: a few units in the last place of the largest.
@@ -572,6 +573,93 @@ def test_each_of_two_optimizers_uses_its_own_gradients():
         ends.append([model[0].weight, model[4].weight, model[4].bias])
     for one, other in zip(*ends, strict=True):
         assert torch.equal(one, other)
+
+
+class ScaledBias(nn.Conv2d):
+    """Its bias is computed from parameters."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight, self.bias * self.gain)
+
+
+@pytest.mark.parametrize('full_grads', [True, False])
+def test_a_bias_that_is_computed_gets_all_gradients(full_grads):
+    conv = ScaledBias(3, 8, 3)
+    layer = Layer('weight', 8, ((conv.weight, 0), (conv.bias, 0)))
+    skipper = HeldGradSkipper(conv, {'': layer}, full_grads)
+    x, found = torch.randn(2, 3, 6, 6), []
+    for skips in (False, True):
+        conv.zero_grad()
+        if skips:
+            skipper.start(WAU().select([layer], 0))
+        conv(x).square().mean().backward()
+        skipper.stop()
+        found.append([param.grad.clone() for param in conv.parameters()])
+    assert all(map(torch.equal, *found))
+
+
+def test_gradients_of_a_second_selection_are_not_taken_by_another_optimizer():
+    model = network()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers, full_grads=False)
+    wau = WAU(hold='state')
+    first, second = (OPTIMIZERS['sgd'](model[place].parameters()) for place in (0, 4))
+    with skipper.skipping(wau.select(layers, 0)):
+        loss_of(model, 0).backward()
+    with wau.holding(first, layers, wau.select(layers, 0), skipper.grads):
+        first.step()
+    with (
+        pytest.raises(ValueError, match='gradients are of another selection'),
+        wau.holding(second, layers, wau.select(layers, 1), skipper.grads),
+    ):
+        pass
+
+
+def test_gradients_that_are_dropped_inside_are_of_the_same_selection_still():
+    model = network()
+    layers = find_layers(model)
+    skipper = HeldGradSkipper(model, layers, full_grads=False)
+    wau = WAU(hold='state')
+    with skipper.skipping(wau.select(layers, 0)):
+        loss = loss_of(model, 0)
+        skipper.grads.clear()
+        loss.backward()
+    assert skipper.grads
+    optimizer = OPTIMIZERS['sgd'](model.parameters())
+    with (
+        pytest.raises(ValueError, match='gradients are of another selection'),
+        wau.holding(optimizer, layers, wau.select(layers, 1), skipper.grads),
+    ):
+        pass
+    skipper.flush()
+    with wau.holding(optimizer, layers, wau.select(layers, 1), skipper.grads):
+        optimizer.step()
+
+
+def test_a_skipper_belongs_to_its_model():
+    model = network()
+    skipper = HeldGradSkipper(model, find_layers(model))
+    with pytest.raises(TypeError, match='make a new one for a copy'):
+        copy.deepcopy(skipper)
+
+
+@pytest.mark.slow
+def test_selections_of_any_size_compile_once():
+    counters = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    conv = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    layers = find_layers(conv)
+    skipper = HeldGradSkipper(conv, layers)
+    compiled = torch.compile(conv, backend='eager')
+    for update in range(12):  # in some of them all slices of a layer are active
+        with skipper.skipping(WAU(0.8, sampler='bernoulli').select(layers, update)):
+            compiled(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert counters['frames']['total'] == 1
 
 
 @pytest.mark.parametrize('use_reentrant', [True, False])

@@ -8,8 +8,8 @@ from mmwau import WAUOptimWrapper
 from mmwau.traffic import send_active_only
 
 
-def test_a_model_that_is_not_distributed_is_told():
-    words = 'needs a model in DistributedDataParallel, .* got SmallModel'
+def test_a_model_that_is_not_distributed_is_reported():
+    words = 'needs a model in one DistributedDataParallel, .* got SmallModel'
     with pytest.raises(TypeError, match=words):
         send_active_only(SmallModel())
 

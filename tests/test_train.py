@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmpretrain.engine import VisualizationHook
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
+from safetensors.torch import save_file
 
 from mmwau import WAU
 from mmwau.datasets.shapes import make_shapes
@@ -84,8 +85,11 @@ class TestCocoConfig:
         assert [result['img_id'] for result in predictions(place / 'one.pkl')] == [0, 1, 2, 3]
         assert len(list((place / 'work_dirs').glob('*/*/shown/*.jpg'))) == 4
 
-    def test_two_processes_predict_as_one(self, place, tested):
-        command = ['bash', ROOT / 'tools/dist_test.sh', CONFIG, CHECKPOINT, 2, '--out', 'two.pkl']
+    def test_two_processes_predict_from_safetensors_as_one_from_the_checkpoint(self, place, tested):
+        weights = torch.load(place / CHECKPOINT, weights_only=False)['state_dict']
+        save_file(weights, place / 'w.safetensors')
+        script = ROOT / 'tools/dist_test.sh'
+        command = ['bash', script, CONFIG, 'w.safetensors', 2, '--out', 'two.pkl']
         done = run([*command, '--cfg-options', *SHRUNK], place, PORT=free_port())
         assert done.returncode == 0, done.stdout
         assert 'coco/bbox_mAP' in done.stdout
@@ -159,7 +163,7 @@ def test_test_script_has_predictions_of_a_classifier_drawn(tmp_path, kind):
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
-def test_launch_scripts_tell_how_they_are_used(tmp_path, script):
+def test_launch_scripts_show_how_they_are_used(tmp_path, script):
     done = run(['bash', ROOT / 'tools' / script, CONFIG], tmp_path)
     assert done.returncode == 2
     assert f'bash tools/{script} ' in done.stdout
@@ -203,7 +207,7 @@ def shapes(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize('wrapper', ['WAUOptimWrapper', 'OptimWrapper'])
 def test_held_filters_of_a_detector_keep_every_bit(shapes, tmp_path, wrapper):
-    """With momentum and weight decay; the plain wrapper beside it moves every filter."""
+    """With momentum and weight decay; the baseline's wrapper beside it moves every filter."""
     cfg = Config.fromfile(DEMO)
     cfg.work_dir = str(tmp_path)
     cfg.custom_hooks = []
@@ -252,7 +256,7 @@ def is_convolution(name, weights):
         ),
     ],
 )
-def test_wrong_input_is_told_before_anything_is_made(tmp_path, arguments, words):
+def test_wrong_input_is_reported_before_anything_is_made(tmp_path, arguments, words):
     done = run_python(TRAIN, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert re.search(words, done.stdout.splitlines()[-1])
@@ -260,9 +264,9 @@ def test_wrong_input_is_told_before_anything_is_made(tmp_path, arguments, words)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason='tells what happens without a GPU')
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_amp_option_keeps_wau(shapes, tmp_path):
-    # That WAU's twin is refused for want of an accelerator shows what --amp asks for.
+    # That WAU's AMP counterpart is refused for want of an accelerator shows what --amp asks for.
     done = run_python(TRAIN, DEMO, '--amp', cwd=tmp_path)
     assert done.returncode == 1
     last = done.stdout.splitlines()[-1]

@@ -50,6 +50,7 @@ def arms():
     yield 'accumulation', dict(accumulative_counts=2), {}
     yield 'seed None', {}, dict(randomness=dict(seed=None))
     yield 'seed of each rank', {}, dict(randomness=dict(seed=3, diff_rank_seed=True))
+    yield 'seed given by each rank', dict(seed=distributed.get_rank()), {}
     yield 'unused', {}, dict(model=ModelWithUnused, find_unused_parameters=True)
     for hold in HOLDS:
         yield f'zero {hold}', dict(hold=hold, optimizer=ZERO), {}
@@ -60,7 +61,7 @@ def arms():
 
 
 def sending_arms():
-    """Each trains twice: once all gradients are sent, once those of active slices alone."""
+    """Each trains twice: once all gradients are sent, once only those of active slices."""
     state = dict(hold='state')
     yield 'send state', state, {}
     yield 'send in', dict(state, axis='in'), {}
@@ -71,6 +72,7 @@ def sending_arms():
     yield 'send unused', state, dict(model=ModelWithUnused, find_unused_parameters=True)
     yield 'send buckets', state, dict(bucket_cap_mb=1e-4)
     yield 'send views', state, dict(gradient_as_bucket_view=True)
+    yield 'send static', state, dict(static_graph=True)
     yield 'send last', state, dict(model=channels_last)
 
 
@@ -119,10 +121,10 @@ def print_hooks():
                        ('fp16', fp16_compress_wrapper(all_reduce_active))):  # fmt: skip
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3, bias=False))
-        twin = copy.deepcopy(model)
+        other = copy.deepcopy(model)
         layers = find_layers(model).values()
         active = WAU().select(layers, 0)
-        wrapped, dense = map(nn.parallel.DistributedDataParallel, (model, twin))
+        wrapped, dense = map(nn.parallel.DistributedDataParallel, (model, other))
         traffic = ActiveTraffic()
         wrapped.register_comm_hook(traffic, hook)
         traffic.start(layers, active)
@@ -130,7 +132,7 @@ def print_hooks():
         wrapped(x).square().mean().backward()
         dense(x).square().mean().backward()
         masks = [active[0], active[0], active[1]]
-        ends = list(zip(model.parameters(), twin.parameters(), masks, strict=True))
+        ends = list(zip(model.parameters(), other.parameters(), masks, strict=True))
         if name == 'plain':
             good = all(torch.equal(one.grad[mask], two.grad[mask]) for one, two, mask in ends)
         else:

@@ -1,4 +1,4 @@
-"""Measure what WAU costs and saves beside plain training.
+"""Measure what WAU costs and saves beside training without it.
 
 All arms run in one process, one after the other in each round and in random order. Ratios are taken
 within a round; medians and quartiles over the rounds are shown. Absolute times are for orientation:
@@ -16,15 +16,17 @@ import mmwau.openmp  # noqa: F401  (before torch)
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmwau.benchmark import busy, growth, measure, report
 from mmwau.benchmark.arms import ARMS
 from mmwau.benchmark.bytes_sent import bytes_sent
 from mmwau.benchmark.networks import CIFAR, NETWORKS, build_network
+from mmwau.files import check_folder
+from mmwau.terminal import task_name, text_console
 
 # The quick run asks only what the table of targets needs.
-QUICK_ARMS = ('plain', 'weight', 'state, skipping')
+QUICK_ARMS = ('baseline', 'weight', 'state, skipping')
 SECTIONS = (
     'convolution',
     'selection',
@@ -58,11 +60,26 @@ def parse_args() -> argparse.Namespace:
     if not 0 < args.update_ratio < 1:
         parser.error(
             f'--update-ratio must be in (0, 1), got {args.update_ratio}: at 1 nothing is held, and '
-            'all arms are plain training'
+            'all arms equal the baseline'
         )
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        parser.error(f'--device {args.device}: PyTorch finds no GPU here')
+    # Left out of all sections in silence, but an error where one asks for them.
+    left_out = {}
+    if args.quick:
+        left_out['growth'] = '--quick does not measure it'
+    if args.device != 'cpu':
+        left_out['memory'] = 'it is measured with --device cpu'
+    for section in args.sections or ():
+        if section in left_out:
+            parser.error(f'--sections {section}: {left_out[section]}')
+    wanted = args.sections or [section for section in SECTIONS if section != 'busy machine']
+    args.sections = [section for section in wanted if section not in left_out]
+    if args.networks is not None and 'networks' not in args.sections:
+        parser.error('--networks chooses among those of the section networks, which --sections '
+                     'leaves out')  # fmt: skip
     if args.networks is None:
         args.networks = [name for name in NETWORKS if not (args.quick and name in CIFAR)]
-    args.sections = args.sections or [name for name in SECTIONS if name != 'busy machine']
     args.rounds = args.rounds or (2 if args.quick else 15)
     if args.rounds < 2:
         parser.error(f'--rounds must be at least 2, got {args.rounds}: a spread needs two')
@@ -77,8 +94,7 @@ class Sections:
 
     def run(self, title: str, runs: int, measure_it: Callable[[Callable[[], None]], object]):
         """Run a measurement that ticks so many times."""
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                   TimeRemainingColumn())  # fmt: skip
+        columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(title, total=runs)
             found = measure_it(lambda: progress.advance(task))
@@ -110,12 +126,11 @@ def measure_networks(args: argparse.Namespace, sections: Sections) -> dict[str, 
 def main() -> None:
     """Measure, then print the tables and write the JSON file and the picture."""
     args = parse_args()
+    check_folder(args.work_dir)
     logging.disable(logging.WARNING)
     warnings.simplefilter('ignore')
     device = torch.device(args.device)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = text_console(width=120)
     sections = Sections(console)
     results = dict(
         machine=dict(
@@ -143,14 +158,14 @@ def main() -> None:
             lambda tick: measure.time_selection(1000, 100, 900, more, tick),
         )  # fmt: skip
     if 'optimizer step' in wanted:
-        arms = ('plain', 'weight', 'state', 'naive loop')
+        arms = ('baseline', 'weight', 'state', 'naive loop')
         results['optimizer step'] = sections.run(
             'optimizer step, R50-FPN', len(arms) * (more + measure.WARM_UP),
             lambda tick: measure.time_optimizer_steps(
                 build_network('faster_rcnn_r50_fpn', device), arms, args.update_ratio, more, tick),
         )  # fmt: skip
-    if 'memory' in wanted and device.type == 'cpu':
-        arms = ('plain', 'weight', 'state', 'state, skipping')
+    if 'memory' in wanted:
+        arms = ('baseline', 'weight', 'state', 'state, skipping')
         results['memory'] = sections.run(
             'memory, ResNet-50', 1,
             lambda tick: measure.extra_memory(
@@ -164,7 +179,7 @@ def main() -> None:
         )  # fmt: skip
     if 'networks' in wanted:
         results['networks'] = measure_networks(args, sections)
-    if 'growth' in wanted and not args.quick:
+    if 'growth' in wanted:
         runs = measure.WARM_UP + args.rounds
         results['growth'] = {
             'width': sections.run(
@@ -187,10 +202,10 @@ def main() -> None:
     args.work_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(results, args.work_dir / 'benchmark.json')
     report.print_tables(results, console)
-    console.print(f'Everything measured: {args.work_dir / "benchmark.json"}')
+    console.print(f'Everything measured: {args.work_dir / "benchmark.json"}', soft_wrap=True)
     if results.get('networks'):
         report.draw(results, args.work_dir / 'benchmark.png')
-        console.print(f'Picture: {args.work_dir / "benchmark.png"}')
+        console.print(f'Picture: {args.work_dir / "benchmark.png"}', soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-"""Train recipes of MMDetection and MMPreTrain for two updates with WAU, and tell which work.
+"""Train recipes of MMDetection and MMPreTrain for two updates with WAU, and report which work.
 
     python tools/compatibility.py
 
 Of each family (a folder of configs of the installed packages) the smallest recipe gets WAU's three
-lines, is made small enough for a CPU, and is trained on drawn images in a process of its own. What
-held filters keep and what active ones move is compared bit for bit. Stopped or killed, the same
-command goes on with the next recipe; the report tells what failed too.
+lines, is made small enough for a CPU, and is trained on drawn images in a process of its own. The
+tool checks bit for bit that held filters keep their weights and active ones move. After it was
+stopped or killed, the same command goes on with the next recipe; the report also shows what failed.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from mmwau.compatibility.data import make_data
 from mmwau.compatibility.recipes import PROJECTS, Recipe, choose_recipe, find_families
 from mmwau.compatibility.report import write_report
 from mmwau.compatibility.trial import FAILED, Record, try_recipe
+from mmwau.files import check_folder
 from mmwau.records import read_records, write_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help='for records, logs and data (default: work_dirs/compatibility)',
     )  # fmt: skip
     args = parser.parse_args(arguments)
+    if args.only and args.report:
+        parser.error('--only chooses what to train; --report shows all that is done')
     if args.time_limit < 1:
         parser.error(f'--time-limit must be at least 1 second, got {args.time_limit}')
     return args
@@ -144,6 +147,7 @@ def main() -> None:
             write_report(records, ROOT / 'docs')
             print('Written: docs/compatibility.md, docs/compatibility.json')
         else:
+            check_folder(args.work_dir)
             run(args)
             print(f'Records: {args.work_dir / "records.json"}. The report: {COMMAND} --report')
     except (ValueError, OSError) as error:

@@ -37,6 +37,7 @@ from mmwau.experiment.trainer import LOG, Trainer, find_records, read_scalars
 from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
 from mmwau.plots import plot_detections, plot_overlap
 from mmwau.targets import DEFAULT_TARGETS, find_layers
+from mmwau.terminal import text_console
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = Path('configs/suites/demo.py')
@@ -176,7 +177,7 @@ def clock(seconds: float | None) -> str:
 
 def say(console: Console, line: str, **style) -> None:
     """Print a line as it is, paths unbroken."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True, **style)
+    console.print(line, highlight=False, soft_wrap=True, **style)
 
 
 def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
@@ -315,7 +316,7 @@ def main() -> None:
     """Run the demo from its data to its pictures."""
     os.chdir(ROOT)
     end_on_signals()
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = text_console(width=100)
     say(console, f'Demo: a detector learns to find shapes in drawn images ({DATA})')
     if not DATA.exists():
         make_shapes(DATA, progress=False)
@@ -337,7 +338,7 @@ def main() -> None:
     show_detections(with_wau, detections)
     random = show_overlap(models, overlap)
     console.print(compare(records))
-    console.print(explain(*records, random), markup=False, highlight=False)
+    console.print(explain(*records, random), highlight=False)
     say(console, f'What the detector with WAU finds: {detections}')
     say(console, f'Overlap of each layer:            {overlap}')
 

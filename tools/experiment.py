@@ -23,12 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmwau.analysis.page import png
 from mmwau.experiment.processes import end_on_signals
-from mmwau.experiment.record import Record, update_records
+from mmwau.experiment.record import Record, left_of, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
-from mmwau.files import write_whole
+from mmwau.files import check_folder, write_whole
 from mmwau.records import read_records
+from mmwau.terminal import task_name, text_console
 
 # Between two lines on a terminal that shows no bars.
 SECONDS_BETWEEN_LINES = 60
@@ -50,7 +51,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--only', metavar='TEXT', nargs='+', default=[],
-        help='train only what has all these texts in its name, "SETTING / ARM / seed N"',
+        help='train, or list, only what has all these texts in its name, "SETTING / ARM / seed N"',
     )  # fmt: skip
     parser.add_argument(
         '--list', action='store_true', help='show the trainings with their commands, train nothing'
@@ -70,6 +71,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.jobs is None:
         args.jobs = max(1, len(args.gpus))
+    if args.list and args.report:
+        parser.error('--list and --report each do one thing; give one of them')
+    if args.only and args.report:
+        parser.error('--only chooses what to train or list; --report compares all that is finished')
     check_gpus(parser, args.gpus)
     for name in ('jobs', 'threads'):
         if getattr(args, name) < 1:
@@ -89,38 +94,38 @@ def check_gpus(parser: argparse.ArgumentParser, gpus: Sequence[str]) -> None:
 
 
 class Show:
-    """Tells how far the trainings are: bars in a terminal, a line now and then elsewhere."""
+    """Shows how far the trainings are: bars in a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console, trainer: Trainer, total: int):
         self.console, self.trainer = console, trainer
         self.bars = Progress(
-            TextColumn('{task.description}', table_column=None), BarColumn(bar_width=20),
-            MofNCompleteColumn(), TextColumn('{task.fields[left]}'),
+            task_name(), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TextColumn('{task.fields[left]}'),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
         self.whole = self.bars.add_task('trainings', total=total, left='')
         self.parts: dict[str, int] = {}
-        self.total, self.ended, self._told = total, 0, time.monotonic()
+        self.total, self.ended, self._shown = total, 0, time.monotonic()
 
     def end(self, record: Record) -> None:
-        """Tell that a training ended."""
+        """Show that a training ended."""
         self.ended += 1
         self.bars.advance(self.whole)
         name = f'{record.setting} / {record.arm} / seed {record.seed}'
         said = f'{record.status}: {name}' + (f'  {record.error}' if record.error else '')
         self.console.print(
-            f'[{self.ended}/{self.total}] {said}{self._left()}', markup=False, soft_wrap=True,
+            f'[{self.ended}/{self.total}] {said}{self._left()}', soft_wrap=True,
             style=None if record.finished else 'red',
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Tell how far the running ones are."""
+        """Show how far the running ones are."""
         running = {one.training.name: self.trainer.fraction(one) for one in self.trainer.running}
         if not self.console.is_terminal:
-            if time.monotonic() - self._told > SECONDS_BETWEEN_LINES and running:
-                self._told = time.monotonic()
-                told = ', '.join(f'{name} {done:.0%}' for name, done in running.items())
-                self.console.print(f'running: {told}{self._left()}', markup=False, soft_wrap=True)
+            if time.monotonic() - self._shown > SECONDS_BETWEEN_LINES and running:
+                self._shown = time.monotonic()
+                line = ', '.join(f'{name} {done:.0%}' for name, done in running.items())
+                self.console.print(f'running: {line}{self._left()}', soft_wrap=True)
             return
         for name in [name for name in self.parts if name not in running]:
             self.bars.remove_task(self.parts.pop(name))
@@ -140,14 +145,29 @@ class Show:
         )  # fmt: skip
 
 
+def choose(suite: Suite, only: Sequence[str]) -> list[Training]:
+    """The trainings that have all these texts in their name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    chosen = [one for one in suite.trainings if all(text in one.name for text in only)]
+    if not chosen:
+        raise ValueError(
+            f'--only {shlex.join(only)}: no training of {suite.name} has this in its name, such as '
+            f'{suite.trainings[0].name!r}; see --list'
+        )
+    return chosen
+
+
 def show_list(
-    suite: Suite, done: dict[Training, Record], trainer: Trainer, console: Console
+    trainings: Sequence[Training], done: dict[Training, Record], trainer: Trainer, console: Console
 ) -> None:
     """Print each training with its state and command."""
-    for training in suite.trainings:
+    for training in trainings:
         state = done[training].status if training in done else 'to do'
-        console.print(f'{state}: {training.name}', markup=False, soft_wrap=True)
-        console.print(f'    {shlex.join(trainer.command(training))}', markup=False, soft_wrap=True)
+        console.print(f'{state}: {training.name}', soft_wrap=True)
+        console.print(f'    {shlex.join(trainer.command(training))}', soft_wrap=True)
 
 
 def write_report(report: Report, out: Path, console: Console) -> None:
@@ -162,11 +182,11 @@ def write_report(report: Report, out: Path, console: Console) -> None:
         for table in setting.tables():
             console.print(table.to_terminal())
     for warning in report.warnings():
-        console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
+        console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
     for file, figure in pictures.items():
         write_whole(png(figure, dpi=110), out / file)
-    told = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
-    write_whole(report.to_markdown(told, list(pictures)).encode(), out / f'{name}.md')
+    command = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
+    write_whole(report.to_markdown(command, list(pictures)).encode(), out / f'{name}.md')
     for file in (f'{name}.md', f'{name}.json', *pictures):
         console.print(f'Written: {out / file}', soft_wrap=True)
 
@@ -180,17 +200,11 @@ def train_missing(
     console: Console,
 ) -> None:
     """Train what has no record; ``done`` gets the records."""
-    chosen = [one for one in suite.trainings if all(text in one.name for text in only)]
-    if not chosen:
-        raise ValueError(
-            f'--only {shlex.join(only)}: no training of {suite.name} has this in its name, such as '
-            f'{suite.trainings[0].name!r}; see --list'
-        )
-    missing = [one for one in chosen if one not in done]
+    missing = [one for one in choose(suite, only) if one not in done]
     console.print(
         f'{suite.title}: {len(suite.trainings)} trainings, {len(done)} done, '
         f'{len(missing)} to train, {trainer.jobs} at a time',
-        markup=False, soft_wrap=True,
+        soft_wrap=True,
     )  # fmt: skip
     by_name = {(one.setting, one.arm, one.seed): one for one in missing}
     show = Show(console, trainer, len(missing))
@@ -205,22 +219,26 @@ def train_missing(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what is missing, compare, tell.
+    """Train what is missing, compare, report.
 
     Returns:
         1 where a training failed, 130 where it was stopped from the keyboard, 0 otherwise.
     """
     args = parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = text_console(width=200)
     suite = read_suite(args.suite)
     folder = args.work_dir or Path('work_dirs') / suite.name
     out = args.out or folder
+    if not args.list:
+        check_folder(out, '--out' if args.out else '--work-dir')
+        if not args.report:
+            check_folder(folder)
     results = out / f'{suite.name}.json'
     published = read_records(Record, results)
     done = find_records(suite.trainings, folder, published)
     trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
     if args.list:
-        show_list(suite, done, trainer, console)
+        show_list(choose(suite, args.only), done, trainer, console)
         return 0
 
     def keep() -> None:
@@ -235,8 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
         console.print('Stopped; the same command goes on from the last checkpoints')
-    names = {one.key for one in done.values() if one.status != 'failed'}
-    others = [one for one in published if one.key not in names]
+    others = left_of(published, [one for one in done.values() if one.status != 'failed'])
     report = Report(suite, done, [one for one in others if one.status != 'failed'])
     if not report.settings:
         console.print('No training is finished: there is nothing to compare')

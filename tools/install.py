@@ -58,7 +58,7 @@ STACKS = {
     'tested': Stack(
         constraints=ROOT / 'requirements' / 'tested.txt',
         mmcv='onedl-mmcv',
-        packages=('-e', '.[detection,classification,analysis,dev]'),
+        packages=('-e', '.[detection,classification,analysis,dev,docs]'),
     ),
     'upstream': Stack(
         constraints=ROOT / 'requirements' / 'upstream.txt',

@@ -1,8 +1,10 @@
 """Draw the demo's detection set: coloured shapes in COCO format."""
 
 import argparse
+from pathlib import Path
 
 from mmwau.datasets.shapes import make_shapes
+from mmwau.files import check_folder
 
 
 def main() -> None:
@@ -12,8 +14,9 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0, help='the same seed, the same images')
     args = parser.parse_args()
     try:
+        check_folder(Path(args.root).parent, 'root')
         make_shapes(args.root, seed=args.seed)
-    except FileExistsError as error:
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
         parser.error(str(error))
 
 

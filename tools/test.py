@@ -7,7 +7,15 @@ import mmwau.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config
 
-from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
+from mmwau.files import check_file, check_folder
+from mmwau.launch import (
+    add_common_options,
+    build_runner,
+    leave_processes,
+    load_config,
+    refuse_two_values,
+    stop_without_weights,
+)
 from mmwau.preflight import check_test_config
 from mmwau.type_names import type_name
 
@@ -20,12 +28,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='write the predictions to this file (.pkl)')
     parser.add_argument('--show', action='store_true', help='show predictions on the screen')
     parser.add_argument('--show-dir', help='write images with predictions to this folder')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds to show an image for')
+    parser.add_argument(
+        '--wait-time', type=float, help='seconds to show an image for, with --show (default: 2)'
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_options(parser)
     args = parser.parse_args()
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end with .pkl or .pickle, got {args.out}')
+    if args.wait_time is not None and not args.show:
+        parser.error('--wait-time is for --show, which is not given')
+    if args.wait_time is None:
+        args.wait_time = 2.0
+    refuse_two_values(parser, args, {'--work-dir': 'work_dir', 'checkpoint': 'load_from'})
     return args
 
 
@@ -82,6 +97,10 @@ def dump_predictions(cfg: Config, path: str) -> None:
 def main() -> None:
     """Check the config, build the runner, test."""
     args = parse_args()
+    if args.out is not None:
+        check_file(args.out, '--out')
+    if args.show_dir is not None:
+        check_folder(args.show_dir, '--show-dir')
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
@@ -91,7 +110,8 @@ def main() -> None:
     if args.out is not None:
         dump_predictions(cfg, args.out)
     check_test_config(cfg)
-    build_runner(cfg).test()
+    with stop_without_weights(cfg):
+        build_runner(cfg).test()
     leave_processes()
 
 

@@ -6,12 +6,19 @@ import mmwau.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config
 
-from mmwau.checkpoint import remove_unfinished
-from mmwau.launch import add_common_options, build_runner, leave_processes, load_config
+from mmwau.checkpoint import find_last, remove_unfinished
+from mmwau.launch import (
+    add_common_options,
+    build_runner,
+    leave_processes,
+    load_config,
+    refuse_two_values,
+    stop_without_weights,
+)
 from mmwau.preflight import check_train_config
 from mmwau.type_names import type_name
 
-AMP_TWIN = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
+AMP_COUNTERPART = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,24 +38,30 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate by the batch size over auto_scale_lr.base_batch_size',
     )
     add_common_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    settings = {'--work-dir': 'work_dir'}
+    # Where there is no last checkpoint yet, a training that resumes may start from load_from.
+    if args.resume != 'auto':
+        settings['--resume'] = 'load_from'
+    refuse_two_values(parser, args, settings)
+    return args
 
 
 def use_amp(cfg: Config) -> None:
-    """Change the optimizer wrapper to its twin for automatic mixed precision.
+    """Change the optimizer wrapper to its counterpart for automatic mixed precision.
 
     Raises:
-        ValueError: If the wrapper has no known twin.
+        ValueError: If the wrapper has no known counterpart.
     """
     wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
-    if wrapper in AMP_TWIN.values():
+    if wrapper in AMP_COUNTERPART.values():
         return
-    if wrapper not in AMP_TWIN:
+    if wrapper not in AMP_COUNTERPART:
         raise ValueError(
-            f'--amp changes optim_wrapper.type to its AMP twin, which exists for '
-            f'{", ".join(AMP_TWIN)}; this config has {wrapper!r}'
+            f'--amp changes optim_wrapper.type to its AMP counterpart, which exists for '
+            f'{", ".join(AMP_COUNTERPART)}; this config has {wrapper!r}'
         )
-    cfg.optim_wrapper.type = AMP_TWIN[wrapper]
+    cfg.optim_wrapper.type = AMP_COUNTERPART[wrapper]
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
@@ -66,6 +79,21 @@ def use_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def use_resume(cfg: Config, resume: str | None) -> None:
+    """Set what training starts from.
+
+    Args:
+        cfg: The config.
+        resume: A checkpoint to resume from, ``'auto'`` for the last one in the work_dir, or None.
+    """
+    if resume not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, resume
+    elif resume == 'auto' or (cfg.get('resume') and cfg.get('load_from') is None):
+        last = find_last(cfg)
+        # Before the first checkpoint, training starts as the config has it.
+        cfg.resume, cfg.load_from = last is not None, last or cfg.get('load_from')
+
+
 def main() -> None:
     """Check the config, build the runner, train."""
     args = parse_args()
@@ -74,13 +102,12 @@ def main() -> None:
         use_amp(cfg)
     if args.auto_scale_lr:
         use_auto_scale_lr(cfg)
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    use_resume(cfg, args.resume)
     check_train_config(cfg)
-    runner = build_runner(cfg)
-    remove_unfinished(cfg.work_dir)
-    runner.train()
+    with stop_without_weights(cfg):
+        runner = build_runner(cfg)
+        remove_unfinished(cfg.work_dir)
+        runner.train()
     leave_processes()
 
 

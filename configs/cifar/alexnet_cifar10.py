@@ -1,4 +1,4 @@
-# AlexNet on CIFAR-10; the plain twin of alexnet_{wau,wau_authors}_cifar10.py.
+# AlexNet on CIFAR-10; the baseline of alexnet_{wau,wau_authors}_cifar10.py.
 _base_ = [
     '../_base_/models/alexnet_cifar.py',
     '../_base_/datasets/cifar10.py',

@@ -1,4 +1,4 @@
-# AlexNet on CIFAR-100; the plain twin of alexnet_{wau,wau_authors}_cifar100.py.
+# AlexNet on CIFAR-100; the baseline of alexnet_{wau,wau_authors}_cifar100.py.
 _base_ = [
     '../_base_/models/alexnet_cifar.py',
     '../_base_/datasets/cifar100.py',

@@ -1,4 +1,4 @@
-# DenseNet-BC-100-12 on CIFAR-10; the plain twin of densenet100_12_{wau,wau_authors}_cifar10.py.
+# DenseNet-BC-100-12 on CIFAR-10; the baseline of densenet100_12_{wau,wau_authors}_cifar10.py.
 _base_ = [
     '../_base_/models/densenet100_12_cifar.py',
     '../_base_/datasets/cifar10.py',

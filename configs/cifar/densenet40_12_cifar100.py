@@ -1,4 +1,4 @@
-# DenseNet-BC-40-12 on CIFAR-100; the plain twin of densenet40_12_{wau,wau_authors}_cifar100.py.
+# DenseNet-BC-40-12 on CIFAR-100; the baseline of densenet40_12_{wau,wau_authors}_cifar100.py.
 _base_ = [
     '../_base_/models/densenet40_12_cifar.py',
     '../_base_/datasets/cifar100.py',

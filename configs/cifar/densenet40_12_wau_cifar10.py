@@ -1,4 +1,4 @@
-# WAU as in the paper's words; densenet40_12_cifar10.py is its plain twin.
+# WAU as in the paper's words; densenet40_12_cifar10.py is its baseline.
 _base_ = './densenet40_12_cifar10.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

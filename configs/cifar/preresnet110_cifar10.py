@@ -1,4 +1,4 @@
-# PreResNet-110 on CIFAR-10; the plain twin of preresnet110_{wau,wau_authors}_cifar10.py.
+# PreResNet-110 on CIFAR-10; the baseline of preresnet110_{wau,wau_authors}_cifar10.py.
 _base_ = [
     '../_base_/models/preresnet110_cifar.py',
     '../_base_/datasets/cifar10.py',

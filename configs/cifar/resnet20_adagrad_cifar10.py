@@ -1,4 +1,4 @@
-# ResNet-20 with AdaGrad; the plain twin of resnet20_{wau,wau_authors}_adagrad_cifar10.py.
+# ResNet-20 with AdaGrad; the baseline of resnet20_{wau,wau_authors}_adagrad_cifar10.py.
 # Learning rate and weight decay are ours, not those of the authors of WAU.
 _base_ = './resnet20_cifar10.py'
 

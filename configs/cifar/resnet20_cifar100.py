@@ -1,4 +1,4 @@
-# ResNet-20 on CIFAR-100; the plain twin of resnet20_{wau,wau_authors}_cifar100.py.
+# ResNet-20 on CIFAR-100; the baseline of resnet20_{wau,wau_authors}_cifar100.py.
 _base_ = [
     '../_base_/models/resnet20_cifar.py',
     '../_base_/datasets/cifar100.py',

@@ -1,5 +1,5 @@
 # Dropout between the two convolutions of every block, where wide residual networks have it
-# (1605.07146). resnet20_cifar10.py is its plain twin.
+# (1605.07146). resnet20_cifar10.py is its baseline.
 _base_ = './resnet20_cifar10.py'
 
 custom_hooks = [

@@ -1,5 +1,5 @@
-# Soft orthogonality with the paper's coefficients and epochs, and the weight decay of the plain
-# twin, resnet20_cifar10.py (the paper's is 1e-8 in the first 20 epochs).
+# Soft orthogonality with the paper's coefficients and epochs, and the weight decay of the
+# baseline, resnet20_cifar10.py (the paper's is 1e-8 in the first 20 epochs).
 _base_ = './resnet20_cifar10.py'
 
 custom_hooks = [

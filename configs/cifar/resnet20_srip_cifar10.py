@@ -1,4 +1,4 @@
-# SRIP with the paper's coefficients and epochs, and the weight decay of the plain twin,
+# SRIP with the paper's coefficients and epochs, and the weight decay of the baseline,
 # resnet20_cifar10.py (the paper's is 1e-8).
 _base_ = './resnet20_cifar10.py'
 

@@ -1,4 +1,4 @@
-# WAU as in its authors' code; resnet32_cifar100.py is its plain twin.
+# WAU as in its authors' code; resnet32_cifar100.py is its baseline.
 _base_ = './resnet32_cifar100.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

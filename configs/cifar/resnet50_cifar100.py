@@ -1,4 +1,4 @@
-# ResNet-50 (6n+2 layers) on CIFAR-100; the plain twin of resnet50_{wau,wau_authors}_cifar100.py.
+# ResNet-50 (6n+2 layers) on CIFAR-100; the baseline of resnet50_{wau,wau_authors}_cifar100.py.
 _base_ = [
     '../_base_/models/resnet50_cifar.py',
     '../_base_/datasets/cifar100.py',

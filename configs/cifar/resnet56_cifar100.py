@@ -1,4 +1,4 @@
-# ResNet-56 on CIFAR-100; the plain twin of resnet56_{wau,wau_authors}_cifar100.py.
+# ResNet-56 on CIFAR-100; the baseline of resnet56_{wau,wau_authors}_cifar100.py.
 _base_ = [
     '../_base_/models/resnet56_cifar.py',
     '../_base_/datasets/cifar100.py',

@@ -1,4 +1,4 @@
-# WAU as in its authors' code; resnext29_8x64d_cifar100.py is its plain twin.
+# WAU as in its authors' code; resnext29_8x64d_cifar100.py is its baseline.
 _base_ = './resnext29_8x64d_cifar100.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

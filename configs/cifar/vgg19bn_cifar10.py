@@ -1,4 +1,4 @@
-# VGG19-BN on CIFAR-10; the plain twin of vgg19bn_{wau,wau_authors}_cifar10.py.
+# VGG19-BN on CIFAR-10; the baseline of vgg19bn_{wau,wau_authors}_cifar10.py.
 _base_ = [
     '../_base_/models/vgg19bn_cifar.py',
     '../_base_/datasets/cifar10.py',

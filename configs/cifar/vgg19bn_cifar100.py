@@ -1,4 +1,4 @@
-# VGG19-BN on CIFAR-100; the plain twin of vgg19bn_{wau,wau_authors}_cifar100.py.
+# VGG19-BN on CIFAR-100; the baseline of vgg19bn_{wau,wau_authors}_cifar100.py.
 _base_ = [
     '../_base_/models/vgg19bn_cifar.py',
     '../_base_/datasets/cifar100.py',

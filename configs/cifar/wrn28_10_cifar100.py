@@ -1,4 +1,4 @@
-# WRN-28-10 on CIFAR-100; the plain twin of wrn28_10_{wau,wau_authors}_cifar100.py.
+# WRN-28-10 on CIFAR-100; the baseline of wrn28_10_{wau,wau_authors}_cifar100.py.
 _base_ = [
     '../_base_/models/wrn28_10_cifar.py',
     '../_base_/datasets/cifar100.py',

@@ -1,5 +1,5 @@
 # Cascade R-CNN R-50 FPN, 1x, with WAU in the paper's words.
-# Its plain twin is cascade_rcnn_r50_1x_coco.py.
+# Its baseline is cascade_rcnn_r50_1x_coco.py.
 _base_ = './cascade_rcnn_r50_1x_coco.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

@@ -1,5 +1,5 @@
 # Faster R-CNN R-101 FPN, 2x: MMDetection's own recipe, with the overlap logged.
-# The plain twin of faster_rcnn_r101_wau_2x_coco.py
+# The baseline of faster_rcnn_r101_wau_2x_coco.py
 # and faster_rcnn_r101_wau_authors_2x_coco.py.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r101_fpn_2x_coco.py'
 

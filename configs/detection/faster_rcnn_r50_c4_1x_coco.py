@@ -1,5 +1,5 @@
 # Faster R-CNN R-50 C4, 1x: MMDetection's own recipe, with the overlap logged.
-# The plain twin of faster_rcnn_r50_c4_wau_1x_coco.py
+# The baseline of faster_rcnn_r50_c4_wau_1x_coco.py
 # and faster_rcnn_r50_c4_wau_authors_1x_coco.py.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py'
 

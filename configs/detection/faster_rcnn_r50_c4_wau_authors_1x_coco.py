@@ -1,5 +1,5 @@
 # Faster R-CNN R-50 C4, 1x, with WAU as in its authors' code.
-# Its plain twin is faster_rcnn_r50_c4_1x_coco.py.
+# Its baseline is faster_rcnn_r50_c4_1x_coco.py.
 _base_ = './faster_rcnn_r50_c4_1x_coco.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

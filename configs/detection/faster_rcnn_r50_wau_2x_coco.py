@@ -1,5 +1,5 @@
 # Faster R-CNN R-50 FPN, 2x, with WAU in the paper's words.
-# Its plain twin is faster_rcnn_r50_2x_coco.py.
+# Its baseline is faster_rcnn_r50_2x_coco.py.
 _base_ = './faster_rcnn_r50_2x_coco.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

@@ -1,9 +1,9 @@
 # Faster R-CNN VGG-16, 1x, with the overlap logged.
-# The plain twin of faster_rcnn_vgg16_wau_1x_coco.py
+# The baseline of faster_rcnn_vgg16_wau_1x_coco.py
 # and faster_rcnn_vgg16_wau_authors_1x_coco.py.
 #
 # MMDetection has no such recipe. As in the Faster R-CNN paper (1506.01497), regions are proposed
-# and classified on conv5_3 alone, at stride 16, and what is below conv3_1 is frozen; with an FPN it
+# and classified on conv5_3 only, at stride 16, and what is below conv3_1 is frozen; with an FPN it
 # would be another detector. The VGG-16 is MMPreTrain's, which needs to be installed: MMDetection's
 # own (SSDVGG) ends in layers of SSD that would get no gradient here. Anchors, proposals and
 # schedule are those of MMDetection's R-50 C4. The two linear layers are the 1024 wide ones of its

@@ -1,5 +1,5 @@
 # Faster R-CNN VGG-16, 1x, with WAU in the paper's words.
-# Its plain twin is faster_rcnn_vgg16_1x_coco.py.
+# Its baseline is faster_rcnn_vgg16_1x_coco.py.
 _base_ = './faster_rcnn_vgg16_1x_coco.py'
 
 custom_imports = dict(imports=['mmpretrain.models', 'mmwau'], allow_failed_imports=False)

@@ -1,5 +1,5 @@
 # Faster R-CNN X-101-64x4d FPN, 2x: MMDetection's own recipe, with the overlap logged.
-# The plain twin of faster_rcnn_x101_64x4d_wau_2x_coco.py
+# The baseline of faster_rcnn_x101_64x4d_wau_2x_coco.py
 # and faster_rcnn_x101_64x4d_wau_authors_2x_coco.py.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_x101-64x4d_fpn_2x_coco.py'
 

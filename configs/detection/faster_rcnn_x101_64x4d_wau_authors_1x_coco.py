@@ -1,5 +1,5 @@
 # Faster R-CNN X-101-64x4d FPN, 1x, with WAU as in its authors' code.
-# Its plain twin is faster_rcnn_x101_64x4d_1x_coco.py.
+# Its baseline is faster_rcnn_x101_64x4d_1x_coco.py.
 _base_ = './faster_rcnn_x101_64x4d_1x_coco.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

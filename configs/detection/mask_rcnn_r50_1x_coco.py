@@ -1,5 +1,5 @@
 # Mask R-CNN R-50 FPN, 1x: MMDetection's own recipe, with the overlap logged.
-# The plain twin of mask_rcnn_r50_wau_1x_coco.py
+# The baseline of mask_rcnn_r50_wau_1x_coco.py
 # and mask_rcnn_r50_wau_authors_1x_coco.py.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 

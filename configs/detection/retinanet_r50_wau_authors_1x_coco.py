@@ -1,5 +1,5 @@
 # RetinaNet R-50 FPN, 1x, with WAU as in its authors' code.
-# Its plain twin is retinanet_r50_1x_coco.py.
+# Its baseline is retinanet_r50_1x_coco.py.
 _base_ = './retinanet_r50_1x_coco.py'
 
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)

@@ -16,10 +16,10 @@ settings = {
     ),
 }
 arms = {
-    'plain': dict(),
+    'baseline': dict(),
     'WAU': dict(config='_wau'),
     "WAU, authors' code": dict(config='_wau_authors'),
     "WAU, hold='state'": dict(config='_wau', options={'optim_wrapper.hold': 'state'}),
-    'plain, learning rate × 0.5': dict(options={'optim_wrapper.optimizer.lr': 0.0005}),
+    'baseline, learning rate × 0.5': dict(options={'optim_wrapper.optimizer.lr': 0.0005}),
     'WAU, rescale': dict(config='_wau', options={'optim_wrapper.rescale': True}),
 }

@@ -18,7 +18,7 @@ settings = {
     'DenseNet-BC 100/12': dict(config='configs/cifar/densenet100_12{arm}_cifar10.py'),
 }
 arms = {
-    'plain': dict(),
+    'baseline': dict(),
     'WAU': dict(config='_wau'),
     "WAU, authors' code": dict(config='_wau_authors'),
     "WAU, hold='state'": dict(config='_wau', options={'optim_wrapper.hold': 'state'}),

@@ -20,11 +20,11 @@ options = {
     'default_hooks.checkpoint.interval': 5,
 }
 arms = {
-    'plain': dict(),
+    'baseline': dict(),
     'WAU': dict(config='_wau'),
     "WAU, authors' code": dict(config='_wau_authors'),
     "WAU, hold='state'": dict(config='_wau', options={'optim_wrapper.hold': 'state'}),
-    # A step of WRN-10-2 takes 0.907 of a plain one's time: 44 epochs for 40.
+    # A step of WRN-10-2 takes 0.907 of the baseline's time: 44 epochs for 40.
     "WAU, hold='state', equal time": dict(
         config='_wau',
         options={
@@ -34,7 +34,7 @@ arms = {
             'param_scheduler.milestones': [13, 26, 35],
         },
     ),
-    'plain, learning rate × 0.5': dict(options={'optim_wrapper.optimizer.lr': 0.05}),
+    'baseline, learning rate × 0.5': dict(options={'optim_wrapper.optimizer.lr': 0.05}),
     'WAU, rescale': dict(config='_wau', options={'optim_wrapper.rescale': True}),
     "WAU, authors' code, rescale": dict(
         config='_wau_authors', options={'optim_wrapper.rescale': True}
@@ -73,12 +73,12 @@ settings = {
             'param_scheduler.milestones': [12, 24, 32],
         },
         arms=[
-            'plain',
+            'baseline',
             'WAU',
             "WAU, authors' code",
             "WAU, hold='state'",
             "WAU, hold='state', equal time",
-            'plain, learning rate × 0.5',
+            'baseline, learning rate × 0.5',
             'WAU, rescale',
         ],
     ),
@@ -91,11 +91,11 @@ settings = {
             'param_scheduler.milestones': [2, 3],
         },
         arms=[
-            'plain',
+            'baseline',
             'WAU',
             "WAU, authors' code",
             "WAU, hold='state'",
-            'plain, learning rate × 0.5',
+            'baseline, learning rate × 0.5',
             'WAU, rescale',
         ],
     ),

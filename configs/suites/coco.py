@@ -19,7 +19,7 @@ settings = {
     'X-101-64x4d-FPN 2x': dict(config='configs/detection/faster_rcnn_x101_64x4d{arm}_2x_coco.py'),
 }
 arms = {
-    'plain': dict(),
+    'baseline': dict(),
     'WAU': dict(config='_wau'),
     "WAU, authors' code": dict(config='_wau_authors'),
 }

@@ -5,7 +5,7 @@ seeds = [0, 1, 2]
 options = {'custom_hooks.0.movement': True}
 settings = {'ResNet-20': dict(config='configs/cifar/resnet20{arm}_cifar10.py')}
 arms = {
-    'plain': dict(),
+    'baseline': dict(),
     'WAU': dict(config='_wau'),
     "WAU, authors' code": dict(config='_wau_authors'),
     'RePr': dict(config='_repr'),

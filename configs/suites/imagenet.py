@@ -9,7 +9,7 @@ options = {
 }
 settings = {'ResNet-50': dict(config='configs/imagenet/resnet50{arm}_8xb32_in1k.py')}
 arms = {
-    'plain': dict(),
+    'baseline': dict(),
     'WAU': dict(config='_wau'),
     "WAU, authors' code": dict(config='_wau_authors'),
 }

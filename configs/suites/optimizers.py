@@ -9,7 +9,7 @@ settings = {
     'AdaGrad': dict(config='configs/cifar/resnet20{arm}_adagrad_cifar10.py'),
 }
 arms = {
-    'plain': dict(),
+    'baseline': dict(),
     'WAU': dict(config='_wau'),
     "WAU, authors' code": dict(config='_wau_authors'),
 }

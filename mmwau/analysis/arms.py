@@ -1,4 +1,4 @@
-"""Arms: runs that differ in their seed alone, and statistics of them."""
+"""Arms: runs that differ only in their seed, and statistics of them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from .runs import Run
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Args:
         label: Its name, short and no other arm's.
@@ -21,11 +21,6 @@ class Arm:
 
     label: str
     runs: Sequence[Run]
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is trained without WAU."""
-        return self.runs[0].wau is None
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -41,8 +36,8 @@ class Arm:
 def group_into_arms(runs: Sequence[Run]) -> list[Arm]:
     """Group runs whose configs agree in what they train and how; arms without WAU come first.
 
-    A plain arm is called ``plain``, one with WAU ``WAU``, followed by what tells it from others of
-    its kind: ``WAU hold=state``. Defaults of WAU are not told.
+    An arm without WAU is called ``baseline``, one with it ``WAU``, followed by what distinguishes
+    it from others of its kind: ``WAU hold=state``. Defaults of WAU are not shown.
 
     Args:
         runs: At least one.
@@ -55,19 +50,19 @@ def group_into_arms(runs: Sequence[Run]) -> list[Arm]:
     firsts = [group[0] for group in ordered]
     labels: list[str] = []
     for run in firsts:
-        label, twins = 'plain', [other for other in firsts if other.wau is None]
+        label, alike = 'baseline', [other for other in firsts if other.wau is None]
         if run.wau is not None:
             others = [other.wau for other in firsts if other.wau is not None]
-            label = ' '.join(['WAU', *_telling(run.wau, others)])
-            twins = [other for other in firsts if other.wau == run.wau]
-        telling = _telling(run.settings, [other.settings for other in twins])
-        label = ' '.join([label, *telling[:3]])
+            label = ' '.join(['WAU', *_distinguishing(run.wau, others)])
+            alike = [other for other in firsts if other.wau == run.wau]
+        different = _distinguishing(run.settings, [other.settings for other in alike])
+        label = ' '.join([label, *different[:3]])
         same = sum(taken.split(' #')[0] == label for taken in labels)
         labels.append(f'{label} #{same + 1}' if same else label)
     return [Arm(label, group) for label, group in zip(labels, ordered, strict=True)]
 
 
-def _telling(own: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> list[str]:
+def _distinguishing(own: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> list[str]:
     """Settings by which some others differ, each in short."""
     missing = object()
     return list(

@@ -11,14 +11,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmwau.input_files import check_checkpoint, check_work_dir
+from mmwau.checkpoint import check_checkpoint
 from mmwau.preflight import check_test_config
 
 from .prune_results import Point
 from .pruning import Removable, average_zeros, num_removed, removal_order, removed
 
 NEEDED_PARTS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
-# The parts of a config that a measurement depends on: a WAU config and its plain twin share them.
+# The parts of a config that a measurement depends on: a WAU config and its baseline share them.
 # MMPreTrain has the data_preprocessor beside the model, MMDetection in it.
 MEASURED_PARTS = ('default_scope', 'data_preprocessor', *NEEDED_PARTS)
 DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -41,7 +41,6 @@ def prepare(cfg: Config, checkpoints: Sequence[str]) -> None:
             raise ValueError(f'The checkpoint {checkpoint} is an address; fetch the file first')
         check_checkpoint(checkpoint)
     cfg.load_from = checkpoints[0]
-    check_work_dir(cfg.work_dir)
     check_test_config(cfg)
     # Hooks log, draw and train; what they would say of each evaluation is not wanted.
     cfg.default_hooks = dict.fromkeys(DEFAULT_HOOKS)
@@ -52,13 +51,13 @@ def prepare(cfg: Config, checkpoints: Sequence[str]) -> None:
 
 
 class Tick(Hook):
-    """Tells after each batch what fraction of the evaluation that was."""
+    """Reports after each batch what fraction of the evaluation is done."""
 
     def __init__(self, tick: Callable[[float], None]):
         self.tick = tick
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Tell it."""
+        """Report it."""
         self.tick(1 / len(runner.test_dataloader))
 
 

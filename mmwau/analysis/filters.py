@@ -38,9 +38,9 @@ class Filters:
 def find_filters(
     weights: Mapping[str, Tensor], model: nn.Module | None = None
 ) -> tuple[dict[str, Filters], dict[str, str]]:
-    """Find the convolutions in a state dict, with what the weights alone tell of them.
+    """Find the convolutions in a state dict, with what can be known from the weights.
 
-    A weight does not tell its number of groups, nor whether it is transposed, so that without the
+    A weight shows neither the number of groups nor whether it is transposed, so that without the
     model those that may be either are left out:
 
     - a filter of one input channel: depthwise, where there is nothing to compare with (unless it
@@ -48,11 +48,11 @@ def find_filters(
     - a kernel larger than 1 that takes a whole fraction (1/2, 1/3, ...) of the channels that the
       convolution before it gives: grouped;
     - a bias that does not fit, a name such as ``deconv``, or a kernel of even size whose bias does
-      not tell otherwise: transposed.
+      not show otherwise: transposed.
 
     Args:
         weights: Tensors by name.
-        model: The model that they belong to, which tells groups and kinds; None if there is none.
+        model: The model that they belong to, which has groups and kinds; None if there is none.
 
     Returns:
         The filters by name of the convolution, and the reasons by name for those left out. Linear
@@ -89,13 +89,13 @@ def find_filters(
 
 
 def _reason(name: str, weight: Tensor, bias: Tensor | None, before: Tensor | None) -> str | None:
-    """Why it can't be told how the filters of a weight lie, or None if it can."""
+    """Why the layout of a weight's filters can't be known, or None if it can."""
     out_channels, in_channels, *kernel = weight.shape
     fits = bias is not None and bias.numel() == out_channels != in_channels
     even = before is not None and kernel[0] % 2 == 0
     named = any(part in name.lower() for part in UPSAMPLING)
     if named or (even and not fits) or (bias is not None and bias.numel() != out_channels):
-        return f'it is or may be transposed, which a weight does not tell; {WITH_CONFIG}'
+        return f'it is or may be transposed, which a weight does not show; {WITH_CONFIG}'
     if before is None:
         return None
     if in_channels == 1 and out_channels > 1:
@@ -104,6 +104,6 @@ def _reason(name: str, weight: Tensor, bias: Tensor | None, before: Tensor | Non
     if max(kernel) > 1 and groups > 1 and rest == 0 and out_channels % groups == 0:
         return (
             f'it takes {in_channels} of the {before.shape[0]} channels before it and may be '
-            f'grouped, which a weight does not tell; {WITH_CONFIG}'
+            f'grouped, which a weight does not show; {WITH_CONFIG}'
         )
     return None

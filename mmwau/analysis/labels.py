@@ -8,8 +8,8 @@ from pathlib import Path
 def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
     """Name each path by the parts in which the paths differ.
 
-    ``work_dirs/plain/epoch_12.pth`` and ``work_dirs/wau/epoch_12.pth`` become ``plain`` and
-    ``wau``. A path alone is named by its last two parts.
+    ``work_dirs/baseline/epoch_12.pth`` and ``work_dirs/wau/epoch_12.pth`` become ``baseline`` and
+    ``wau``. A single path is named by its last two parts.
 
     Args:
         paths: Files or folders, each another one.
@@ -26,7 +26,7 @@ def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
     names = [path.with_suffix('').parts if path.is_file() else path.parts for path in resolved]
     if len(names) == 1:
         return ['/'.join(names[0][-2:])]
-    if len(set(names)) < len(names):  # they differ in their suffix alone
+    if len(set(names)) < len(names):  # they differ only in their suffix
         names = [path.parts for path in resolved]
     first = 0
     while len({name[: first + 1] for name in names}) == 1:
@@ -51,7 +51,7 @@ def name_some(names: Sequence[str], most: int) -> str:
 
     Args:
         names: All names.
-        most: How many to tell.
+        most: How many to show.
 
     Returns:
         For example ``'a, b and 3 more'``.

@@ -54,9 +54,9 @@ def choose_metric(metrics: Mapping[str, float], asked: str | None = None) -> str
     exist = f'Metrics that exist: {", ".join(measured) or "none"}'
     if asked is None:
         if not measured:
-            told = (f'{name} ({why_left_out(value)})' for name, value in metrics.items())
+            why = (f'{name} ({why_left_out(value)})' for name, value in metrics.items())
             raise ValueError(
-                f'No metric of the whole network is a measurement: {", ".join(told)}. Name another '
+                f'No metric of the whole network is a measurement: {", ".join(why)}. Name another '
                 'checkpoint or config'
             )
         known = [name for name in KNOWN_METRICS if name in measured]

@@ -25,17 +25,17 @@ from .page import Section, Table
 EXPLAINED = (
     'Overlap of a filter: the sum of |cosine| with the other filters of its layer, divided by '
     'their number with itself (RePr, 1811.07275); 0 is orthogonal. It depends on the shape of a '
-    'layer: few inputs leave filters little room. So each number stands beside what filters with '
-    'random directions have in a layer of that shape, and the ratio of the two; 1 is as at '
-    'random. A largest |cosine| near 1 means that a filter has a twin. The effective rank (Roy & '
-    'Vetterli 2007) is the number of independent directions that the filters make use of. Numbers '
-    'of a network are means over its layers.'
+    'layer: the fewer values a filter has, the more filters overlap by chance. So each number is '
+    'shown with that of filters with random directions in a layer of that shape, and with the '
+    'ratio of the two; 1 is as at random. A largest |cosine| near 1 means that a filter has a '
+    'near-duplicate. The effective rank (Roy & Vetterli 2007) is the number of independent '
+    'directions that the filters use. Numbers of a network are means over its layers.'
 )
 FEATURES_EXPLAINED = (
     'Overlap of a channel: the sum of |correlation| with the other channels of its layer over all '
-    'positions of the images, divided by their number with itself. Linear CKA (1905.00414) tells '
-    'how alike the outputs of a layer are in two networks, 1 being alike but for rotation and '
-    'scale.'
+    'positions of the images, divided by their number with itself. Linear CKA (1905.00414) '
+    'measures how similar the outputs of a layer are in two networks; 1 means equal up to rotation '
+    'and scale.'
 )
 
 
@@ -68,7 +68,7 @@ class Measured:
         return Measures.mean(list(self.random.values()))
 
     def ratio(self, layer: str) -> float:
-        """A layer's overlap in relation to that of random filters."""
+        """A layer's overlap relative to that of random filters."""
         return self.layers[layer].overlap / self.random[layer].overlap
 
 
@@ -87,10 +87,10 @@ class Features:
     alike: Mapping[str, Mapping[str, float]]
 
 
-def measure_filters(filters: Filters, twin_cosine: float) -> tuple[Measures, Measures]:
+def measure_filters(filters: Filters, duplicate_cosine: float) -> tuple[Measures, Measures]:
     """Measure a layer, and random filters of its shape."""
-    measured = measure(filters.weight, filters.dim, filters.groups, twin_cosine)
-    return measured, measure_random(*filters.shape, twin_cosine)
+    measured = measure(filters.weight, filters.dim, filters.groups, duplicate_cosine)
+    return measured, measure_random(*filters.shape, duplicate_cosine)
 
 
 def layer_names(checkpoints: Mapping[str, Measured]) -> list[str]:
@@ -98,25 +98,25 @@ def layer_names(checkpoints: Mapping[str, Measured]) -> list[str]:
     return list(dict.fromkeys(name for each in checkpoints.values() for name in each.layers))
 
 
-def network_table(checkpoints: Mapping[str, Measured], twin_cosine: float) -> Table:
+def network_table(checkpoints: Mapping[str, Measured], duplicate_cosine: float) -> Table:
     """A row for each checkpoint: means over its layers."""
     rows = [
         (label, str(len(each.layers)), *_cells(each.network, each.random_network))
         for label, each in checkpoints.items()
     ]
     return Table(
-        'Network (means over layers)', ('checkpoint', 'layers', *_columns(twin_cosine)), rows
+        'Network (means over layers)', ('checkpoint', 'layers', *_columns(duplicate_cosine)), rows
     )
 
 
-def layer_table(label: str, measured: Measured, twin_cosine: float) -> Table:
+def layer_table(label: str, measured: Measured, duplicate_cosine: float) -> Table:
     """A row for each layer of a checkpoint."""
     rows = []
     for name, filters in measured.filters.items():
         count, values = filters.shape
         shape = f'{count} × {values}' + (f', {filters.groups} groups' if filters.groups > 1 else '')
         rows.append((name, shape, *_cells(measured.layers[name], measured.random[name])))
-    return Table(label, ('layer', 'filters × values', *_columns(twin_cosine)), rows)
+    return Table(label, ('layer', 'filters × values', *_columns(duplicate_cosine)), rows)
 
 
 def comparison_table(checkpoints: Mapping[str, Measured]) -> Table:
@@ -170,7 +170,7 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
     panels = figure.subplots(1, 3, sharey=True)
     parts = {
         'overlap': 'filter overlap (0: orthogonal)',
-        'largest_cosine': 'largest |cosine| of a filter (mean; 1: twins)',
+        'largest_cosine': 'largest |cosine| of a filter (mean; 1: duplicates)',
         'effective_rank': 'effective rank / its value at random',
     }
     for axes, (measure_name, label) in zip(panels, parts.items(), strict=True):
@@ -186,7 +186,7 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
         if relative:  # what lies far below 1 is the exception
             axes.set_xlim(auto=True)
             axes.autoscale(axis='x')
-    # The means that it tells are those of the overlap; the tables have the others.
+    # The means that it shows are those of the overlap; the tables have the others.
     legend_above(figure, panels[0])
     return figure
 
@@ -215,7 +215,7 @@ def draw_features(features: Features) -> Figure:
 
 
 def default_heat_maps(checkpoints: Mapping[str, Measured]) -> list[str]:
-    """The three layers with the highest overlap in relation to random filters, the highest first.
+    """The three layers with the highest overlap relative to random filters, the highest first.
 
     Layers with fewer than 16 filters are left to those who ask for them, if there are others.
     """
@@ -266,7 +266,7 @@ def draw_heat_maps(checkpoints: Mapping[str, Measured], layers: Sequence[str]) -
 
 def sections(
     checkpoints: Mapping[str, Measured],
-    twin_cosine: float,
+    duplicate_cosine: float,
     figures: Mapping[str, Figure],
     features: Features | None,
 ) -> list[Section]:
@@ -274,7 +274,7 @@ def sections(
 
     Args:
         checkpoints: By label.
-        twin_cosine: See :func:`mmwau.overlap.measure`.
+        duplicate_cosine: See :func:`mmwau.overlap.measure`.
         figures: ``'measures'``, ``'heat maps'`` and, with features, ``'features'``.
         features: None if they were not measured.
     """
@@ -282,7 +282,7 @@ def sections(
     parts = [
         Section(
             'How much the filters overlap',
-            [EXPLAINED, network_table(checkpoints, twin_cosine), figures['measures'], files,
+            [EXPLAINED, network_table(checkpoints, duplicate_cosine), figures['measures'], files,
              *left_out_lines(checkpoints)],
         ),
         Section(
@@ -299,7 +299,7 @@ def sections(
                 [FEATURES_EXPLAINED, figures['features'], feature_table(features)],
             )
         )
-    tables = [layer_table(label, each, twin_cosine) for label, each in checkpoints.items()]
+    tables = [layer_table(label, each, duplicate_cosine) for label, each in checkpoints.items()]
     if len(checkpoints) > 1:
         tables.insert(0, comparison_table(checkpoints))
     parts.append(Section('By layer', tables))
@@ -307,7 +307,7 @@ def sections(
 
 
 def results(
-    checkpoints: Mapping[str, Measured], twin_cosine: float, features: Features | None
+    checkpoints: Mapping[str, Measured], duplicate_cosine: float, features: Features | None
 ) -> dict:
     """All that was measured, per filter, layer and network, for a JSON file."""
     shown = {}
@@ -336,7 +336,7 @@ def results(
             'layers': layers,
             'left_out': dict(each.left_out),
         }
-    content = {'twin_cosine': twin_cosine, 'checkpoints': shown}
+    content = {'duplicate_cosine': duplicate_cosine, 'checkpoints': shown}
     if features is not None:
         content['features'] = {
             field.name: getattr(features, field.name) for field in fields(features)
@@ -344,10 +344,10 @@ def results(
     return content
 
 
-def _columns(twin_cosine: float) -> tuple[str, ...]:
+def _columns(duplicate_cosine: float) -> tuple[str, ...]:
     return (
-        'overlap (at random)', 'ratio', 'largest |cos| (at random)', f'twins ≥ {twin_cosine:g}',
-        'effective rank (at random)',
+        'overlap (at random)', 'ratio', 'largest |cos| (at random)',
+        f'near-duplicates ≥ {duplicate_cosine:g}', 'effective rank (at random)',
     )  # fmt: skip
 
 
@@ -356,7 +356,7 @@ def _cells(measured: Measures, random: Measures) -> tuple[str, ...]:
         f'{measured.overlap:.4f} ({random.overlap:.4f})',
         f'{measured.overlap / random.overlap:.2f}',
         f'{measured.largest_cosine:.3f} ({random.largest_cosine:.3f})',
-        f'{measured.twins:.1%}',
+        f'{measured.near_duplicates:.1%}',
         f'{measured.effective_rank:.1f} ({random.effective_rank:.1f})',
     )
 

@@ -8,8 +8,8 @@ from os import PathLike
 
 from jinja2 import Environment
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from mmwau.files import write_whole
 from mmwau.version import __version__
@@ -69,12 +69,12 @@ PAGE = Environment(autoescape=True).from_string("""\
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; the first column names what the others tell.
+    """A table of strings; the first column names what a row is about.
 
     Args:
         title: What it shows; ``''`` for none.
         columns: Headings.
-        rows: A text for each column.
+        rows: A string for each column.
     """
 
     title: str
@@ -83,11 +83,12 @@ class Table:
 
     def to_terminal(self) -> RichTable:
         """The same table for a rich console."""
-        table = RichTable(title=escape(self.title) or None, title_justify='left')
+        title = Text(self.title, 'table.title') if self.title else None
+        table = RichTable(title=title, title_justify='left')
         for index, column in enumerate(self.columns):
-            table.add_column(escape(column), justify='right' if index else 'left', overflow='fold')
+            table.add_column(Text(column), justify='right' if index else 'left', overflow='fold')
         for row in self.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(Text, row))
         return table
 
     def to_markdown(self) -> str:

@@ -31,9 +31,9 @@ HOW_TO_READ = (
     'fraction of outputs that are not above zero behind the norm that follows the convolution, or '
     'behind the convolution itself where none follows. That is what a ReLU there would make zero; '
     "where a ReLU follows directly it is the paper's measure.",
-    'Of two networks that start at different heights, compare what is left in relation to the '
-    'start: the lower row of the picture and the last columns of its table. One training of each '
-    'is one sample: two trainings that differ in their seed alone give different curves as well.',
+    'If two networks start from different values, compare what is left relative to the start: the '
+    'lower row of the picture and the last columns of its table. One training of each is one '
+    'sample: two trainings that differ only in their seed give different curves as well.',
 )
 
 
@@ -148,7 +148,7 @@ class Report:
     def relative(
         self, label: str, order: str, fraction: float, layer: str | None = None
     ) -> list[float]:
-        """The metric in relation to that of the whole network; nan where that is not above 0."""
+        """The metric relative to that of the whole network; nan where that is not above 0."""
         whole = self.whole(label)
         return [
             value / whole if whole > 0 else math.nan

@@ -75,7 +75,7 @@ class Results:
         path: The file; measurements in it are kept.
         identity: What was measured on what: settings that may not differ within a file. Under
             ``'checkpoints'`` the path of each checkpoint by its SHA-256.
-        overwrite: Whether to start anew.
+        overwrite: Whether to start over.
 
     Raises:
         ValueError: If the file has results of something else, or can't be read.
@@ -96,7 +96,7 @@ class Results:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{self.path} can not be read ({type(error).__name__}: {error}). Name another '
-                '--work-dir, or start anew with --overwrite'
+                '--work-dir, or start over with --overwrite'
             ) from error
         differences = list(_differences(earlier, self.identity))
         if differences:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmwau.checks import check_choice
-from mmwau.norms import NormSearch
+from mmwau.norms import norms_behind
 from mmwau.overlap import filter_overlap
 from mmwau.random_numbers import random_numbers
 from mmwau.targets import filter_dim, find_convolutions
@@ -58,12 +58,9 @@ def find_removable(
         ValueError: If there is no convolution to remove filters from.
     """
     convolutions = find_convolutions(model, targets)
-    search = NormSearch(model, convolutions)
-    try:
+    with norms_behind(model, convolutions) as found_norms:
         run_model()
-    finally:
-        search.stop()
-    norms = {name: tuple(map(model.get_submodule, behind)) for name, behind in search.found.items()}
+    norms = {name: tuple(map(model.get_submodule, behind)) for name, behind in found_norms.items()}
     uses = Counter(
         id(module._parameters['weight'])
         for module in find_convolutions(model).values()

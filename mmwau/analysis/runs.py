@@ -15,20 +15,21 @@ from mmengine.runner import Runner
 
 from mmwau.hook import WAUHook
 from mmwau.optim_wrapper import WAUMixin
-from mmwau.overlap_hook import MOVEMENTS
+from mmwau.overlap import STAGE_OVERLAP
+from mmwau.overlap_hook import MOVEMENTS, log_key
 from mmwau.type_names import type_name
 
 from .labels import name_some
 from .metrics import is_measured, is_number
 
 SCALARS = 'vis_data/scalars.json'
-# Arguments of the Runner that tell nothing about how a network was trained.
+# Arguments of the Runner that make no difference to how a network is trained.
 NOT_TRAINING = {
     'self', 'cfg', 'work_dir', 'resume', 'launcher', 'experiment_name', 'visualizer', 'log_level',
 }  # fmt: skip
 # Other variables of a config are there for these to be made from.
 TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
-TWINS = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
+WITHOUT_WAU = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
 MEASURING = ('overlap_interval', 'movement')
 # Means of the validation loop that are no metrics.
 TIMES = {'time', 'data_time', 'step'}
@@ -54,8 +55,8 @@ class Run:
         metrics: Validation metrics by name, each by epoch or iteration.
         validations: Epochs or iterations after which there was a validation.
         overlaps: Filter overlap, each by iteration: ``'overlap'`` that of the network,
-            ``'overlap/STAGE'`` that of a stage.
-        movements: How far filters moved, each by iteration, in radians: ``'movement'`` and
+            ``'stage_overlap/STAGE'`` that of a stage.
+        movements: How far filters moved, each by iteration, in radians: ``'path_length'`` and
             ``'displacement'``; empty where a hook did not measure it.
         times: Seconds of an iteration by iteration, as logged.
         notes: Sentences on what was odd.
@@ -86,7 +87,7 @@ class Run:
 
     @property
     def trained(self) -> int:
-        """Epochs or iterations that were trained to their end, as far as the log tells."""
+        """Epochs or iterations that were trained to their end, as far as the log shows."""
         validated = max(self.validations, default=0)
         if not self.by_epoch:
             return max([validated, *self.epochs, *self.overlaps.get('overlap', ())])
@@ -110,7 +111,7 @@ class Run:
         """A value at the end of training, or at an earlier point.
 
         Args:
-            name: ``'loss'``, ``'overlap'``, ``'overlap/STAGE'``, ``'movement'``,
+            name: ``'loss'``, ``'overlap'``, ``'stage_overlap/STAGE'``, ``'path_length'``,
                 ``'displacement'``, or a metric.
             at: Epoch or iteration; None for the end.
 
@@ -268,7 +269,7 @@ def _read_lines(path: Path, notes: list[str]) -> list[dict]:
         except ValueError:
             entry = None
         if isinstance(entry, dict) and isinstance(entry.get('step'), int):
-            entries.append(entry)
+            entries.append({log_key(name): value for name, value in entry.items()})
         elif number == len(lines):
             notes.append(f'{path} ends in half a line (a killed process?), which is left out')
         else:
@@ -283,7 +284,7 @@ def _read_config(path: Path) -> dict:
     if not path.exists():
         raise FileNotFoundError(
             f'There is no {path}, the config that the visualizer writes beside the scalars. It is '
-            'needed to tell arms apart; a Runner that was built without cfg does not have it'
+            'needed to distinguish arms; a Runner that was built without cfg does not have it'
         )
     try:
         # Its own modules need not be importable here.
@@ -332,14 +333,16 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
         epochs={step: entry.get('epoch', 0) for step, entry in training.items()},
         metrics=_columns(validations, lambda name: name not in TIMES),
         validations=sorted(validations),
-        overlaps=_columns(overlaps, lambda name: name.split('/')[0] == 'overlap'),
+        overlaps=_columns(
+            overlaps, lambda name: name == 'overlap' or name.startswith(STAGE_OVERLAP)
+        ),
         movements=_columns(training, lambda name: name in MOVEMENTS),
         times=_columns(training, lambda name: name == 'time').get('time', {}),
     )
 
 
 def _count_parts(starts: Iterable[Sequence[Mapping]]) -> int:
-    """In how many starts some iteration was trained that no later one trained anew."""
+    """In how many starts some iteration was trained that no later one trained again."""
     firsts = [next(entry['step'] for entry in lines if 'iter' in entry) for lines in starts]
     return sum(
         first < min(firsts[place + 1 :], default=math.inf) for place, first in enumerate(firsts)
@@ -380,9 +383,9 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
         parts['custom_hooks'] = others
     wrapper = dict(parts['optim_wrapper'])
     kind = _type(wrapper) or 'OptimWrapper'
-    wrapper['type'] = TWINS.get(kind, kind)
+    wrapper['type'] = WITHOUT_WAU.get(kind, kind)
     wau = None
-    if kind in TWINS:
+    if kind in WITHOUT_WAU:
         defaults = _defaults(WAUMixin)
         wau = {name: wrapper.pop(name) for name in defaults if name in wrapper}
         for hook in hooks:

@@ -96,12 +96,12 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
             )
     unfinished = [run for run in runs if not run.finished]
     if at is None and unfinished:
-        told = (f'{run.work_dir} ({run.unit} {run.trained} of {run.length})' for run in unfinished)
+        where = (f'{run.work_dir} ({run.unit} {run.trained} of {run.length})' for run in unfinished)
         common = common_validations(runs)
         hint = f'--at {common[-1]} compares all at that {runs[0].unit}' if common else (
             'there is no point yet at which all runs have a validation'
         )  # fmt: skip
-        found.append(f'Not finished: {", ".join(told)}; {hint}')
+        found.append(f'Not finished: {", ".join(where)}; {hint}')
     for arm in arms:
         seeds = [run.seed for run in arm.runs if run.seed is not None]
         twice = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]

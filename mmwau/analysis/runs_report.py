@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mmwau.overlap import STAGE_OVERLAP
 from mmwau.overlap_hook import MOVEMENTS
 from mmwau.plots import legend_above, styles, tidy
 
@@ -19,23 +20,24 @@ from .runs_checks import metric_names
 
 # With more arms, differences get a table of their own.
 ARMS_IN_ONE_TABLE = 3
+LABELS = {'path_length': 'path length'}
 NO_VALUE, MINUS, NO_BREAK = '\u2013', '\u2212', '\u00a0'
 HOW_TO_READ = (
-    'An arm is all runs whose configs agree in everything but the seed. Behind a mean stands ± the '
-    'sample standard deviation over the runs of the arm, and in brackets their number; one run has '
-    'no spread. ± is no margin of error of the mean, and of two or three runs it is itself '
+    'An arm is all runs whose configs agree in everything but the seed. A mean is shown with ± the '
+    'sample standard deviation over the runs of the arm, and their number in brackets; one run has '
+    'no spread. ± is not the margin of error of the mean, and with two or three runs it is itself '
     'uncertain: a difference as large as the spread may be chance.',
     'A difference is the arm minus the baseline. Runs of the same seed are paired: the mean of '
-    'their differences stands with ± their sample standard deviation. Where no seed is in both '
-    'arms it is the difference of the two means, marked as unpaired, and has no spread.',
+    'their differences is shown with ± their sample standard deviation. If no seed is in both '
+    'arms, it is the difference of the two means, marked as unpaired, without a spread.',
     'Loss: training loss over the last whole epoch, or over the last tenth of the logged points '
     'where training counts iterations; each logged point is a mean over '
     'log_processor.window_size iterations. Overlap: mean |cosine| between the filters of a layer '
     '(the measure of RePr, 1811.07275), mean over the measured layers, as measured last; a stage '
     'is the mean over its layers. Less overlap is not better by itself: look at the metric.',
-    'Movement: the way that filters went, the sum over updates of the angle in radians between a '
-    'filter before and after, mean over filters and layers; displacement: the angle to its '
-    'direction at the start. Both where OverlapHook or WAUHook had movement=True.',
+    'Path length: the sum over updates of the angle in radians between a filter before and after, '
+    'mean over filters and layers; displacement: the angle between a filter and itself at the '
+    'start. Both are measured where OverlapHook or WAUHook has movement=True.',
     'In pictures a thick line is the mean over the runs of an arm, at the points that all of them '
     'have; thin lines are the runs.',
 )
@@ -46,7 +48,7 @@ class Report:
     """Arms that are compared.
 
     Args:
-        arms: At least one; the first is the baseline, to which differences are taken.
+        arms: At least one; the first is the baseline, with which the others are compared.
         metric: Name of the metric to draw; None where no run has a metric.
         at: Epoch or iteration to compare at; None for the end of each run.
     """
@@ -62,12 +64,12 @@ class Report:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages' overlaps, ``'overlap/STAGE'``."""
+        """Names of the stages' overlaps, ``'stage_overlap/STAGE'``."""
         names = dict.fromkeys(name for run in self.runs for name in run.overlaps)
         return [name for name in names if name != 'overlap']
 
     def names(self) -> list[str]:
-        """What the table of final values has, a row each: metrics, loss, overlap, movement."""
+        """What the table of final values has, a row each: metrics, loss, overlap, path length."""
         measured = [('overlap', run.overlaps) for run in self.runs]
         measured += [(name, run.movements) for name in MOVEMENTS for run in self.runs]
         found = dict.fromkeys(name for name, curves in measured if name in curves)
@@ -99,7 +101,7 @@ class Report:
         baseline, *others = self.arms
         means = [[self._mean(arm, name) for arm in self.arms] for name in names]
         minus = [[self._minus(arm, name) for arm in others] for name in names]
-        rows = [_stage(name) for name in names]
+        rows = [_label(name) for name in names]
         labels = [arm.label for arm in self.arms]
         title_of_means = f'{title}, mean ± sample std (runs)'
         if len(self.arms) <= ARMS_IN_ONE_TABLE:
@@ -137,7 +139,7 @@ class Report:
             return NO_VALUE
         values = [value for arm in self.arms for _, value in arm.values(name, self.at)]
         percent = max(map(abs, values)) >= 10
-        decimals = 4 if name.startswith('overlap') else 2 if percent else 3
+        decimals = 4 if name == 'overlap' or name.startswith(STAGE_OVERLAP) else 2 if percent else 3
         return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)
 
     def table_by_run(self) -> Table:
@@ -148,7 +150,7 @@ class Report:
             for arm in self.arms
             for run in arm.runs
         ]
-        return Table(f'Each run {self._when}', ['arm', 'seed', *map(_stage, names)], rows)
+        return Table(f'Each run {self._when}', ['arm', 'seed', *map(_label, names)], rows)
 
     def table_of_runs(self) -> Table:
         """Where each run lies, how long it was trained, and with which WAU."""
@@ -199,7 +201,7 @@ class Report:
         grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for axes, name in zip(grid, self.stages, strict=False):
             self._draw(axes, self._curves(name))
-            axes.set_title(_stage(name), fontsize=10)
+            axes.set_title(_label(name), fontsize=10)
             tidy(axes)
         for axes in grid[len(self.stages) :]:
             axes.set_axis_off()
@@ -217,9 +219,9 @@ class Report:
             warnings: Sentences on what makes the comparison less than fair.
         """
         sections = [Section('Warnings', list(warnings))] if warnings else []
-        told = [f'Differences are taken to {self.arms[0].label}.'] if len(self.arms) > 1 else []
+        first = [f'Differences are relative to {self.arms[0].label}.'] if len(self.arms) > 1 else []
         sections += [
-            Section('Values', [*told, *self.value_tables()]),
+            Section('Values', [*first, *self.value_tables()]),
             Section('Curves', [self.draw_curves()]),
         ]
         if self.stages:
@@ -314,8 +316,8 @@ def _table(
     return Table(title, ['', *labels], lines)
 
 
-def _stage(name: str) -> str:
-    return name.removeprefix('overlap/')
+def _label(name: str) -> str:
+    return LABELS.get(name, name.removeprefix(STAGE_OVERLAP))
 
 
 def _seed(run: Run) -> str:

@@ -1,1 +1,1 @@
-"""What WAU costs and saves, measured beside plain training; ``tools/benchmark.py`` shows it."""
+"""What WAU costs and saves, relative to training without it; ``tools/benchmark.py`` shows it."""

@@ -17,14 +17,14 @@ from mmwau import WAUOptimWrapper, find_layers
 from .networks import Network
 
 SGD_OPTIONS = dict(lr=1e-3, momentum=0.9, weight_decay=1e-4)
-ARMS = ('plain', 'weight', 'state', 'state, skipping', 'grad, skipping', 'naive loop')
+ARMS = ('baseline', 'weight', 'state', 'state, skipping', 'grad, skipping', 'naive loop')
 PHASES = ('selection', 'forward', 'backward', 'optimizer step')
 
 
 class NaiveSGD(Optimizer):
     """SGD with WAU in a loop over tensors, in the manner of the authors' optimizer.
 
-    Weight decay and momentum take the dense gradient; of a held layer the active slices alone are
+    Weight decay and momentum take the dense gradient; of a held layer only the active slices are
     moved, by indexing, and drawn anew for each tensor by Python's generator.
     """
 
@@ -61,7 +61,7 @@ def build_wrapper(arm: str, model: nn.Module, targets: tuple[str, ...], ratio: f
         dims = {layer.tensors[0][0]: layer.tensors[0][1] for layer in layers}
         return OptimWrapper(NaiveSGD(params, dims, ratio))
     optimizer = SGD(params, **SGD_OPTIONS)
-    if arm == 'plain':
+    if arm == 'baseline':
         return OptimWrapper(optimizer)
     hold, _, skipping = arm.partition(', ')
     wrapper = WAUOptimWrapper(

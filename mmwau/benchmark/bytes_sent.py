@@ -26,7 +26,7 @@ def bytes_sent(model: nn.Module, image_size: int, ratio: float) -> dict[str, flo
     Returns:
         ``'held layers'``: gradient bytes of held layers given to the all-reduce in an update, as a
         ratio to sending all of them. ``'network'``: the same over all layers. ``'wire'``: the
-        same, as bytes counted by the loopback interface, where the system tells (Linux).
+        same, as bytes counted by the loopback interface, where the system reports them (Linux).
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = (folder, model, image_size, ratio)
@@ -72,7 +72,7 @@ def _train(rank: int, folder: str, model: nn.Module, image_size: int, ratio: flo
 
 
 def _bytes_of_loopback() -> int:
-    """Bytes that the loopback interface has received, or 0 where the system does not tell."""
+    """Bytes that the loopback interface has received, 0 if the system does not report them."""
     table = Path('/proc/net/dev')
     if not table.exists():
         return 0

@@ -9,7 +9,7 @@ from .networks import Network
 WIDTHS = (1, 2, 4, 8)  # times 32 channels
 LAYERS = (1, 10, 100, 1000)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 1.0)
-STEPS = ('plain', 'weight', 'state', 'naive loop')
+STEPS = ('baseline', 'weight', 'state', 'naive loop')
 
 
 def by_width(rounds: int, tick: Progress, device: str) -> dict[str, dict[int, Ratio]]:

@@ -1,4 +1,4 @@
-"""Measure arms side by side: interleaved, repeated, as ratios to the plain arm."""
+"""Measure arms side by side: interleaved, repeated, as ratios to the baseline."""
 
 import json
 import random
@@ -26,7 +26,7 @@ Progress = Callable[[], None]
 
 
 class Ratio(NamedTuple):
-    """A ratio to the plain arm of the same round.
+    """A ratio to the baseline of the same round.
 
     Attributes:
         median: Median over the rounds.
@@ -63,20 +63,20 @@ def interleave(
     return times
 
 
-def ratio_to(plain: list[float], other: list[float]) -> Ratio:
+def ratio_to(baseline: list[float], other: list[float]) -> Ratio:
     """Median and quartiles of the ratios of two arms, round by round."""
-    ratios = [b / a for a, b in zip(plain, other, strict=True)]
+    ratios = [b / a for a, b in zip(baseline, other, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
     return Ratio(median, low, high)
 
 
 def phase_table(times: Mapping[str, list[dict[str, float]]]) -> dict[str, dict]:
-    """For each arm the median seconds of each phase, and ratios to the plain arm."""
+    """For each arm the median seconds of each phase, and ratios to the baseline."""
     table = {}
     for arm, rounds in times.items():
         seconds = {phase: statistics.median(turn[phase] for turn in rounds) for phase in rounds[0]}
         ratios = {
-            phase: ratio_to([r[phase] for r in times['plain']], [r[phase] for r in rounds])
+            phase: ratio_to([r[phase] for r in times['baseline']], [r[phase] for r in rounds])
             for phase in RATIOS
             if phase in seconds
         }
@@ -93,7 +93,7 @@ def time_training(
 
 
 def held_gradient_share(network: Network, ratio: float, rounds: int = 3) -> float:
-    """Share of a plain training step that the weight gradients of held slices take.
+    """Fraction of a baseline training step that the weight gradients of held slices take.
 
     It bounds what skipping can save. The backward passes of the convolutions that can skip are
     made in two halves, input and weight, and those of the weight are timed.
@@ -103,7 +103,7 @@ def held_gradient_share(network: Network, ratio: float, rounds: int = 3) -> floa
         ratio: Fraction of slices that is active.
         rounds: Training steps that count.
     """
-    trainer = Trainer('plain', network, ratio)
+    trainer = Trainer('baseline', network, ratio)
     layers = find_layers(trainer.model, network.targets)
     modules = [trainer.model.get_submodule(name) for name in layers]
     seconds = []
@@ -165,7 +165,7 @@ def time_convolution(
     channels: int, rounds: int, tick: Progress, *, kernel: int = 3, ratio: float = 0.5,
     axis: str = 'out', size: int = 20, batch: int = 8, device: str = 'cpu',
 ) -> Ratio:  # fmt: skip
-    """Time the backward pass of one convolution with skipping, as a ratio to the plain one."""
+    """Time the backward pass of one convolution with skipping, as a ratio to that without it."""
     torch.manual_seed(0)
     conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False).to(device)
     x = torch.randn(batch, channels, size, size, device=device, requires_grad=True)
@@ -187,7 +187,7 @@ def time_convolution(
         return dict(backward=seconds)
 
     times = interleave(
-        {'plain': lambda: backward(False), 'skipping': lambda: backward(True)}, rounds, tick
+        {'baseline': lambda: backward(False), 'skipping': lambda: backward(True)}, rounds, tick
     )
     return phase_table(times)['skipping']['ratios']['backward']
 
@@ -195,7 +195,7 @@ def time_convolution(
 def time_optimizer_steps(
     network: Network, arms: Sequence[str], ratio: float, rounds: int, tick: Progress
 ) -> dict[str, dict]:
-    """Time optimizer steps alone, over given gradients, in each arm.
+    """Time only the optimizer steps, over given gradients, in each arm.
 
     Args:
         network: The network, whose model all arms share.
@@ -241,7 +241,7 @@ def time_optimizer_steps(
 def time_selection(
     num_layers: int, num_filters: int, fan: int, rounds: int, tick: Progress
 ) -> Ratio:
-    """Time a selection over many layers as a share of a plain SGD step over their weights.
+    """Time a selection over many layers as a fraction of a plain SGD step over their weights.
 
     Args:
         num_layers: Number of layers.
@@ -269,7 +269,7 @@ def time_selection(
         return run_once
 
     arms = {
-        'plain': timed(optimizer.step),
+        'baseline': timed(optimizer.step),
         'selection': timed(lambda: WAU().select(layers, next(updates))),
     }
     return phase_table(interleave(arms, rounds, tick))['selection']['ratios']['optimizer step']
@@ -282,19 +282,19 @@ def extra_memory(
 
     Args:
         network: The network.
-        arms: Names of the arms; ``'plain'`` is one of them.
+        arms: Names of the arms; ``'baseline'`` is one of them.
         ratio: Fraction of slices that is active.
 
     Returns:
         For each arm, by ``'optimizer step'`` and ``'training step'``, by how much its peak is
-        above that of the plain arm, in multiples of the held slices' weights.
+        above that of the baseline, in multiples of the held slices' weights.
     """
     layers = find_layers(network.model, network.targets).values()
     weights = [layer.tensors[0][0] for layer in layers]
     held = (1 - ratio) * sum(weight.numel() * weight.element_size() for weight in weights)
     peaks = {arm: _peak_memory(Trainer(arm, network, ratio)) for arm in arms}
     return {
-        arm: {phase: (peak - peaks['plain'][phase]) / held for phase, peak in of_arm.items()}
+        arm: {phase: (peak - peaks['baseline'][phase]) / held for phase, peak in of_arm.items()}
         for arm, of_arm in peaks.items()
     }
 
@@ -303,20 +303,23 @@ def _peak_memory(trainer: Trainer) -> dict[str, float]:
     """Bytes at the peak of the optimizer step and of the whole step, above those before it."""
     for _ in range(WARM_UP):
         trainer.step()
-    wrapper = trainer.wrapper
-    activities = [ProfilerActivity.CPU]
-    with profile(activities=activities, profile_memory=True) as trace:
+    wrapper, step = trainer.wrapper, trainer.wrapper.step
+
+    def recorded_step() -> None:
+        with record_function('WAU optimizer step'):
+            step()
+
+    wrapper.step = recorded_step
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         with wrapper.optim_context(trainer.model):
             loss = trainer.loss(trainer.model)
-        wrapper.backward(loss)
+        wrapper.update_params(loss)
         del loss
-        with record_function('WAU optimizer step'):
-            wrapper.step()
+    del wrapper.step
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'trace.json'
         trace.export_chrome_trace(str(path))
         events = json.loads(path.read_text())['traceEvents']
-    wrapper.zero_grad()
     levels = [
         (event['ts'], event['args']['Total Allocated'])
         for event in events

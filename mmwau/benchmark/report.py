@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from mmwau.files import write_whole
 from mmwau.plots import COLOURS, MARKERS, tidy
 
 from .busy import SPIN_COUNTS, rows_of
@@ -61,7 +62,7 @@ def targets_met(results: Mapping) -> list[tuple[str, str, str, bool | None]]:
     if 'optimizer step' in results:
         steps = {arm: row['ratios'] for arm, row in results['optimizer step'].items()}
         weight = steps['weight']['optimizer step']
-        at_most("optimizer step alone, R50-FPN, hold='weight'", 1.30, weight)
+        at_most("optimizer step only, R50-FPN, hold='weight'", 1.30, weight)
         share = (weight.median - 1) / (steps['naive loop']['optimizer step'].median - 1)
         add('its extra time, of that of the naive loop', '≤ 50 %', f'{share:.0%}', share <= 0.5)
     if 'selection' in results:
@@ -95,9 +96,9 @@ def print_tables(results: Mapping, console: Console) -> None:
         table = Table(title=f'{network["name"]}, {network["data"]}, update_ratio '
                       f'{network["update_ratio"]}: medians in ms')  # fmt: skip
         table.add_column('arm')
-        for phase in network['arms']['plain']['seconds']:
+        for phase in network['arms']['baseline']['seconds']:
             table.add_column(phase, justify='right')
-        table.add_column('step, ratio to plain', justify='right', no_wrap=True)
+        table.add_column('step, ratio to baseline', justify='right', no_wrap=True)
         for arm, row in network['arms'].items():
             seconds = [f'{1000 * value:.1f}' for value in row['seconds'].values()]
             table.add_row(arm, *seconds, show(row['ratios']['training step']))
@@ -109,7 +110,7 @@ def print_tables(results: Mapping, console: Console) -> None:
         for row in rows_of(results['busy machine']):
             table.add_row(*row)
         console.print(table)
-    table = Table(title='Ratios to plain training, medians with quartiles')
+    table = Table(title='Ratios to the baseline, medians with quartiles')
     for column in ('what', 'target', 'measured', 'met'):
         table.add_column(column)
     for what, target, measured, met in targets_met(results):
@@ -119,8 +120,7 @@ def print_tables(results: Mapping, console: Console) -> None:
 
 def write_json(results: Mapping, path: str | PathLike) -> None:
     """Write all that was measured."""
-    with open(path, 'w') as file:
-        json.dump(results, file, indent=1)
+    write_whole(json.dumps(results, indent=1).encode(), path)
 
 
 def draw(results: Mapping, path: str | PathLike) -> None:
@@ -131,12 +131,12 @@ def draw(results: Mapping, path: str | PathLike) -> None:
     _draw_networks(axes[0][0], results['networks'])
     if growth:
         _draw_lines(axes[0][1], growth['width'], 'channels (28x28, batch 8)',
-                    'backward pass, ratio to plain')  # fmt: skip
+                    'backward pass, ratio to baseline')  # fmt: skip
         axes[0][1].set_xscale('log', base=2)
         _draw_lines(axes[1][0], growth['ratio'], 'update_ratio (3x3 convolution, 256 channels)',
-                    'backward pass, ratio to plain')  # fmt: skip
+                    'backward pass, ratio to baseline')  # fmt: skip
         _draw_lines(axes[1][1], growth['layers'], 'layers (3x3, 32 channels each)',
-                    'selection and optimizer step, ratio to plain')  # fmt: skip
+                    'selection and optimizer step, ratio to baseline')  # fmt: skip
         axes[1][1].set_xscale('log')
         for panel, ticks in ((axes[0][1], growth['width']), (axes[1][1], growth['layers'])):
             places = [float(place) for place in next(iter(ticks.values()))]
@@ -169,7 +169,7 @@ def _draw_networks(axes: Axes, networks: Mapping) -> None:
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.axvline(1, color='#555555', linewidth=1)
-    axes.set_xlabel('training step, ratio to plain')
+    axes.set_xlabel('training step, ratio to baseline')
     axes.legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=3)
     tidy(axes)
 

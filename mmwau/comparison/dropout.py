@@ -1,31 +1,32 @@
 """Dropout on the outputs of modules of a network that has none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..checks import check_bool, check_fraction
 from ..random_numbers import random_numbers
+from .iteration_hook import IterationHook, bare_model
 
 
 @HOOKS.register_module()
-class DropoutHook(Hook):
+class DropoutHook(IterationHook):
     """Drop elements of what modules put out while the model trains (Srivastava et al., JMLR 2014).
 
     Each element is zero with probability ``drop_prob`` and divided by ``1 - drop_prob`` else, as
     ``torch.nn.Dropout`` does it. A config can't put such a layer into most backbones; this hook
     stands in for one, in front of what takes the output. In evaluation nothing is dropped.
 
-    What is dropped is a function of the run's seed, the iteration, the process and the module's
-    name. So the run sees the same data as without this hook, resumes to the same bits, and
-    recomputed activations (``with_cp=True``) are the same.
+    What is dropped is a function of the run's seed, the iteration, the process, the module's name,
+    and how often it was used in the iteration before, as a head is that sees several levels of a
+    pyramid. So the run sees the same data as without this hook, and resumes to the same bits.
+    Recomputed activations (``with_cp=True``) have the same elements dropped as the first time.
 
     Args:
         drop_prob: Probability for an element to be dropped, in (0, 1).
@@ -57,9 +58,11 @@ class DropoutHook(Hook):
         """Find the modules.
 
         Raises:
+            TypeError: If the train loop has no ``run_iter``.
             ValueError: If a name or pattern matches no module.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        super().before_train(runner)
+        model = bare_model(runner)
         names = [name for name, _ in model.named_modules()]
         for pattern in self.patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -69,21 +72,26 @@ class DropoutHook(Hook):
                     f'that exist are for example: {some}'
                 )
         matched = [name for name in names if any(fnmatchcase(name, one) for one in self.patterns)]
-        self._handles = [
-            model.get_submodule(name).register_forward_hook(self._drop_after(runner, model, name))
-            for name in matched
-        ]
+        self._modules = {name: model.get_submodule(name) for name in matched}
         runner.logger.info(
             f'Dropout with drop_prob={self.drop_prob}, channels={self.channels} after '
             f'{len(matched)} modules: {", ".join(matched)}'
         )
 
-    def after_train(self, runner: Runner) -> None:
-        """Leave the model as it was."""
-        for handle in self._handles:
-            handle.remove()
+    @contextmanager
+    def changed(self, runner: Runner) -> Iterator[None]:
+        """Drop in the forward passes made inside."""
+        model = bare_model(runner)
+        time = f'{runner.seed}/{runner.iter}/{get_rank()}'
+        with ExitStack() as stack:
+            for name, module in self._modules.items():
+                hook = self._drop_after(model, module, name, time)
+                stack.callback(module.register_forward_hook(hook).remove)
+            yield
 
-    def _drop_after(self, runner: Runner, model: nn.Module, name: str) -> Callable:
+    def _drop_after(self, model: nn.Module, own: nn.Module, name: str, time: str) -> Callable:
+        uses = Uses()
+
         def drop(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             if not isinstance(output, Tensor):
                 raise TypeError(
@@ -91,12 +99,50 @@ class DropoutHook(Hook):
                     'name a module inside of it'
                 )
             # A norm layer in evaluation mode (norm_eval) does not end the training of the model.
-            if not model.training:
+            # A copy made in an iteration has this hook too, and is a plain module.
+            if not model.training or module is not own:
                 return output
-            time = f'{runner.seed}/{runner.iter}/{get_rank()}'
-            return drop_out(output, self.drop_prob, self.channels, time, name)
+            use = uses.number(output)
+            time_of_use = f'{time}/{use}' if use else time
+            return drop_out(output, self.drop_prob, self.channels, time_of_use, name)
 
         return drop
+
+
+class Uses:
+    """Numbers the uses of a module in an iteration."""
+
+    def __init__(self):
+        self._shapes: list[torch.Size] = []
+        self._sums: list[Tensor] = []
+        self._times_recomputed: list[int] = []
+
+    @torch.no_grad()
+    def number(self, output: Tensor) -> int:
+        """Number of the use that gives this output, from 0.
+
+        In a backward pass activation checkpointing recomputes an earlier use, which has the number
+        that it had. Only the output shows which one it is: the one whose sum is nearest, since some
+        kernels round differently each time. Of several uses with the same output, as those
+        of two passes over the same images, the last is recomputed first.
+        """
+        total = output.sum(dtype=torch.float32)
+        if torch._C._current_graph_task_id() >= 0:  # in a backward pass
+            alike = [use for use, shape in enumerate(self._shapes) if shape == output.shape]
+            if alike:
+                sums = torch.stack([self._sums[use] for use in alike])
+                apart = (sums - total).abs().tolist()
+                *_, use = min(
+                    (distance, self._times_recomputed[use], -use)
+                    for use, distance in zip(alike, apart, strict=True)
+                )
+                use = -use
+                self._times_recomputed[use] += 1
+                return use
+        self._shapes.append(output.shape)
+        self._sums.append(total)
+        self._times_recomputed.append(0)
+        return len(self._sums) - 1
 
 
 def drop_out(output: Tensor, drop_prob: float, channels: bool, time: str, name: str) -> Tensor:

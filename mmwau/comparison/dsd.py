@@ -73,7 +73,7 @@ class DSDHook(LeaveOutHook):
             self._layers.pop(first_convolution(model), None)
         if not self._layers:
             raise ValueError(
-                f'targets={self.targets!r} has the first convolution alone, which skip_first=True '
+                f'targets={self.targets!r} has only the first convolution, which skip_first=True '
                 'leaves out'
             )
 

@@ -1,10 +1,9 @@
 """What RePr and DSD share: a part of the network is left out for some epochs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -14,9 +13,10 @@ from torch.optim import Optimizer
 from ..held import inner
 from ..optim_wrapper import WAUMixin
 from ..sharding import refuse_sharded
+from .iteration_hook import IterationHook, bare_model
 
 
-class LeaveOutHook(Hook):
+class LeaveOutHook(IterationHook):
     """Base of the hooks that leave a part of the network out for some epochs.
 
     What is left out is zero, and is made zero again right after every step of the optimizer,
@@ -28,6 +28,9 @@ class LeaveOutHook(Hook):
     """
 
     def __init__(self):
+        self._forget()
+
+    def _forget(self) -> None:
         # The stretch of epochs in which something is left out now, and what is known of it.
         self.phase: int | None = None
         self.state: dict = {}
@@ -58,20 +61,24 @@ class LeaveOutHook(Hook):
         """Give what was left out the values that it starts from."""
         raise NotImplementedError
 
+    def before_run(self, runner: Runner) -> None:
+        """Forget another run that had this hook, one that was interrupted say."""
+        if runner.iter == 0:
+            self._forget()
+
     def before_train(self, runner: Runner) -> None:
         """Check the run, and go on leaving out what a resumed run has left out.
 
         Raises:
-            TypeError: If the run has WAU's optimizer wrapper, several optimizers, or parameters
-                that are cut over processes.
+            TypeError: If the run has WAU's optimizer wrapper, several optimizers, parameters that
+                are cut over processes, or a train loop without ``run_iter``.
             ValueError: If training counts no epochs or ends too early, two such hooks meet, or
                 no layer matches ``targets``.
         """
         self._check(runner)
-        model = _bare(runner.model)
+        super().before_train(runner)
+        model = bare_model(runner)
         self.prepare(runner, model)
-        optimizer = runner.optim_wrapper.optimizer
-        self._handle = optimizer.register_step_post_hook(lambda *args: self._zero())
         if self.phase is not None:
             self._hold(model)
 
@@ -80,7 +87,7 @@ class LeaveOutHook(Hook):
         phase = self.phase_at(runner.epoch)
         if phase == self.phase:
             return
-        model = _bare(runner.model)
+        model = bare_model(runner)
         with torch.no_grad():
             if self.phase is not None:
                 self.bring_back(runner, model)
@@ -92,9 +99,15 @@ class LeaveOutHook(Hook):
                 self.phase = phase
                 self._hold(model)
 
-    def after_train(self, runner: Runner) -> None:
-        """Leave the optimizer as it was."""
-        self._handle.remove()
+    @contextmanager
+    def changed(self, runner: Runner) -> Iterator[None]:
+        """Keep what is left out at zero in the steps made inside."""
+        optimizer = runner.optim_wrapper.optimizer
+        handle = optimizer.register_step_post_hook(lambda *args: self._zero())
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what is left out into the checkpoint."""
@@ -144,7 +157,7 @@ class LeaveOutHook(Hook):
         """Raise if training ends before all is brought back.
 
         Args:
-            max_epochs: Its number of epochs; None if it counts iterations alone.
+            max_epochs: Its number of epochs; None if it counts only iterations.
 
         Raises:
             ValueError: If it does, or counts no epochs.
@@ -152,7 +165,7 @@ class LeaveOutHook(Hook):
         name = type(self).__name__
         if max_epochs is None:
             raise ValueError(
-                f'{name} counts epochs, but training counts iterations alone '
+                f'{name} counts epochs, but training counts only iterations '
                 '(IterBasedTrainLoop). Set train_cfg.by_epoch=True'
             )
         if max_epochs <= self.whole_from:
@@ -175,13 +188,9 @@ def check_one(hooks: Sequence[type]) -> None:
     alike = [hook.__name__ for hook in hooks if issubclass(hook, LeaveOutHook)]
     if len(alike) > 1:
         raise ValueError(
-            f'custom_hooks has {" and ".join(alike)}, of which each leaves a part of the '
+            f'custom_hooks has {" and ".join(alike)}, each of which leaves a part of the '
             'network out; keep one of them'
         )
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _clear_state(optimizer: Optimizer, param: Parameter, mask: Tensor) -> None:

@@ -1,11 +1,10 @@
 """Penalties that draw the filters of a layer towards being orthogonal: SO and SRIP."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from ..checks import check_choice
 from ..overlap import filter_rows, magnitude
 from ..random_numbers import random_numbers
 from ..targets import check_targets, filter_dim
+from .iteration_hook import IterationHook, bare_model
 from .weights import find_weights
 
 KINDS = ('so', 'srip')
@@ -21,7 +21,7 @@ LOSS = 'loss_orthogonality'
 
 
 @HOOKS.register_module()
-class OrthogonalityHook(Hook):
+class OrthogonalityHook(IterationHook):
     """Add a penalty to the loss for filters that are not orthonormal (Bansal et al., 1810.09102).
 
     With the flattened filters of a layer as the columns of ``W``, as in the paper, the penalty is
@@ -37,9 +37,9 @@ class OrthogonalityHook(Hook):
 
     In training it joins the losses that the model returns, as ``loss_orthogonality``, under which
     name it is logged too. So gradient accumulation, mixed precision and several processes treat
-    it as any other loss. (What is logged as ``loss`` is the sum, but where a model has a loss of
-    that very name, as MMPreTrain's classifiers do: there it is that one alone.) The random
-    vectors are a function of the run's seed, the iteration and the layer's name.
+    it as any other loss. (What is logged as ``loss`` is the sum, unless a model has a loss of that
+    very name, as MMPreTrain's classifiers do: then it is only that one.) The random vectors are a
+    function of the run's seed, the iteration and the layer's name.
 
     Args:
         kind: ``'so'`` or ``'srip'``.
@@ -75,9 +75,10 @@ class OrthogonalityHook(Hook):
         return self.coefficients[sum(epoch >= mark for mark in self.milestones)]
 
     def before_train(self, runner: Runner) -> None:
-        """Find the layers, and let the penalty join the losses.
+        """Find the layers.
 
         Raises:
+            TypeError: If the train loop has no ``run_iter``.
             ValueError: If two such hooks meet, training has no epochs that the milestones could
                 count, or no layer matches ``targets``.
         """
@@ -85,26 +86,11 @@ class OrthogonalityHook(Hook):
             raise ValueError('custom_hooks has two OrthogonalityHooks; keep one of them')
         if self.milestones and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError(
-                'OrthogonalityHook: milestones count epochs, but training counts iterations alone '
+                'OrthogonalityHook: milestones count epochs, but training counts only iterations '
                 '(IterBasedTrainLoop). Set milestones=[] and one coefficient'
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._layers = find_weights(model, self.targets)
-        self._has_joined = False
-
-        def join(model: nn.Module, args: tuple, losses: object) -> object:
-            if not model.training or not isinstance(losses, dict):
-                return losses
-            self._has_joined = True
-            coefficient = self.coefficient_at(runner.epoch)
-            time = f'{runner.seed}/{runner.iter}'
-            if coefficient:
-                value = coefficient * penalty(self._layers, self.kind, time)
-            else:
-                value = torch.zeros((), device=next(model.parameters()).device)
-            return {**losses, LOSS: value}
-
-        self._handle = model.register_forward_hook(join)
+        super().before_train(runner)
+        self._layers = find_weights(bare_model(runner), self.targets)
         runner.logger.info(
             f'The filters of {len(self._layers)} layers are drawn towards being orthogonal: '
             f'kind={self.kind!r}, coefficients={self.coefficients}, milestones={self.milestones}'
@@ -118,9 +104,30 @@ class OrthogonalityHook(Hook):
                 f'from forward(mode="loss"), and {type(runner.model).__name__} returned none'
             )
 
-    def after_train(self, runner: Runner) -> None:
-        """Leave the model as it was."""
-        self._handle.remove()
+    @contextmanager
+    def changed(self, runner: Runner) -> Iterator[None]:
+        """Let the penalty join the losses of the forward passes made inside."""
+        own = bare_model(runner)
+        self._has_joined = False
+
+        def join(model: nn.Module, args: tuple, losses: object) -> object:
+            # A copy made in an iteration has this hook too, and is a plain model.
+            if model is not own or not model.training or not isinstance(losses, dict):
+                return losses
+            self._has_joined = True
+            coefficient = self.coefficient_at(runner.epoch)
+            time = f'{runner.seed}/{runner.iter}'
+            if coefficient:
+                value = coefficient * penalty(self._layers, self.kind, time)
+            else:
+                value = torch.zeros((), device=next(model.parameters()).device)
+            return {**losses, LOSS: value}
+
+        handle = own.register_forward_hook(join)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def penalty(layers: dict[str, nn.Module], kind: str, time: str) -> Tensor:

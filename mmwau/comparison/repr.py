@@ -1,6 +1,7 @@
 """RePr: filters that overlap most are dropped for some epochs, and begin anew, orthogonal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from mmengine.dist import broadcast
@@ -9,10 +10,11 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..checks import check_bool, check_count, check_fraction
-from ..norms import NormSearch
+from ..norms import norms_behind
 from ..overlap import filter_overlap, filter_rows, layer_shape, unit_rows
 from ..random_numbers import random_numbers
 from ..targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
+from .iteration_hook import bare_model
 from .leave_out import LeaveOutHook
 from .weights import first_convolution
 
@@ -31,14 +33,14 @@ class RePrHook(LeaveOutHook):
     and so is what comes out. It begins anew with its bias at 0, and with weight 1, bias 0, mean 0
     and variance 1 in the norm layer; its momentum is zero. As we read it, the paper re-initialises
     what belongs to a filter in batch norm and in Adam as well. Weights that take a dropped channel
-    as their input see weight decay alone in the meantime.
+    as their input see only weight decay in the meantime.
 
     What we decided where we know of no word of the paper:
 
     - A new filter has a random direction among those allowed, and the mean length of the filters
-      that stayed. As long as there is room, the new ones are orthogonal to each other too.
+      that stayed. While directions are free, the new ones are orthogonal to each other too.
     - If the filters that stayed leave no direction free, there being as many as a filter has
-      values, a new one is orthogonal to its old self alone. The log tells how many are.
+      values, a new one is orthogonal only to its former self. The log says how many are.
     - Every convolution keeps the filter that overlaps least.
     - The groups of a convolution have no inputs in common, so that overlap is measured, and new
       filters are orthogonal, within a group; depthwise convolutions stay as they are.
@@ -82,7 +84,7 @@ class RePrHook(LeaveOutHook):
         self.drop_ratio = drop_ratio
         self.targets = check_targets(targets)
         self.skip_first = skip_first
-        self._search: NormSearch | None = None
+        self._seeks_norms = False
 
     @property
     def whole_from(self) -> int:
@@ -110,21 +112,25 @@ class RePrHook(LeaveOutHook):
             )
         # A run that is resumed knows the norms of its layers, unless those are others now.
         known = self.state.setdefault('norms', {})
-        if not self._layers.keys() <= known.keys():
-            self._search = NormSearch(model, self._layers)
+        self._seeks_norms = not self._layers.keys() <= known.keys()
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Drop filters, or let them begin anew, if the epoch asks for it."""
-        if self._search is None:
+        if not self._seeks_norms:
             super().before_train_iter(runner)
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """End the search for norm layers after the first iteration."""
-        if self._search is not None:
-            self._search.stop()
+    @contextmanager
+    def changed(self, runner: Runner) -> Iterator[None]:
+        """Keep dropped filters at zero, and in the first iteration find norm layers."""
+        with super().changed(runner):
+            if not self._seeks_norms:
+                yield
+                return
+            with norms_behind(bare_model(runner), self._layers) as found:
+                yield
             for name in self._layers:
-                self.state['norms'].setdefault(name, self._search.found.get(name, []))
-            self._search = None
+                self.state['norms'].setdefault(name, found.get(name, []))
+            self._seeks_norms = False
 
     def leave_out(self, runner: Runner, model: nn.Module, phase: int) -> None:
         """Choose the filters to drop."""
@@ -225,7 +231,7 @@ def restart(
         name: The same.
 
     Returns:
-        How many are orthogonal to their old self alone, there being no direction left.
+        How many are orthogonal only to their former self, there being no direction left.
     """
     groups = _rows(convolution).double().cpu()
     per_group, values = groups.shape[1:]
@@ -264,8 +270,8 @@ def orthogonal_filters(kept: Tensor, former: Tensor, draws: Tensor) -> tuple[Ten
     Returns:
         Filters of norm 1, float64 of shape (dropped, values), and a bool tensor of shape
         (dropped,). Where that is True, a filter is orthogonal to its former self and to those
-        kept, and also to the new ones before it, if there is room. Where it is False, there is no
-        such direction: it is orthogonal to its former self alone, if it has more than one value.
+        kept, and also to the new ones before it, if possible. Where it is False, there is no such
+        direction: it is orthogonal only to its former self, if it has more than one value.
     """
     values = kept.shape[1]
     # A short filter has as much of a direction as a long one.

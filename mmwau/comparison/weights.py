@@ -1,9 +1,10 @@
-"""The weights that the methods of this room act on, besides those that WAU holds."""
+"""The weights that the methods of this package act on, besides those that WAU holds."""
 
 from collections.abc import Sequence
 
 from torch import nn
 
+from ..sharding import refuse_sharded_layers
 from ..targets import check_targets, find_convolutions, is_below
 
 
@@ -18,7 +19,8 @@ def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[st
         The layers by name, in the model's order, each weight once.
 
     Raises:
-        TypeError: If ``targets`` is not a string or a sequence of strings.
+        TypeError: If ``targets`` is not a string or a sequence of strings, or parameters of these
+            layers are cut over processes.
         ValueError: If there is no such layer.
     """
     prefixes = check_targets(targets)
@@ -41,6 +43,7 @@ def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[st
             f'prefixes in targets={prefixes!r}. Modules that exist are for example: '
             + ', '.join([name for name, _ in model.named_children()] + list(convolutions)[:5])
         )
+    refuse_sharded_layers(model, found.values())
     return found
 
 

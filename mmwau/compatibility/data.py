@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mmwau.datasets.shapes import CLASSES, make_shapes
+from mmwau.files import check_new
 
 SIDE = 128
 NUM_IMAGES = 8
@@ -20,11 +21,10 @@ def make_data(root: str | Path) -> Path:
     in two folders, one for each class.
 
     Raises:
-        FileExistsError: If ``root`` exists.
+        FileExistsError: If ``root`` exists and is not an empty folder.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f'{root} exists already; remove it to draw the data set anew')
+    check_new(root)
     detection = root / 'detection'
     make_shapes(detection, {'train': NUM_IMAGES}, image_size=SIDE)
     path = detection / 'annotations' / 'instances_train.json'
@@ -53,8 +53,8 @@ def drawn_detection(dataset: dict, root: Path, num_classes: int) -> dict:
     Args:
         dataset: The part of the config.
         root: What :func:`make_data` returned.
-        num_classes: How many classes the recipe's head tells apart, at least 1. Those that are not
-            drawn have names too.
+        num_classes: How many classes the recipe's head has, at least 1. Those that are not drawn
+            have names too.
     """
     names = [*CLASSES, *(f'class {index}' for index in range(len(CLASSES), num_classes))]
     kept = {key: dataset[key] for key in ('pipeline', 'filter_cfg') if key in dataset}

@@ -186,7 +186,7 @@ def why_not_tried(cfg: Config) -> None:
     """Raise if a recipe needs what this tool can't draw, or has no training.
 
     Raises:
-        NotTriedError: It tells what.
+        NotTriedError: If so; the message says why.
     """
     if 'model' not in cfg or not cfg.get('train_dataloader'):
         raise NotTriedError('no recipe with a training part')

@@ -27,46 +27,53 @@ COLUMNS = ('Family', 'Recipe', 'Backbone', 'Held', 'Filters', 'Skip', 'Active th
 PAGE = """\
 # Which recipes train with WAU
 
-Every folder of configs that MMDetection and MMPreTrain bring along is a family here. Of each
-family the smallest recipe that can be tried on drawn images got
-[WAU's three lines](../README.md#add-wau-to-a-config), was made small enough for a CPU, and was
+A family is a folder of configs that comes with MMDetection or MMPreTrain. Of each family, the
+smallest recipe that can be tried on drawn images got
+[WAU's three lines](../README.md#add-it-to-your-training), was made small enough for a CPU, and was
 trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
-`hold='state'`, `update_ratio={ratio}`. In each update the weights at its start and at its end were
-compared bit for bit, with a selection of active filters drawn apart from the training. A recipe
-**works** where no held filter (nor its bias) changed a bit, and active ones moved in every layer
-that had a gradient. This says that WAU does with a recipe what it should; it says nothing about
-what a network learns.
+`hold='state'`, with `update_ratio={ratio}`. For each update, the weights before and after it were
+compared bit for bit, and the selection of active filters was drawn a second time, separately from
+the training. A recipe **works** if no bit of a held filter (or of its bias) changed, and active
+filters moved in every layer that had a gradient. This shows that WAU does to a recipe what it
+should; it says nothing about what a network learns.
 
 ```bash
 python tools/compatibility.py             # train what is not done yet
-python tools/compatibility.py --only fcos # again what has this in its name
+python tools/compatibility.py --only fcos # train again what has this in its name
 python tools/compatibility.py --report    # write this page, and the records in compatibility.json
 ```
 
 Versions: {versions}; 1 CPU thread.
 
-What is changed of a recipe, by [rules](../mmwau/compatibility/recipes.py) that are the same for
-all: {batch} images in a batch, drawn ones, of {side} pixels for detectors (classifiers keep their
-size), with boxes as masks; at most 20 queries, 50 proposals and 16 sampled regions; no pretrained
-weights (norms that start at zero start at 0.1, so that their branches have a gradient); a constant
-learning rate; SyncBN becomes BN; no workers, validation or checkpoints. Recipes with automatic
-mixed precision are trained in float32: MMEngine's wrapper for it refuses a machine without an
-accelerator. Pipelines, wrappers of data sets (Mosaic, MixUp), samplers, losses, optimizers with
-their parameter groups, clipping, gradient accumulation (at most 2), EMA and other hooks stay. What
-one family needs beside that stands in its row.
+Each recipe is changed by the same [rules](../mmwau/compatibility/recipes.py):
 
-The result of a recipe that stops is **failed**, or **fails without WAU too** where the same small
-recipe stops in the same way without WAU: by itself, by the versions here, or by the rules above.
-A family without a row has not been tried yet.
+- {batch} drawn images in a batch, of {side} pixels for detectors (classifiers keep their size),
+  with boxes as masks;
+- at most 20 queries, 50 proposals and 16 sampled regions;
+- no pretrained weights; norms that start at zero start at 0.1, so that their branches have a
+  gradient;
+- a constant learning rate, and BN instead of SyncBN;
+- no workers, validation or checkpoints;
+- float32 instead of automatic mixed precision, since MMEngine's wrapper for it needs an
+  accelerator.
+
+Pipelines, dataset wrappers (Mosaic, MixUp), samplers, losses, optimizers with their parameter
+groups, clipping, gradient accumulation (at most 2), EMA and other hooks stay as they are. If a
+family needs anything else, its row says so.
+
+A recipe that stops has **failed**, or **fails without WAU too** if the same small recipe stops in
+the same way without WAU, because of the recipe itself, the versions here or the rules above. A
+family without a row has not been tried yet.
 
 Columns:
 
-- **Held**: convolutions that are held, of those below `backbone` and `neck`, and why not others.
-- **Filters**: filters of the held ones.
-- **Skip**: held convolutions that left out the gradients of held filters under `hold='state'`;
-  [the others](speed.md) are of a kind or a size for which that is not done.
-- **Active that moved**: of the active filters of all updates under `hold='weight'`. Those that did
-  not move had no gradient, or moved by less than float32 tells apart.
+- **Held**: the held convolutions, out of those below `backbone` and `neck`, and why the others are
+  not held.
+- **Filters**: the number of filters in them.
+- **Skip**: held convolutions that did not compute the gradients of held filters under
+  `hold='state'`; [the others](speed.md) are of a kind or size for which this is not done.
+- **Active that moved**: out of the active filters of all updates under `hold='weight'`. The others
+  had no gradient, or moved by less than float32 can represent.
 """
 
 

@@ -62,7 +62,7 @@ class Record:
         recipe: Name of the config, ``''`` if none was tried.
         result: ``'works'``, ``'does not apply'``, ``'not tried'``, ``'failed'`` or ``'fails without
             WAU too'``.
-        reason: Of ``'works'``: what else there is to tell. Of the others: why.
+        reason: Of ``'works'``: remarks. Of the others: why.
         backbone: Type of the backbone.
         held: Convolutions that are held.
         convolutions: Convolutions below the targets, with those that are not held.
@@ -205,12 +205,12 @@ def try_recipe(
     if recipe.path is None:
         return Record(**found, reason=recipe.reason)
     found['recipe'] = str(recipe.path.relative_to(zoo_of(recipe.project)))
-    told = [EXEMPT[recipe.name].reason] if recipe.name in EXEMPT else []
+    remarks = [EXEMPT[recipe.name].reason] if recipe.name in EXEMPT else []
     try:
         cfg = prepare(recipe, Path(data), wrapper)
         found['backbone'] = _backbone(cfg.model)
         if 'Amp' in read_recipe(recipe.path).optim_wrapper.get('type', ''):
-            told.append('float32 instead of AMP')
+            remarks.append('float32 instead of AMP')
         cfg.work_dir = str(work_dir)
         cfg.experiment_name = str(work_dir).replace('/', '_')
         check_train_config(cfg)
@@ -231,9 +231,9 @@ def try_recipe(
         )
         found['skipping'] = skip_in_one_update(runner, watch)
         if not all(map(math.isfinite, watch.losses)):
-            told.append('a loss was not finite')
+            remarks.append('a loss was not finite')
         wrong = '; '.join(watch.wrong[:3])
-        result, reason = (FAILED, wrong) if wrong else (WORKS, '; '.join(told))
+        result, reason = (FAILED, wrong) if wrong else (WORKS, '; '.join(remarks))
     except Exception as error:
         traceback.print_exc()
         result, reason = explain(error)
@@ -267,7 +267,7 @@ def skip_in_one_update(runner: Runner, watch: Watch) -> int:
     if not any(moved.values()):
         watch.wrong.append('no active filter moved')
     watch.wrong[before:] = [f"{what} under hold='state'" for what in watch.wrong[before:]]
-    return len(watch.layers) - len(wrapper._skipper.find_full())
+    return len(watch.layers) - len(wrapper.updates.skipper.find_full())
 
 
 def start_branches(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r18_wau_demo_new_style.py: the demo's shapes, from scratch.
+# The baseline of faster_rcnn_r18_wau_demo_new_style.py: the demo's shapes, from scratch.
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
@@ -75,5 +75,5 @@ param_scheduler = [
     dict(type=CosineAnnealingLR, by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
 ]
 
-# The same curves as its twin.
+# The same curves as with WAU.
 custom_hooks = [dict(type=OverlapHook, overlap_interval=50)]

@@ -1,4 +1,4 @@
-# The demo with WAU; faster_rcnn_r18_demo_new_style.py is its plain twin.
+# The demo with WAU; faster_rcnn_r18_demo_new_style.py is its baseline.
 from mmengine.config import read_base
 
 from mmwau import WAUHook, WAUOptimWrapper

@@ -1,4 +1,4 @@
-# The plain twin of faster_rcnn_r50_wau_coco_new_style.py. MMDetection's recipe is written out in
+# The baseline of faster_rcnn_r50_wau_coco_new_style.py. MMDetection's recipe is written out in
 # _base_, since installed packages of MMDetection come without its new-style configs.
 from mmengine.config import read_base
 

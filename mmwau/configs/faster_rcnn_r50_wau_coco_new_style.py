@@ -1,4 +1,4 @@
-# Faster R-CNN R50-FPN on COCO with WAU; faster_rcnn_r50_coco_new_style.py is its plain twin.
+# Faster R-CNN R50-FPN on COCO with WAU; faster_rcnn_r50_coco_new_style.py is its baseline.
 from mmengine.config import read_base
 
 from mmwau import WAUHook, WAUOptimWrapper

@@ -1,4 +1,4 @@
-# ResNet-50 on ImageNet, the plain twin of resnet50_wau_8xb32_in1k_new_style.py. MMPreTrain's recipe
+# ResNet-50 on ImageNet, the baseline of resnet50_wau_8xb32_in1k_new_style.py. MMPreTrain's recipe
 # is written out in _base_, since installed packages of MMPreTrain lack its new-style configs.
 from mmengine.config import read_base
 

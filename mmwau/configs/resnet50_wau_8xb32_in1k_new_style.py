@@ -1,4 +1,4 @@
-# WAU as in the paper's words; resnet50_8xb32_in1k_new_style.py is its plain twin.
+# WAU as in the paper's words; resnet50_8xb32_in1k_new_style.py is its baseline.
 from mmengine.config import read_base
 
 from mmwau import WAUHook, WAUOptimWrapper

@@ -1,1 +1,1 @@
-"""Data sets: one that mmwau draws itself, and CIFAR from any origin."""
+"""Data sets: one that mmwau draws itself, CIFAR from any origin, files in VOC and COCO form."""

@@ -42,10 +42,10 @@ LAYOUTS = {  # by number of classes
 class CIFARBatches(BaseDataset):
     """CIFAR-10 or CIFAR-100 from batch files that are not, to the byte, those of its authors.
 
-    MMPreTrain's ``CIFAR10`` compares checksums and takes these alone. This one takes what
+    MMPreTrain's ``CIFAR10`` compares checksums and takes only the originals. This one takes what
     ``tools/dataset_converters/cifar_folders_to_batches.py`` makes of image folders, and the
     original batches too. Items are those of MMPreTrain: ``img``, uint8 RGB of shape (32, 32, 3),
-    and ``gt_label``, an integer. Batches are pickled: read those only that you trust.
+    and ``gt_label``, an integer. Batches are pickled: read only those that you trust.
 
     Args:
         data_root: Folder with ``cifar-10-batches-py`` or ``cifar-100-python`` in it.

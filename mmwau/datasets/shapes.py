@@ -39,12 +39,10 @@ def make_shapes(
         progress: Whether to show how far it is.
 
     Raises:
-        FileExistsError: If ``root`` exists.
+        FileExistsError: If ``root`` exists and is not an empty folder.
         ValueError: If ``image_size`` is below 64.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f'{root} exists already; remove it to draw the data set anew')
     if image_size < 64:
         raise ValueError(f'image_size must be at least 64 pixels, got {image_size}')
     num_images = num_images or {'train': 400, 'val': 100}

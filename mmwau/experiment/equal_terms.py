@@ -1,7 +1,7 @@
 """The overlap of two trainings at the point where both are as far: as trained, or as moved.
 
 Overlap grows from its random start as training goes on, so that a training which is behind another
-overlaps less for that reason alone. A difference that is gone at equal training loss, or where
+overlaps less for that reason only. A difference that is gone at equal training loss, or where
 filters moved as far, was one of how far training had come.
 """
 
@@ -34,15 +34,15 @@ def at_equal_loss(record: Record, baseline: Record) -> tuple[float, float] | Non
 
 
 def at_equal_movement(
-    record: Record, baseline: Record, name: str = 'movement'
+    record: Record, baseline: Record, name: str = 'path_length'
 ) -> tuple[float, float] | None:
     """Overlap of two trainings when their filters had moved as far; see :func:`at_equal_loss`.
 
     Args:
         record: A training that finished.
         baseline: The one to compare it with.
-        name: ``'movement'``, the way that filters went, or ``'displacement'``, how far they are
-            from where they started.
+        name: ``'path_length'``, how far filters have gone along their path, or
+            ``'displacement'``, how far they are from where they started.
 
     Returns:
         The overlaps of both; None where a curve is missing.

@@ -10,6 +10,7 @@ from mmengine.device import get_device
 
 from mmwau.analysis.metrics import is_number
 from mmwau.analysis.runs import Run
+from mmwau.overlap_hook import log_key
 from mmwau.records import read_records, write_records
 
 from .suite import Training
@@ -39,10 +40,10 @@ class Record:
         seconds: How long training took; 0 where it is not known. With a GPU or another accelerator
             the median time of an iteration times their number; without one the processor's time
             of the whole process, which other processes on the machine disturb less.
-        values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'movement'``, ...; what
-            is no measurement (:func:`mmwau.analysis.metrics.is_measured`) is left out.
+        values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'path_length'``, ...;
+            what is no measurement (:func:`mmwau.analysis.metrics.is_measured`) is left out.
         curves: Points (iteration, value) by name: the metric, ``'loss'`` as the mean of each
-            epoch, which stands at its middle, ``'overlap'``, ``'movement'``.
+            epoch, which stands at its middle, ``'overlap'``, ``'path_length'``, ...
     """
 
     setting: str
@@ -57,6 +58,12 @@ class Record:
     seconds: float = 0.0
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    def __post_init__(self):
+        # Those that mmwau 0.1 wrote have its log keys.
+        for name in ('values', 'curves'):
+            renamed = {log_key(key): value for key, value in getattr(self, name).items()}
+            object.__setattr__(self, name, renamed)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -127,7 +134,8 @@ def read_record(folder: Path) -> Record | None:
 def update_records(records: Sequence[Record], path: Path) -> None:
     """Write records to a JSON file; others that it has stay in it.
 
-    A training that failed does not take the place of one that came to its end.
+    A training that failed does not take the place of one that came to its end. One whose setting
+    or arm has another name by now takes the place of its record under the old name.
 
     Raises:
         OSError: If it can't be written.
@@ -136,8 +144,14 @@ def update_records(records: Sequence[Record], path: Path) -> None:
     kept = read_records(Record, path)
     ended = {one.key for one in kept if one.status != 'failed'}
     new = [one for one in records if one.status != 'failed' or one.key not in ended]
+    write_records([*new, *left_of(kept, new)], path)
+
+
+def left_of(records: Sequence[Record], new: Sequence[Record]) -> list[Record]:
+    """Records of other trainings than the new ones, whatever names these had earlier."""
     names = {one.key for one in new}
-    write_records([*new, *(one for one in kept if one.key not in names)], path)
+    digests = {one.digest for one in new if one.status != 'failed'}
+    return [one for one in records if one.key not in names and one.digest not in digests]
 
 
 def _binned(run: Run) -> Curve:

@@ -26,17 +26,18 @@ FEW_SEEDS = 3
 HOW_TO_READ = (
     'Mean ± sample standard deviation over the seeds. A gap or difference is the arm minus the '
     'baseline (the first row), paired by seed; behind it in brackets its 95 % interval '
-    "(Student's t over the pairs). An interval that holds 0 "
-    'means that these runs do not tell the two apart; of twenty intervals one misses by chance.',
+    "(Student's t over the pairs). An interval that contains 0 means that these runs do not show a "
+    'difference; about one interval in twenty misses the true value by chance.',
     'Training loss: mean of the last epoch. Overlap: mean |cosine| between the filters of a layer, '
-    'mean over layers. Movement: the way that filters went, the sum over updates of the angle in '
-    'radians between a filter before and after. Displacement: the angle between a filter and '
-    'itself at the start. Time: in relation to the baseline with the same '
-    'seed, median over seeds; without a GPU that of the processor for the whole process. Trainings '
-    'that run side by side disturb one another, so this is no measurement of speed.',
-    'At equal training loss, movement or displacement: the difference of the overlap at the point '
-    'where each of the two first had the training loss (the movement) that both reached. Overlap '
-    'grows as training goes on; a difference that is gone here was one of how far it had come.',
+    'mean over layers. Path length: the sum over updates of the angle in radians between a filter '
+    'before and after. Displacement: the angle between a filter and itself at the start. Time: '
+    'relative to the baseline with the same seed, median over seeds; without a GPU, the processor '
+    'time of the whole process. Trainings that run side by side slow one another down, so this '
+    'does not measure speed.',
+    'At equal training loss, path length or displacement: the difference in overlap at the point '
+    'where each of the two first reached the training loss (path length, displacement) that both '
+    'reached. Overlap grows as training goes on; a difference that vanishes here came from how far '
+    'training had got.',
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ class Setting:
         name: Its name.
         number: Its place in the suite, from 1.
         metric: Name of the metric.
-        other_metrics: Names of metrics that are told beside it.
+        other_metrics: Names of metrics that are shown beside it.
         arms: For each arm its finished records; the first arm is the baseline.
         planned: For each arm how many trainings the suite has.
     """
@@ -62,7 +63,7 @@ class Setting:
 
     @property
     def baseline(self) -> str:
-        """Name of the arm that differences are taken to."""
+        """Name of the arm that the others are compared with."""
         return next(iter(self.arms))
 
     def values(self, arm: str, name: str) -> list[tuple[int, float]]:
@@ -99,7 +100,7 @@ class Setting:
         return summarise(gaps) if gaps else None
 
     def time(self, arm: str) -> float | None:
-        """Training time in relation to the baseline, median over pairs; None if not known."""
+        """Training time relative to the baseline, median over pairs; None if not known."""
         ratios = [
             ours.seconds / theirs.seconds
             for ours, theirs in self.pairs(arm) if ours.seconds and theirs.seconds
@@ -108,7 +109,7 @@ class Setting:
 
     @property
     def decimals(self) -> int:
-        """Decimals that the metric is told with: of a percentage 2, of a fraction 3."""
+        """Decimals that the metric is shown with: of a percentage 2, of a fraction 3."""
         values = [value for arm in self.arms for _, value in self.values(arm, 'metric')]
         return 2 if values and max(map(abs, values)) > 1 else 3
 
@@ -129,12 +130,12 @@ class Setting:
                 *(_mean(self.mean(arm, name), self.decimals) for name in self.other_metrics),
                 _mean(self.mean(arm, 'loss'), 3),
                 _mean(self.mean(arm, 'overlap'), 4),
-                _mean(self.mean(arm, 'movement'), 2),
+                _mean(self.mean(arm, 'path_length'), 2),
                 _mean(self.mean(arm, 'displacement'), 3),
                 NO_VALUE if time is None else f'{time:.2f}',
             ])  # fmt: skip
         columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *self.other_metrics,
-                   'training loss', 'overlap', 'movement', 'displacement', 'time']  # fmt: skip
+                   'training loss', 'overlap', 'path length', 'displacement', 'time']  # fmt: skip
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:
@@ -149,7 +150,7 @@ class Setting:
             ]
             for arm in self.arms if arm != self.baseline
         ]  # fmt: skip
-        columns = ['arm', 'at the end', 'at equal training loss', 'at equal movement',
+        columns = ['arm', 'at the end', 'at equal training loss', 'at equal path length',
                    'at equal displacement']  # fmt: skip
         title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
         return Table(title, columns, rows)
@@ -165,12 +166,12 @@ class Setting:
         return f'{text} ({low}, {high})'.replace(' ', NO_BREAK)
 
     def draw_curves(self) -> Figure:
-        """Metric, loss and overlap as training goes on, and the overlap along loss and movement."""
+        """Metric, loss and overlap as training goes on, and the overlap along the others."""
         figure = Figure(figsize=(16, 8.4), layout='constrained')
         panels = figure.subplots(2, 3).ravel()
         drawn = [
             ('metric', None), ('loss', None), ('overlap', None), ('overlap', 'loss'),
-            ('overlap', 'movement'), ('overlap', 'displacement'),
+            ('overlap', 'path_length'), ('overlap', 'displacement'),
         ]  # fmt: skip
         for index, arm in enumerate(self.arms):
             look = dict(
@@ -182,7 +183,7 @@ class Setting:
                 self._draw(axes, arm, name, along, look)
         texts = dict(
             metric=self.metric, loss='training loss', overlap='filter overlap',
-            movement='movement of filters (radians)',
+            path_length='path length of filters (radians)',
             displacement='displacement of filters from the start (radians)',
         )  # fmt: skip
         for axes, (name, along) in zip(panels, drawn, strict=True):
@@ -282,7 +283,7 @@ class Report:
             names = [f'{one.setting} / {one.arm} / seed {one.seed}' for one in self.others]
             found.append(
                 f'{len(names)} results do not count, since the suite or a config was changed '
-                f'since: {name_some(names, 3)}. They are kept until trained anew'
+                f'since: {name_some(names, 3)}. They are kept until trained again'
             )
         for setting in self.settings:
             found += _seed_warnings(setting)
@@ -372,31 +373,31 @@ class Report:
 
 
 def _seed_warnings(setting: Setting) -> list[str]:
-    """What so few seeds can't tell."""
+    """What so few seeds can't show."""
     gaps = {arm: setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline}
     gaps = {arm: gap for arm, gap in gaps.items() if gap is not None}
-    told = []
+    found = []
     if len(setting.arms) > 1 and not setting.arms[setting.baseline]:
-        told.append(
+        found.append(
             f'{setting.name}: no training of {setting.baseline} is finished: there are no gaps'
         )
     single = [arm for arm, gap in gaps.items() if gap.count == 1]
     if single:
-        told.append(
-            f'{setting.name}: one pair of runs tells nothing about chance '
+        found.append(
+            f'{setting.name}: one pair of runs says nothing about chance '
             f'({"; ".join(single)}); train more seeds'
         )
     spread = {arm: (gap, half_width(gap)) for arm, gap in gaps.items() if gap.count > 1}
     unclear = [half for gap, half in spread.values() if abs(gap.mean) <= half]
     if unclear:
-        told.append(
-            f'{setting.name}: {len(unclear)} of {len(spread)} gaps can not be told from 0; they '
-            f'would have to be about {_number(median(unclear), setting.decimals)} to be told'
+        found.append(
+            f'{setting.name}: {len(unclear)} of {len(spread)} gaps cannot be distinguished from 0; '
+            f'only gaps above about {_number(median(unclear), setting.decimals)} could be'
         )
     few = [f'{arm} ({gap.count})' for arm, (gap, _) in spread.items() if gap.count < FEW_SEEDS]
     if few:
-        told.append(f'{setting.name}: too few seeds to tell but huge gaps: {"; ".join(few)}')
-    return told
+        found.append(f'{setting.name}: too few seeds to show any but huge gaps: {"; ".join(few)}')
+    return found
 
 
 def at_equal_displacement(record: Record, baseline: Record) -> tuple[float, float] | None:

@@ -81,7 +81,7 @@ class Training:
 
     @cached_property
     def digest(self) -> str:
-        """What tells two trainings apart: a hash of the settings that make a difference."""
+        """What identifies a training: a hash of the settings that make a difference."""
         settings, wau = split_settings(self.cfg.to_dict())
         return digest(settings, wau, self.seed, self.processes)
 
@@ -95,7 +95,7 @@ class Suite:
         title: What it shows.
         metric: Name of the validation metric that is compared.
         trainings: All trainings, seed by seed, so that what is done early has all arms.
-        other_metrics: Names of metrics that are told beside it.
+        other_metrics: Names of metrics that are shown beside it.
     """
 
     name: str
@@ -118,7 +118,7 @@ def read_suite(path: str | PathLike) -> Suite:
 
     - ``title``: what the suite shows.
     - ``metric``: name of the validation metric, for example ``'accuracy/top1'``.
-    - ``other_metrics``: list of metrics to tell beside it (optional).
+    - ``other_metrics``: list of metrics to show beside it (optional).
     - ``seeds``: list of integers.
     - ``options``: settings for all trainings, as ``--cfg-options`` takes them (optional).
     - ``processes``: number of processes of each training (optional; 1 by default).
@@ -184,7 +184,7 @@ def read_suite(path: str | PathLike) -> Suite:
     if len(set(folders)) < len(folders):
         raise ValueError(
             f'{path}: two trainings would share a work_dir, since names of settings or arms differ '
-            'in signs alone that no file name has. Give them other names'
+            'only in characters that file names leave out. Give them other names'
         )
     other_metrics = read.get('other_metrics', [])
     return Suite(path.stem, read['title'], read['metric'], found, other_metrics)
@@ -204,8 +204,8 @@ def digest(
     Returns:
         16 hexadecimal digits.
     """
-    told = {name: value for name, value in settings.items() if not name.startswith(IRRELEVANT)}
-    whole = json.dumps([told, wau, seed, processes], sort_keys=True, default=str)
+    kept = {name: value for name, value in settings.items() if not name.startswith(IRRELEVANT)}
+    whole = json.dumps([kept, wau, seed, processes], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

@@ -41,7 +41,7 @@ class Process:
         starts: How often it has been started, with this time.
         log_start: Size of its log before this start.
         gpus: Its GPUs, where they are shared out.
-        began: When this start was, as :func:`time.monotonic` tells it.
+        began: When this start was, in seconds of :func:`time.monotonic`.
     """
 
     training: Training
@@ -184,7 +184,7 @@ class Trainer:
     def _end(self, one: Process, seconds: float) -> Record:
         """The record of a training that ended; a failed one is tried anew at the next start."""
         training, folder = one.training, self.folder / one.training.folder
-        told = shlex.join(self.command(training))
+        command = shlex.join(self.command(training))
         try:
             if one.process.returncode:
                 # Of several processes some may be left.
@@ -198,12 +198,12 @@ class Trainer:
                 )
             if one.starts > 1:
                 seconds = 0.0
-            record = summarise_run(training, run, self.metric, told, seconds)
+            record = summarise_run(training, run, self.metric, command, seconds)
             write_record(record, folder)
         # Whatever is wrong with one training, the others go on.
         except Exception as error:
             return Record(
-                training.setting, training.arm, training.seed, told, training.digest,
+                training.setting, training.arm, training.seed, command, training.digest,
                 status='failed', error=str(error) or repr(error), starts=one.starts,
             )  # fmt: skip
         if one.starts == 1:
@@ -212,7 +212,7 @@ class Trainer:
         return record
 
     def fraction(self, one: Process) -> float:
-        """How much of a running training is done, in [0, 1], as far as its log tells."""
+        """How much of a running training is done, in [0, 1], as far as its log shows."""
         loop = one.training.cfg.train_cfg
         done = 0.0
         for entry in read_scalars(self.folder / one.training.folder)[-3:]:
@@ -223,7 +223,7 @@ class Trainer:
         return min(done, 1.0)
 
     def seconds_left(self) -> float | None:
-        """Time left in seconds, None while nothing tells how long a training takes."""
+        """Time left in seconds, None while it is not known how long a training takes."""
         estimates = {setting: fmean(known) for setting, known in self._seconds.items()}
         left = 0.0
         for one in self.running:
@@ -279,10 +279,10 @@ def find_records(
     digests: dict[str, Training] = {}
     found, others = {}, []
     for training in trainings:
-        twin = digests.setdefault(training.digest, training)
-        if twin is not training:
+        same = digests.setdefault(training.digest, training)
+        if same is not training:
             raise ValueError(
-                f'{twin.name} and {training.name} have the same settings: is an option misspelt?'
+                f'{same.name} and {training.name} have the same settings: is an option misspelt?'
             )
         place = folder / training.folder
         started = read_start(place)
@@ -297,7 +297,7 @@ def find_records(
         raise ValueError(
             f'These hold trainings with other settings than the suite has now: '
             f'{name_some(others, 3)}. The suite or a config was changed since. Remove the '
-            'folders to train anew, or name another --work-dir'
+            'folders to train again, or name another --work-dir'
         )
     return found
 
@@ -322,8 +322,8 @@ def _reason(log: Path, one: Process) -> str:
     with open(log, 'rb') as file:
         file.seek(one.log_start)
         lines = file.read().decode(errors='replace').splitlines()
-    told = [line.strip() for line in lines if ERROR.search(line)]
-    told = told or [line.strip() for line in lines if re.search('[a-z]', line)]
+    found = [line.strip() for line in lines if ERROR.search(line)]
+    found = found or [line.strip() for line in lines if re.search('[a-z]', line)]
     status = one.process.returncode
     end = f'ended by signal {-status}' if status < 0 else f'exit status {status}'
-    return f'{end}: {told[-1][:300] if told else "it printed nothing"} (whole output in {log})'
+    return f'{end}: {found[-1][:300] if found else "it printed nothing"} (whole output in {log})'

@@ -56,7 +56,7 @@ class PytorchCVBackbone(Sequential):
             x: Images of shape (N, C, H, W).
 
         Returns:
-            The last feature map alone, of shape (N, channels, height, width); 8×8 at the end of
+            Only the last feature map, of shape (N, channels, height, width); 8×8 at the end of
             the CIFAR families for images of 32×32.
         """
         return (super().forward(x),)

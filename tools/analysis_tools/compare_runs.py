@@ -1,9 +1,9 @@
 """Show trainings side by side: curves, final values with their spread, and differences.
 
-    python tools/analysis_tools/compare_runs.py work_dirs/plain_seed? work_dirs/wau_seed?
+    python tools/analysis_tools/compare_runs.py work_dirs/baseline_seed? work_dirs/wau_seed?
 
 Runs whose configs agree in everything but the seed are one arm. Nothing is trained or evaluated:
-what is read is what MMEngine logged in each work_dir.
+the tool reads what MMEngine logged in each work_dir.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from mmwau.analysis.runs_checks import (
     find_warnings,
 )
 from mmwau.analysis.runs_report import ARMS_IN_ONE_TABLE, Report
-from mmwau.files import write_whole
+from mmwau.files import check_folder, write_whole
+from mmwau.terminal import text_console
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('work_dirs', nargs='+', metavar='work_dir', help='folder of a training')
     parser.add_argument(
         '--baseline', metavar='LABEL',
-        help='arm that differences are taken to (default: the first without WAU)',
+        help='arm that the others are compared with (default: the first without WAU)',
     )  # fmt: skip
     parser.add_argument(
         '--at', type=int, metavar='EPOCH',
@@ -64,7 +65,7 @@ def show(report: Report, warnings: Sequence[str], folder: Path, console: Console
     for table in tables:
         console.print(table.to_terminal())
     for warning in warnings:
-        console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
+        console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
     write_whole(to_json(report.results(warnings)).encode(), folder / 'compare_runs.json')
     for name, figure in pictures.items():
         write_whole(png(figure), folder / name)
@@ -81,16 +82,17 @@ def show(report: Report, warnings: Sequence[str], folder: Path, console: Console
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the runs, group and compare them, show everything."""
     args = parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    check_folder(args.out, '--out')
+    console = text_console(width=160)
     short_labels(args.work_dirs)  # raises if a folder is given twice
     runs = [read_run(work_dir) for work_dir in args.work_dirs]
     check_comparable(runs, args.at)
     metric = choose_shown_metric(runs, args.metric)
     arms = baseline_first(group_into_arms(runs), args.baseline)
     console.print(
-        f'{len(runs)} runs in {len(arms)} arms; differences are taken to {arms[0].label}',
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        f'{len(runs)} runs in {len(arms)} arms; differences are relative to {arms[0].label}',
+        soft_wrap=True,
+    )
     show(Report(arms, metric, args.at), find_warnings(arms, metric, args.at), args.out, console)
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import mmwau.openmp  # noqa: F401  (before torch)
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
 from mmwau.analysis import overlap_report as report
@@ -25,9 +24,10 @@ from mmwau.analysis.filters import find_filters
 from mmwau.analysis.json_text import to_json
 from mmwau.analysis.labels import short_labels
 from mmwau.analysis.page import png, write_page
-from mmwau.analysis.weights_file import read_weights
-from mmwau.files import write_whole
+from mmwau.files import check_folder, write_whole
 from mmwau.targets import is_below
+from mmwau.terminal import task_name, text_console
+from mmwau.weights_file import read_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,17 +35,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoints', nargs='+', metavar='checkpoint', help='file of weights')
     parser.add_argument('--layers', nargs='+', default=[''], metavar='PREFIX',
-                        help='measure the layers below these module names alone')  # fmt: skip
+                        help='measure only the layers below these module names')  # fmt: skip
     parser.add_argument('--heat-maps', nargs='+', metavar='LAYER',
                         help='layers whose filters are compared one by one (default: the three '
-                        'with the highest overlap in relation to random filters)')  # fmt: skip
-    parser.add_argument('--twin-cosine', type=float, default=0.9, metavar='COSINE',
-                        help='|cosine| from which on filters are near twins, in (0, 1] '
+                        'with the highest overlap relative to random filters)')  # fmt: skip
+    parser.add_argument('--duplicate-cosine', type=float, default=0.9, metavar='COSINE',
+                        help='|cosine| from which on filters are near-duplicates, in (0, 1] '
                         '(default: 0.9)')  # fmt: skip
+    # Its name in mmwau 0.1.
+    parser.add_argument('--twin-cosine', type=float, dest='duplicate_cosine',
+                        default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
     parser.add_argument('--config', help='config of the network (of MMDetection, MMPreTrain, ...): '
-                        'tells grouped and transposed convolutions, and has the outputs '
-                        'compared')  # fmt: skip
-    parser.add_argument('--images', type=int, default=16,
+                        'shows which convolutions are grouped or transposed; the outputs '
+                        'are compared too')  # fmt: skip
+    parser.add_argument('--images', type=int,
                         help='images to compare the outputs on, with --config; 0 for none '
                         '(default: 16)')  # fmt: skip
     parser.add_argument('--json', action='store_true',
@@ -53,13 +56,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/filter_overlap'),
                         help='folder for pictures, page and JSON file')  # fmt: skip
     parser.add_argument('--unsafe-load', action='store_true',
-                        help='run the code that a checkpoint asks to run; for trusted files '
-                        'alone')  # fmt: skip
+                        help='run the code that a checkpoint asks to run; only for trusted '
+                        'files')  # fmt: skip
     args = parser.parse_args()
-    if not 0 < args.twin_cosine <= 1:
-        raise ValueError(f'--twin-cosine must be in (0, 1], got {args.twin_cosine}')
+    if not 0 < args.duplicate_cosine <= 1:
+        parser.error(f'--duplicate-cosine must be in (0, 1], got {args.duplicate_cosine}')
+    if args.images is not None and not args.config:
+        parser.error('--images are compared with --config, which is not given')
+    if args.images is None:
+        args.images = 16
     if args.images < 0:
-        raise ValueError(f'--images must be 0 or more, got {args.images}')
+        parser.error(f'--images must be 0 or more, got {args.images}')
     return args
 
 
@@ -91,7 +98,7 @@ def measure(
     task = progress.add_task(label, total=len(wanted))
     layers, random = {}, {}
     for name, each in wanted.items():
-        layers[name], random[name] = report.measure_filters(each, args.twin_cosine)
+        layers[name], random[name] = report.measure_filters(each, args.duplicate_cosine)
         progress.advance(task)
     return report.Measured(str(path), wanted, layers, random, left_out)
 
@@ -137,8 +144,8 @@ def compare_outputs(
 
     from mmengine.runner import Runner
 
+    from mmwau.data_check import check_data
     from mmwau.features import compare_features
-    from mmwau.input_files import check_data
 
     check_data(cfg, ('test',))
     models = {}
@@ -175,11 +182,11 @@ def compare_outputs(
 def main() -> None:
     """Measure, print, draw and write."""
     args = parse_args()
-    # With --json the standard output is for the measurements alone.
-    console = Console(stderr=args.json, width=None if sys.stdout.isatty() else 120)
+    check_folder(args.out, '--out')
+    # With --json the standard output is only for the measurements.
+    console = text_console(width=120, stderr=args.json)
     labels = short_labels(args.checkpoints)
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     weights = {
         label: read_weights(path, args.unsafe_load)
         for label, path in zip(labels, args.checkpoints, strict=True)
@@ -208,30 +215,30 @@ def main() -> None:
     }
     if features is not None:
         figures['features'] = report.draw_features(features)
-    content = to_json(report.results(checkpoints, args.twin_cosine, features))
+    content = to_json(report.results(checkpoints, args.duplicate_cosine, features))
     if args.json:
         print(content)
     else:
-        console.print(report.network_table(checkpoints, args.twin_cosine).to_terminal())
+        console.print(report.network_table(checkpoints, args.duplicate_cosine).to_terminal())
         if len(checkpoints) == 1:
             ((label, each),) = checkpoints.items()
-            console.print(report.layer_table(label, each, args.twin_cosine).to_terminal())
+            console.print(report.layer_table(label, each, args.duplicate_cosine).to_terminal())
         elif len(checkpoints) <= 4:  # the page has it with more columns
             console.print(report.comparison_table(checkpoints).to_terminal())
         if features is not None:
             console.print(report.feature_table(features).to_terminal())
         for line in report.left_out_lines(checkpoints):
-            console.print(line, markup=False)
+            console.print(line)
     write_whole(content.encode(), args.out / 'filter_overlap.json')
     for name, figure in figures.items():
         write_whole(png(figure), args.out / f'{name.replace(" ", "_")}.png')
     write_page(
         args.out / 'filter_overlap.html',
         'Filter overlap',
-        report.sections(checkpoints, args.twin_cosine, figures, features),
+        report.sections(checkpoints, args.duplicate_cosine, figures, features),
         shlex.join(['python', *sys.argv]),
     )
-    console.print(f'Pictures, page and JSON file: {args.out}/', markup=False)
+    console.print(f'Pictures, page and JSON file: {args.out}/', soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -19,7 +19,7 @@ import mmwau.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config, DictAction
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmwau.analysis.evaluation import (
     MEASURED_PARTS,
@@ -36,9 +36,10 @@ from mmwau.analysis.page import Table, png, write_page
 from mmwau.analysis.prune_report import Report
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
-from mmwau.files import write_whole
+from mmwau.files import check_folder, write_whole
 from mmwau.launch import build_runner, load_config
 from mmwau.targets import is_below
+from mmwau.terminal import task_name, text_console
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,18 +51,17 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     listed = f'of {", ".join(ORDERS)} (default: all)'
     add('--orders', nargs='+', default=ORDERS, choices=ORDERS, metavar='ORDER', help=listed)
     seeds = 'of the random order (default: 0 1 2)'
-    add('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED', help=seeds)
+    add('--seeds', nargs='+', type=int, metavar='SEED', help=seeds)
     tenths = [tenth / 10 for tenth in range(10)]
     from_all = 'to remove from every layer, in [0, 1) (default: 0 0.1 ... 0.9)'
     add('--fractions', nargs='+', type=float, default=tenths, metavar='FRACTION', help=from_all)
     prefixes = 'module-name prefixes of layers (default: backbone neck)'
     add('--targets', nargs='+', default=['backbone', 'neck'], metavar='PREFIX', help=prefixes)
     add('--per-layer', action='store_true', help='also remove filters from one layer at a time')
-    quarters, from_one = [0.25, 0.5, 0.75], 'for --per-layer (default: 0.25 0.5 0.75)'
-    add('--layer-fractions', nargs='+', type=float, default=quarters, metavar='FRACTION',
-        help=from_one)  # fmt: skip
+    add('--layer-fractions', nargs='+', type=float, metavar='FRACTION',
+        help='for --per-layer (default: 0.25 0.5 0.75)')  # fmt: skip
     add('--layers', nargs='+', metavar='PREFIX', help='layers of --per-layer (default: all)')
-    add('--apoz-images', type=int, default=32, metavar='N',
+    add('--apoz-images', type=int, metavar='N',
         help='first images of the test data, for apoz (default: 32)')  # fmt: skip
     add('--metric', help='name of the metric, of which more is better '
         '(default: coco/bbox_mAP, accuracy/top1, or the first)')  # fmt: skip
@@ -72,6 +72,18 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help='override settings of the config, as key=value')  # fmt: skip
     parser.set_defaults(launcher='none', local_rank=0)
     args = parser.parse_args(arguments)
+    # An option that another one leaves without an effect, and what takes its place if not given.
+    for name, default, needed, is_there in (
+        ('layers', None, '--per-layer', args.per_layer),
+        ('layer_fractions', [0.25, 0.5, 0.75], '--per-layer', args.per_layer),
+        ('seeds', [0, 1, 2], '--orders random', 'random' in args.orders),
+        ('apoz_images', 32, '--orders apoz', 'apoz' in args.orders),
+    ):
+        option = f'--{name.replace("_", "-")}'
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif not is_there:
+            parser.error(f'{option} is for {needed}, which is not given')
     try:
         args.fractions = _check_fractions(args.fractions, '--fractions')
         args.layer_fractions = _check_fractions(args.layer_fractions, '--layer-fractions')
@@ -79,8 +91,6 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(str(error))
     if args.apoz_images < 1:
         parser.error(f'--apoz-images must be at least 1, got {args.apoz_images}')
-    if args.layers and not args.per_layer:
-        parser.error('--layers chooses among the layers of --per-layer, which is not given')
     # Twice the same would be twice in the tables.
     args.orders, args.seeds = list(dict.fromkeys(args.orders)), list(dict.fromkeys(args.seeds))
     return args
@@ -151,8 +161,7 @@ def measure_all(
     """
     labels = list(curves.checkpoints)
     planned = {label: list(curves.points(label)) for label in labels}
-    columns = (TextColumn('{task.description}'), BarColumn(bar_width=20), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = task_name(), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()
     # One evaluation may take longer than the time from which rich estimates speeds by default.
     progress = Progress(
         *columns, console=console, speed_estimate_period=float('inf'),
@@ -225,10 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check the input, measure what is missing, show everything."""
     args = parse_args(arguments)
     warnings.simplefilter('ignore')
+    check_folder(args.work_dir)
     # The stream itself: what is printed by evaluations goes elsewhere.
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=120)
+    console = text_console(width=120, file=sys.stdout)
     with quiet():
         cfg = load_config(args)
         prepare(cfg, args.checkpoints)

@@ -5,8 +5,8 @@ names and keys of the original files. The public CIFAR-10 images, for example:
 
     python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS data/cifar10
 
-MMPreTrain's CIFAR10 compares checksums and takes the original files alone; it fetches them into the
-same folder if others are there. mmwau's CIFARBatches takes these and the original ones:
+MMPreTrain's CIFAR10 compares checksums and takes only the original files; it downloads them into
+the same folder if others are there. mmwau's CIFARBatches takes these and the original ones:
 
     python tools/train.py configs/cifar/resnet20_wau_cifar10.py --cfg-options \
         {train,val}_dataloader.dataset.type=CIFARBatches
@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.progress import track
 
+from mmwau.analysis.labels import name_some
 from mmwau.datasets.cifar import LAYOUTS
-from mmwau.files import whole_folder, write_whole
+from mmwau.files import check_new, whole_folder, write_whole
 
 SPLITS = ('train', 'test')
 SUFFIXES = ('.jpg', '.jpeg', '.png')
@@ -45,15 +46,15 @@ def convert(source: Path, target: Path, seed: int = 0) -> dict[str, int]:
         The number of images by split.
 
     Raises:
-        FileExistsError: If ``target`` exists.
+        FileExistsError: If ``target`` exists and is not an empty folder.
         FileNotFoundError: If a folder is missing or has no images.
         ValueError: If the splits differ in their classes, there are not 10 or 100 of them, or an
             image can't be read or is not 32×32.
     """
-    if target.exists():
-        raise FileExistsError(f'{target} exists already; remove it or name another folder')
+    check_new(target)
     classes = _find_classes(source)
     layout = LAYOUTS[len(classes)]
+    _report_left_out(source, classes)
     written = {}
     with whole_folder(target) as unfinished:
         for split in SPLITS:
@@ -84,7 +85,7 @@ def _find_classes(source: Path) -> list[str]:
                 f'{source / split} does not exist: {source} should have train/ and test/ in it, '
                 'and they a folder of images for each class'
             )
-        found[split] = sorted(path.name for path in (source / split).iterdir() if path.is_dir())
+        found[split] = sorted(path.name for path in _visible(source / split) if path.is_dir())
     differ = sorted(set(found['train']) ^ set(found['test']))
     if differ:
         raise ValueError(f'only one of train/ and test/ has the classes {", ".join(differ)}')
@@ -96,25 +97,54 @@ def _find_classes(source: Path) -> list[str]:
     return found['train']
 
 
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+
+
 def _find_images(folder: Path) -> Sequence[Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = [path for path in _visible(folder) if _is_image(path)]
     if not paths:
         raise FileNotFoundError(f'{folder} has no images ({", ".join(SUFFIXES)})')
     return paths
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
+
+def _report_left_out(source: Path, classes: Sequence[str]) -> None:
+    """Print what lies in the folders and is not converted."""
+    for split in SPLITS:
+        names = [path.name for path in _visible(source / split) if path.name not in classes]
+        for name in classes:
+            others = [path for path in _visible(source / split / name) if not _is_image(path)]
+            names += [f'{name}/{path.name}' + '/' * path.is_dir() for path in others]
+        if names:
+            print(
+                f'{source / split}: left out, since images ({", ".join(SUFFIXES)}) are read only '
+                f'from the folders of the classes: {name_some(names, 5)}'
+            )
 
 
 def _read(path: Path) -> np.ndarray:
     """Read an image as CIFAR keeps it: all of red, then green, then blue; uint8 (3072,)."""
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert('RGB'))
-    except OSError as error:  # PIL's error for what is no image, or truncated
+            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except (OSError, SyntaxError) as error:  # PIL's errors for what is no image, or truncated
         raise ValueError(f'{path} can not be read: {error}') from error
     if pixels.shape[:2] != SIZE:
         raise ValueError(
             f'{path} is {pixels.shape[1]}×{pixels.shape[0]} pixels; images of CIFAR are 32×32'
         )
     return pixels.transpose(2, 0, 1).reshape(-1)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Grey of 16 bits, which Pillow cuts at 255 instead of scaling it. Versions differ in its mode.
+    if image.mode == 'I' or image.mode.startswith('I;16'):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert('RGB')
 
 
 def main() -> None:

@@ -4,60 +4,90 @@ Reads Annotations/*.xml, ImageSets/Main/<set>.txt and the images of JPEGImages/;
 annotations/<split>.json and <split>/<image>. The public BCCD repository, for example:
 
     python tools/dataset_converters/voc_to_coco.py BCCD_Dataset/BCCD data/bccd
+
+Without image sets, images are split at random, or by the folders that they lie in. Where there is
+no Annotations/ and no JPEGImages/, XML files lie beside the images, or in folders that are named:
+
+    python tools/dataset_converters/voc_to_coco.py FOLDER data/mine --split train val=test
+    python tools/dataset_converters/voc_to_coco.py FOLDER data/mine --split-ratio 0.8 0.2
+    python tools/dataset_converters/voc_to_coco.py raccoon_dataset data/raccoon \
+        --annotations annotations --images images --split-ratio 0.8 0.2 --seed 1
 """
 
 import argparse
 import json
 import shutil
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import mmwau.openmp  # noqa: F401  (before torch)
 
 from mmengine.utils import track_iter_progress
-from PIL import Image
 
-from mmwau.files import whole_folder
+from mmwau.analysis.labels import name_some
+from mmwau.datasets import voc
+from mmwau.files import check_new, whole_folder
 
 
 def convert(
-    source: Path, target: Path, splits: Mapping[str, str], classes: Sequence[str] = ()
+    source: Path,
+    target: Path,
+    splits: Mapping[str, str | float],
+    classes: Sequence[str] = (),
+    annotations: str | None = None,
+    images: str | None = None,
+    seed: int = 0,
 ) -> dict[str, dict]:
     """Convert the splits of a VOC data set into a new folder.
 
     VOC counts pixels from 1 and its boxes end with the last pixel inside, so that the COCO box
     is (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1), cut to the image. Objects marked
-    difficult become ``iscrowd=1``: neither trained on nor counted in the evaluation.
+    difficult become ``iscrowd=1``: neither trained on nor counted in the evaluation. An image
+    belongs to the XML file of the same name, folders below the two named ones included.
 
     Args:
-        source: Folder with Annotations/, ImageSets/Main/ and JPEGImages/.
+        source: Folder of the data set.
         target: Folder to make. It appears when it is complete, or not at all.
-        splits: For each split to write the name of the image set to read.
+        splits: For each split to write, the name of the image set to read, or where there are
+            none, of the folder that has its XML files; or for all splits the fraction of the images
+            that each gets, in (0, 1].
         classes: Classes to keep, in this order. All by default, in alphabetical order.
+        annotations: Folder of the XML files, below ``source``. Annotations/ by default, or
+            ``source`` itself where there is none.
+        images: The same for the images, with JPEGImages/.
+        seed: Seed of a random split.
 
     Returns:
         The COCO annotations by split.
 
     Raises:
-        FileExistsError: If ``target`` exists.
+        FileExistsError: If ``target`` exists and is not an empty folder.
         FileNotFoundError: If a folder, an image set, an annotation or an image is missing.
-        ValueError: If an annotation can't be read, or a class is in none of them.
+        ValueError: If a file can't be read or paired, or a class is in no annotation.
     """
-    if target.exists():
-        raise FileExistsError(f'{target} exists already; remove it or name another folder')
-    for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
-        if not (source / folder).is_dir():
-            raise FileNotFoundError(
-                f'{source / folder} does not exist: {source} should be the folder of a VOC data '
-                'set, with Annotations/, ImageSets/Main/ and JPEGImages/ in it'
-            )
-    names = {split: _image_set(source, image_set) for split, image_set in splits.items()}
-    objects = {
-        name: _read_objects(source / 'Annotations' / f'{name}.xml')
-        for name in sorted(set().union(*names.values()))
-    }
-    found = sorted({item['class'] for items in objects.values() for item in items})
+    check_new(target)
+    xml_folder = _folder(source, annotations, 'Annotations')
+    image_folder = _folder(source, images, 'JPEGImages')
+    xml_files = voc.find_files(xml_folder, voc.ANNOTATIONS)
+    image_files = voc.find_files(image_folder, voc.IMAGES)
+    if not xml_files:
+        raise FileNotFoundError(
+            f'{xml_folder} has no XML files. {source} should be the folder of a VOC data set, with '
+            'Annotations/ and JPEGImages/ in it, or of images with XML files beside them; name '
+            'other folders with --annotations and --images'
+        )
+    unannotated = [name for name in image_files if name not in xml_files]
+    if unannotated:
+        print(
+            f'{len(unannotated)} images have no annotation and are left out: '
+            f'{name_some(unannotated, 5)}'
+        )
+    names = _split(source, xml_folder, splits, xml_files, seed)
+    used = sorted(set().union(*names.values()))
+    read = {name: voc.read_annotation(_only(xml_files[name])) for name in used}
+    paths = {name: voc.find_image(read[name], name, image_files) for name in used}
+    found = sorted({box.label for annotation in read.values() for box in annotation.boxes})
     unknown = [name for name in classes if name not in found]
     if unknown:
         raise ValueError(f'no object is of class {", ".join(unknown)}; there are {found}')
@@ -65,77 +95,113 @@ def convert(
     written = {}
     with whole_folder(target) as unfinished:
         (unfinished / 'annotations').mkdir()
-        for split in splits:
-            print(f'Converting {len(names[split])} images of the split {split!r}')
-            coco = _convert_split(source, unfinished / split, names[split], objects, categories)
-            (unfinished / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
+        for split, members in names.items():
+            print(f'Converting {len(members)} images of the split {split!r}')
+            samples = [(paths[name], read[name]) for name in members]
+            coco = _convert_split(image_folder, unfinished / split, samples, categories)
+            content = json.dumps(coco, allow_nan=False)
+            (unfinished / 'annotations' / f'{split}.json').write_text(content)
             written[split] = coco
     return written
 
 
-def _image_set(source: Path, image_set: str) -> list[str]:
-    path = source / 'ImageSets' / 'Main' / f'{image_set}.txt'
-    if not path.is_file():
-        known = ', '.join(sorted(other.stem for other in path.parent.glob('*.txt')))
-        raise FileNotFoundError(f'{path} does not exist; the image sets are: {known}')
-    # A line may have a second column, which says whether the image has objects of a class.
-    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+def _folder(source: Path, name: str | None, usual: str) -> Path:
+    folder = source / usual if name is None else source / name
+    if name is None and not folder.is_dir():
+        folder = source
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder} does not exist, or is not a folder')
+    return folder
 
 
-def _read_objects(path: Path) -> list[dict]:
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist, but an image set names it')
-    try:
-        return [
-            {
-                'class': node.findtext('name').strip(),
-                'difficult': int(node.findtext('difficult') or 0),
-                'corners': [
-                    float(node.findtext(f'bndbox/{corner}'))
-                    for corner in ('xmin', 'ymin', 'xmax', 'ymax')
-                ],
-            }
-            for node in ET.parse(path).getroot().iter('object')
-        ]
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f'{path} is not a VOC annotation: {error}') from error
+def _split(
+    source: Path,
+    xml_folder: Path,
+    splits: Mapping[str, str | float],
+    known: Mapping[str, list[Path]],
+    seed: int,
+) -> dict[str, list[str]]:
+    if not any(isinstance(part, str) for part in splits.values()):
+        parts = voc.split_names(list(known), list(splits.values()), seed)
+        return dict(zip(splits, parts, strict=True))
+    sets = source / 'ImageSets' / 'Main'
+    if not sets.is_dir():
+        return _split_by_folder(xml_folder, splits, known, sets)
+    names = {
+        split: voc.read_image_set(sets / f'{name}.txt', known) for split, name in splits.items()
+    }
+    for one, two in combinations(names, 2):
+        both = len(set(names[one]) & set(names[two]))
+        if both:
+            print(f'{both} images are in {one!r} and in {two!r}')
+    return names
+
+
+def _split_by_folder(
+    xml_folder: Path, splits: Mapping[str, str], known: Mapping[str, list[Path]], sets: Path
+) -> dict[str, list[str]]:
+    names = {
+        split: [name for name in known if name.startswith(f'{folder}/')]
+        for split, folder in splits.items()
+    }
+    for split, folder in splits.items():
+        if not names[split]:
+            raise FileNotFoundError(
+                f'{sets} does not exist, nor are there XML files in {xml_folder / folder}: nothing '
+                f'says which images belong to {split!r}. Name the folders (--split train val=test),'
+                ' or split at random: --split-ratio 0.8 0.2'
+            )
+    return names
+
+
+def _only(paths: Sequence[Path]) -> Path:
+    if len(paths) > 1:
+        raise ValueError(f'{" and ".join(map(str, paths))} have the same name; keep one of them')
+    return paths[0]
 
 
 def _convert_split(
-    source: Path, folder: Path, names: Sequence[str], objects: dict, categories: dict[str, int]
+    image_folder: Path,
+    target: Path,
+    samples: Sequence[tuple[Path, voc.Annotation]],
+    categories: Mapping[str, int],
 ) -> dict:
-    folder.mkdir()
-    images, annotations, without_area = [], [], 0
-    for image_id, name in enumerate(track_iter_progress(list(names))):
-        found = sorted((source / 'JPEGImages').glob(f'{name}.*'))
-        if not found:
-            raise FileNotFoundError(f'{source / "JPEGImages" / name}.* does not exist')
-        with Image.open(found[0]) as image:  # sizes in annotations are wrong now and then
-            width, height = image.size
-        shutil.copyfile(found[0], folder / found[0].name)
-        images.append(
-            {'id': image_id, 'file_name': found[0].name, 'width': width, 'height': height}
-        )
-        for item in objects[name]:
-            if item['class'] not in categories:
+    images, annotations, cut, without_area = [], [], [], []
+    for image_id, (path, annotation) in enumerate(track_iter_progress(list(samples))):
+        file_name = path.relative_to(image_folder).as_posix()
+        width, height = voc.loaded_size(path, annotation.size)
+        copy = target / file_name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        images.append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
+        for box in annotation.boxes:
+            if box.label not in categories:
                 continue
-            xmin, ymin, xmax, ymax = item['corners']
+            xmin, ymin, xmax, ymax = box.corners
             left, top = max(xmin - 1, 0.0), max(ymin - 1, 0.0)
             box_width, box_height = min(xmax, width) - left, min(ymax, height) - top
             if box_width <= 0 or box_height <= 0:
-                without_area += 1
+                without_area.append(annotation.path)
                 continue
+            # A pixel more is a matter of where tools count from.
+            if min(xmin, ymin) < 0 or xmax > width + 1 or ymax > height + 1:
+                cut.append(annotation.path)
             annotations.append(
                 {
                     'id': len(annotations) + 1,
                     'image_id': image_id,
-                    'category_id': categories[item['class']],
+                    'category_id': categories[box.label],
                     'bbox': [left, top, box_width, box_height],
                     'area': box_width * box_height,
-                    'iscrowd': int(item['difficult'] > 0),
+                    'iscrowd': int(box.difficult),
                 }
             )
-    print(f'\n{len(images)} images, {len(annotations)} boxes; {without_area} without area left out')
+    print(f'\n{len(images)} images, {len(annotations)} boxes')
+    for paths, what in ((cut, 'cut to their image'), (without_area, 'without area left out')):
+        if paths:
+            print(
+                f'{len(paths)} boxes {what}: {name_some(sorted({str(path) for path in paths}), 5)}'
+            )
     return {
         'images': images,
         'annotations': annotations,
@@ -156,17 +222,45 @@ def main() -> None:
         default=['train', 'val'],
         metavar='SPLIT[=SET]',
         help='splits to write, each from the image set of the same name or from the one named '
-        'after "=" (default: train val)',
+        'after "="; where there are no image sets, from such a folder (default: train val)',
+    )
+    parser.add_argument(
+        '--split-ratio',
+        nargs='+',
+        type=float,
+        metavar='FRACTION',
+        help='fraction of the images for each split, drawn at random, instead of image sets',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of --split-ratio (default: %(default)s)'
     )
     parser.add_argument('--classes', nargs='+', default=[], help='classes to keep (default: all)')
+    parser.add_argument(
+        '--annotations', help='folder of the XML files, in SOURCE (default: Annotations, or SOURCE)'
+    )
+    parser.add_argument(
+        '--images', help='folder of the images, in SOURCE (default: JPEGImages, or SOURCE)'
+    )
     args = parser.parse_args()
-    pairs = [text.partition('=') for text in args.split]
+    splits = {split: name or split for split, _, name in (t.partition('=') for t in args.split)}
+    if len(splits) < len(args.split):
+        parser.error(f'--split names a split more than once: {" ".join(args.split)}')
+    if args.split_ratio:
+        if len(args.split_ratio) != len(args.split) or any('=' in text for text in args.split):
+            parser.error(
+                '--split-ratio needs one fraction for each split, which then have no image sets: '
+                f'got {len(args.split_ratio)} fractions for {" ".join(args.split)}'
+            )
+        splits = dict(zip(args.split, args.split_ratio, strict=True))
     try:
         convert(
             args.source,
             args.target,
-            {split: image_set or split for split, _, image_set in pairs},
+            splits,
             args.classes,
+            args.annotations,
+            args.images,
+            args.seed,
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -1,0 +1,141 @@
+"""Write docs/model_zoo.md: what was trained, from the records in docs/results."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmwau.experiment.record import Record
+from mmwau.experiment.report import Report, Setting
+from mmwau.experiment.suite import Suite, read_suite
+from mmwau.files import write_whole
+from mmwau.records import read_records
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'model_zoo.md'
+RESULTS = ROOT / 'docs' / 'results'
+SUITES = ROOT / 'configs' / 'suites'
+# By the end of a config's name.
+DATA = {
+    'bccd': ('BCCD blood cells', 'box AP on the validation images'),
+    'coco': ('COCO 2017', 'box AP on val2017'),
+    'cifar10': ('CIFAR-10', 'top-1 accuracy in % on the test images'),
+    'cifar100': ('CIFAR-100', 'top-1 accuracy in % on the test images'),
+    'in1k': ('ImageNet-1k', 'top-1 accuracy in % on the validation images'),
+    'demo': ('Drawn shapes', 'box AP on the validation images'),
+}
+HEADER = """\
+| recipe | arm | runs | baseline | arm | Gap (95 % interval) | record |
+|---|---|--:|--:|--:|--:|---|
+"""
+NONE = '–'
+HEAD = """\
+# Model zoo
+
+All configs of this repository with WAU, and what was trained of them. Baseline: the same config
+without WAU. Metrics are means ± standard deviation over seeds. The Gap is the arm minus the
+baseline, paired by seed, with its 95 % interval; an interval that holds 0 means that these runs do
+not tell the two apart. A recipe has a link to the config of its baseline, an arm to its own. There
+are no weights to download.
+
+Results so far are of small networks and short trainings on two CPU cores; what they say, with the
+overlap: [results](results.md). Rows with "–" are of recipes that nobody has trained yet.
+
+Data without any result yet: {none}.
+
+- `python tools/train.py CONFIG` trains one config, `bash tools/dist_train.sh CONFIG 8` on 8 GPUs.
+- The commands below train [suites](experiments.md): all their arms and seeds. What they write into
+  `docs/results` comes onto this page with `python docs/model_zoo.py`.
+- A record has the curves of each run, and the command that repeats this run alone.
+"""
+
+
+def link(path: Path, text: str) -> str:
+    """A link to a file, from this page."""
+    return f'[{text}]({os.path.relpath(path, PAGE.parent)})'
+
+
+def data_of(config: Path) -> str:
+    """The data that a config trains on, a key of DATA."""
+    return config.stem.rpartition('_')[2]
+
+
+def read_report(path: Path) -> tuple[Suite, Report]:
+    """The suite that a file of records belongs to, and what came out."""
+    suite = read_suite(SUITES / path.name.replace('.json', '.py'))
+    records = {record.key: record for record in read_records(Record, path)}
+    trained = {
+        one: records[key]
+        for one in suite.trainings
+        if (key := (one.setting, one.arm, one.seed)) in records
+    }
+    return suite, Report(suite, trained)
+
+
+def trained_rows(setting: Setting, configs: dict[str, Path], record: str) -> Iterator[list[str]]:
+    """A row for each arm of a setting beside the baseline."""
+    baseline, *arms = setting.table().rows
+    recipe = link(configs[setting.baseline], setting.name)
+    for arm, runs, metric, gap, *_ in arms:
+        yield [recipe, link(configs[arm], arm), runs, baseline[2], metric, gap, record]
+        recipe = ''  # named once
+
+
+def untrained_row(config: Path) -> list[str]:
+    """The row of a recipe that nobody has trained with WAU, for both readings."""
+    baseline = config.with_name(config.name.replace('_wau_', '_'))
+    authors = config.with_name(config.name.replace('_wau_', '_wau_authors_'))
+    arms = {'WAU': config, "WAU, authors' code": authors}
+    arms = '; '.join(link(path, name) for name, path in arms.items() if path.exists())
+    return [link(baseline, baseline.stem), arms, '0', NONE, NONE, NONE, 'not trained']
+
+
+def write_page() -> str:
+    """The page's text."""
+    rows, commands = {data: [] for data in DATA}, {data: [] for data in DATA}
+    trained = dict.fromkeys(DATA, False)
+    in_full = set()
+    for path in sorted(SUITES.glob('*.py')):
+        settings = Config.fromfile(path).settings
+        data = data_of(Path(next(iter(settings.values())).config))
+        records = RESULTS / f'{path.stem}.json'
+        commands[data].append(
+            f'python tools/experiment.py configs/suites/{path.name} --out docs/results'
+            f'{"" if records.exists() else "  # not trained"}\n'
+        )
+        if not records.exists():
+            continue
+        suite, report = read_report(records)
+        for setting in report.settings:
+            trainings = [one for one in suite.trainings if one.setting == setting.name]
+            configs = {one.arm: ROOT / one.config for one in trainings}
+            trained[data] = True
+            rows[data] += trained_rows(setting, configs, link(records, records.name))
+            if 'options' not in settings[setting.name]:
+                in_full |= set(configs.values())
+    for config in sorted((ROOT / 'configs').glob('**/*_wau_*.py')):
+        if '_wau_authors_' not in config.name and config not in in_full:
+            rows[data_of(config)].append(untrained_row(config))
+    none = ', '.join(title for data, (title, _) in DATA.items() if not trained[data])
+    parts = [HEAD.format(none=none or 'none')]
+    for data, (title, metric) in DATA.items():
+        parts += [
+            f'\n## {title}\n\nMetric: {metric}.\n\n```bash\n{"".join(commands[data])}```\n',
+            '\n',
+            HEADER,
+            *(f'| {" | ".join(row)} |\n' for row in rows[data]),
+        ]
+    return ''.join(parts)
+
+
+def main() -> None:
+    """Write the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    os.chdir(ROOT)
+    write_whole(write_page().encode(), PAGE)
+
+
+if __name__ == '__main__':
+    main()

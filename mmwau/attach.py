@@ -1,0 +1,331 @@
+"""One call for any PyTorch loop: an optimizer of ``torch.optim`` becomes one with WAU.
+
+::
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    attach(optimizer, model, update_ratio=0.5)
+
+Nothing else in the loop changes.
+"""
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial, wraps
+from types import MethodType
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from .checks import check_choice
+from .held import NEEDS_NO_WHOLE, inner
+from .messages import Message
+from .sharding import refuse_join, refuse_sharded
+from .skipping import Patch, check_skip, is_compiling
+from .slices import Layer
+from .targets import AXES, check_targets
+from .updates import Updates
+from .wau import WAU
+
+# Key in the optimizer's state_dict.
+STATE = 'wau'
+_attached: 'weakref.WeakSet[Attached]' = weakref.WeakSet()
+
+
+def attach(
+    optimizer: Optimizer,
+    model: nn.Module,
+    update_ratio: float = 0.5,
+    *,
+    axis: str = 'out',
+    sampler: str = 'uniform',
+    hold: str = 'weight',
+    rescale: bool = False,
+    targets: str | Sequence[str] = ('',),
+    seed: int | None = None,
+    min_active: int = 1,
+    skip_held_grads: bool | None = None,
+) -> 'Attached':
+    """Make every step of an optimizer an update of WAU.
+
+    Each call of ``optimizer.step()`` is one update; with gradient accumulation there are several
+    backward passes in one. The number of updates and the seed are saved and loaded with
+    ``optimizer.state_dict()``. What works with gradients before the step, such as clipping and
+    ``GradScaler``, sees zeros for what is skipped.
+
+    Args:
+        optimizer: The optimizer. It is changed in place and stays of its class.
+        model: The model, in ``DistributedDataParallel`` or not.
+        update_ratio: See :class:`mmwau.WAU`.
+        axis: See :func:`mmwau.find_layers`.
+        sampler: See :class:`mmwau.WAU`.
+        hold: See :class:`mmwau.WAU`.
+        rescale: See :class:`mmwau.WAU`.
+        targets: Module-name prefixes of the layers to hold, see :func:`mmwau.find_layers`. Defaults
+            to the whole model.
+        seed: Seed of the selections. Defaults to that of ``torch.manual_seed``, in several
+            processes the first one's.
+        min_active: See :class:`mmwau.WAU`.
+        skip_held_grads: Whether the backward pass leaves out the gradients of held slices
+            (:mod:`mmwau.skipping`), which only ``hold='weight'`` needs. Defaults to None: under
+            the other holds.
+
+    Returns:
+        What undoes it, by its :meth:`Attached.remove`.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or parameters are cut over processes.
+        ValueError: If an argument has a wrong value, there is no convolution to hold, or the
+            optimizer does not fit (see :meth:`mmwau.WAU.check_optimizer`).
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            'optimizer must be one of torch.optim or derived from torch.optim.Optimizer, got '
+            f'{type(optimizer).__name__}. The order is attach(optimizer, model)'
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
+    check_choice('axis', axis, AXES)
+    wau = WAU(
+        update_ratio,
+        sampler=sampler,
+        hold=hold,
+        rescale=rescale,
+        seed=_seed_of_torch() if seed is None else seed,
+        min_active=min_active,
+    )
+    refuse_sharded(model)
+    if type(optimizer).__name__ == 'AcceleratedOptimizer':  # makes its steps with the one inside
+        optimizer = optimizer.optimizer
+    skips = check_skip(skip_held_grads, hold)
+    return Attached(optimizer, model, wau, check_targets(targets), axis, skips, seed is not None)
+
+
+class Attached:
+    """WAU on an optimizer; :func:`attach` makes it.
+
+    Attributes:
+        optimizer: The optimizer.
+        wau: The rule in force.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        wau: WAU,
+        targets: tuple[str, ...],
+        axis: str,
+        skips: bool,
+        has_seed: bool,
+    ):
+        self.optimizer, self.wau = optimizer, wau
+        self._wrapped = model
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        self._has_seed = has_seed
+        self._model_hooks: list[RemovableHandle] = []
+        self._is_attached = True
+        self._updates = Updates(
+            model,
+            optimizer,
+            wau,
+            targets,
+            axis,
+            skips=skips,
+            # Who clips or unscales outside of the step wants all gradients in their places.
+            full_grads=True,
+            index=0,
+            log=_log,
+            on_change=self._hook_convolutions,
+        )
+        _remove_others(self)
+        self._hook_convolutions()
+        self._hooks = [
+            optimizer.register_state_dict_post_hook(self._save),
+            optimizer.register_load_state_dict_pre_hook(self._load),
+        ]
+        self._inner_step, self._own_step = optimizer.step, optimizer.__dict__.get('step')
+
+        @wraps(self._inner_step)
+        def step(_, *args, **kwargs):
+            return self.step(*args, **kwargs)
+
+        setattr(step, NEEDS_NO_WHOLE, True)
+        # A method, as schedules that count steps expect it.
+        self._step = optimizer.step = MethodType(step, optimizer)
+        _attached.add(self)
+        _check_owners()
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers that are held, by name of their convolution."""
+        return self._updates.layers
+
+    @property
+    def update_index(self) -> int:
+        """Index of the update under way, which is the number of steps that were made before."""
+        return self._updates.index
+
+    @property
+    def active_fraction(self) -> float | None:
+        """Fraction of all slices that was active in the last update; None before the first."""
+        return self._updates.active_fraction
+
+    @property
+    def update_ratio(self) -> float:
+        """Fraction of slices that is active in an update, in (0, 1]; may be set at any time."""
+        return self.wau.update_ratio
+
+    @update_ratio.setter
+    def update_ratio(self, update_ratio: float) -> None:
+        self.wau = self._updates.wau = replace(self.wau, update_ratio=update_ratio)
+
+    def remove(self) -> None:
+        """Make the optimizer and the model what they were; calling it again does nothing."""
+        if not self._is_attached:
+            return
+        self._is_attached = False
+        _attached.discard(self)
+        for hook in (*self._hooks, *self._model_hooks):
+            hook.remove()
+        if self._updates.skipper is not None:
+            self._updates.skipper.stop()
+        # A schedule made after attach has wrapped our step, which from now on is the inner one.
+        if self.optimizer.__dict__.get('step') is self._step:
+            if self._own_step is None:
+                del self.optimizer.step
+            else:
+                self.optimizer.step = self._own_step
+
+    def step(self, *args, **kwargs):
+        """Make one update; what ``optimizer.step`` calls.
+
+        Args:
+            *args: Arguments of the optimizer's own step.
+            **kwargs: Arguments of the optimizer's own step.
+
+        Returns:
+            What that returns, or the loss of the closure.
+        """
+        if not self._is_attached:
+            return self._inner_step(*args, **kwargs)
+        refuse_join(self._wrapped)
+        return self._updates.step(self._inner_step, *args, **kwargs)
+
+    def _hook_convolutions(self) -> None:
+        """Let each convolution skip in its own forward pass, whoever calls it."""
+        for hook in self._model_hooks:
+            hook.remove()
+        self._model_hooks = []
+        if self._updates.skipper is None:
+            return
+        for module, patch in self._updates.skipper.convolutions:
+            before, after = _Hook(self._before_forward, patch), _Hook(Patch.stop, patch)
+            self._model_hooks += [
+                module.register_forward_pre_hook(before),
+                module.register_forward_hook(after, always_call=True),
+            ]
+
+    def _before_forward(self, patch: Patch) -> None:
+        if not torch.is_grad_enabled() or not patch.module.training or is_compiling():
+            return
+        skipper = self._updates.skipper
+        if self._updates.active is None:
+            self._updates.start()
+            if self._updates.active is None or self._updates.skipper is not skipper:
+                return
+            skipper.select(self._updates.active)
+        patch.start()
+
+    def _is_under_way(self) -> bool:
+        """Whether gradients were perhaps skipped since the last step."""
+        return self._updates.skipper is not None and self._updates.active is not None
+
+    def _save(self, optimizer: Optimizer, state_dict: dict) -> None:
+        state_dict[STATE] = dict(updates=self._updates.index, seed=self.wau.seed)
+
+    def _load(self, optimizer: Optimizer, state_dict: dict) -> None:
+        loaded = state_dict.get(STATE)
+        if loaded is None:
+            return
+        self._updates.end()
+        self._updates.index = loaded['updates']
+        if not self._has_seed:
+            self.wau = self._updates.wau = replace(self.wau, seed=loaded['seed'])
+
+
+class _Hook:
+    """A hook of one module; copies of the module have one without effect."""
+
+    def __init__(self, act: Callable[[Patch], None], patch: Patch):
+        self.act, self.patch = act, patch
+
+    def __call__(self, module: nn.Module, *args) -> None:
+        if module is self.patch.module:
+            self.act(self.patch)
+
+    def __reduce__(self) -> tuple:
+        return partial, (_do_nothing,)
+
+
+def _do_nothing(*args) -> None:
+    pass
+
+
+def _remove_others(new: Attached) -> None:
+    """Remove what was attached to the same optimizer or layers: two would skip different things."""
+    for old in list(_attached):
+        if old.optimizer is new.optimizer or _shares(old, new.optimizer):
+            text = 'WAU was attached to this optimizer or to these layers before; that is removed'
+            _log(Message(logging.WARNING, text))
+            old.remove()
+
+
+def _shares(attached: Attached, optimizer: Optimizer) -> bool:
+    """Whether an optimizer updates a layer that is held."""
+    own = {id(param) for group in optimizer.param_groups for param in group['params']}
+    layers = attached.layers.values()
+    return any(id(param) in own for layer in layers for param, _ in layer.tensors)
+
+
+@lru_cache(maxsize=1)
+def _check_owners() -> None:
+    """From the first attach on, look at every step of every optimizer."""
+    register_optimizer_step_pre_hook(_check_owner)
+
+
+def _check_owner(optimizer: Optimizer, *args) -> None:
+    """Raise if another optimizer steps with gradients of which some were skipped.
+
+    Raises:
+        RuntimeError: If it does.
+    """
+    for attached in list(_attached):
+        owners = attached.optimizer, inner(attached.optimizer)
+        if attached._is_under_way() and optimizer not in owners and _shares(attached, optimizer):
+            raise RuntimeError(
+                f'This {type(optimizer).__name__} steps parameters whose gradients were skipped '
+                f'for the {type(attached.optimizer).__name__} that WAU is attached to. Call '
+                'remove() of what attach returned before another optimizer takes over, or attach '
+                'WAU to the outermost optimizer'
+            )
+
+
+setattr(_check_owner, NEEDS_NO_WHOLE, True)
+
+
+def _seed_of_torch() -> int:
+    seeds = [torch.initial_seed()]
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast_object_list(seeds)
+    return seeds[0]
+
+
+def _log(message: Message) -> None:
+    logging.getLogger('mmwau').log(message.level, message.text)

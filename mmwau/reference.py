@@ -1,0 +1,151 @@
+"""Weight asynchronous update written the slow and obvious way: the whole method on one page.
+
+To read, and to test against: slice by slice, in plain loops, with random numbers from Python's own
+integers. :class:`mmwau.WAU` does the same, bit for bit, with a few tensor operations for all
+layers.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .slices import Layers, list_layers
+
+
+class WAUReference:
+    """An optimizer whose every step is one update of WAU.
+
+    Args:
+        optimizer: The optimizer. Under ``hold='state'`` one whose state starts at zero.
+        layers: The layers, from :func:`mmwau.find_layers`.
+        update_ratio: See :class:`mmwau.WAU`, as the others.
+        sampler: How active slices are drawn.
+        hold: What a held slice keeps.
+        rescale: Whether the movement of active slices is divided by their fraction.
+        seed: Seed of the selections.
+        min_active: Fewest active slices of a layer, 1 or 0.
+
+    Attributes:
+        update: Index of the update to come.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        layers: Layers,
+        update_ratio: float = 0.5,
+        *,
+        sampler: str = 'uniform',
+        hold: str = 'weight',
+        rescale: bool = False,
+        seed: int = 0,
+        min_active: int = 1,
+    ):
+        self.optimizer, self.layers = optimizer, list_layers(layers)
+        self.update_ratio, self.sampler, self.hold = update_ratio, sampler, hold
+        self.rescale, self.seed, self.min_active = rescale, seed, min_active
+        self.update = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Make one optimizer step in which the slices that are not selected are held."""
+        active = [self.select(layer.name, layer.num_slices) for layer in self.layers]
+        if self.hold != 'weight':
+            for layer, is_active in zip(self.layers, active, strict=True):
+                for param, dim in layer.tensors:
+                    for index in range(layer.num_slices):
+                        if not is_active[index] and param.grad is not None:
+                            param.grad.select(dim, index).zero_()
+        weights, states = self._weights(), self._states()
+        self.optimizer.step()
+        for layer, is_active in zip(self.layers, active, strict=True):
+            fraction = sum(is_active) / layer.num_slices
+            for param, dim in layer.tensors:
+                for index in range(layer.num_slices):
+                    now, before = param.select(dim, index), weights[param].select(dim, index)
+                    if is_active[index]:
+                        if self.rescale and fraction < 1:
+                            now.copy_(before + (now - before) / fraction)
+                        continue
+                    if self.hold != 'grad':
+                        now.copy_(before)
+                    if self.hold == 'state':
+                        for key, value in self.optimizer.state[param].items():
+                            if isinstance(value, Tensor) and value.shape == param.shape:
+                                old = states.get((param, key), torch.zeros_like(value))
+                                value.select(dim, index).copy_(old.select(dim, index))
+        self.update += 1
+
+    def select(self, name: str, num_slices: int) -> list[bool]:
+        """Select the active slices of one layer for the update to come.
+
+        Args:
+            name: Name of its weight.
+            num_slices: Number of its slices.
+
+        Returns:
+            For each slice whether it is active.
+        """
+        ratio, num_drawn = self.update_ratio, round(self.update_ratio * num_slices)
+        if ratio == 1:
+            return [True] * num_slices
+        if self.sampler == 'with_replacement':
+            num_drawn = math.floor(ratio * num_slices)
+        count, draw, turn = max(self.min_active, num_drawn), self.update, 0
+        if self.sampler == 'cyclic':
+            # One random order serves until every slice was active equally often.
+            draw, turn = divmod(self.update, num_slices // math.gcd(num_slices, count))
+        numbers = random_numbers(f'{self.seed}/{draw}', name, num_slices)
+        in_order = sorted(range(num_slices), key=numbers.__getitem__)
+        if self.sampler == 'bernoulli':
+            chosen = {index for index, number in enumerate(numbers) if number < ratio}
+            if not chosen and self.min_active:
+                chosen = {in_order[0]}
+        elif self.sampler == 'with_replacement':  # some of the draws coincide
+            chosen = {math.floor(number * num_slices) for number in numbers[:count]}
+        else:
+            places = range(turn * count, (turn + 1) * count)
+            chosen = {in_order[place % num_slices] for place in places}
+        return [index in chosen for index in range(num_slices)]
+
+    def _weights(self) -> dict[Tensor, Tensor]:
+        groups = self.optimizer.param_groups
+        return {param: param.clone() for group in groups for param in group['params']}
+
+    def _states(self) -> dict[tuple[Tensor, str], Tensor]:
+        return {
+            (param, key): value.clone()
+            for param, state in self.optimizer.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
+
+
+def random_numbers(time: str, name: str, count: int) -> Sequence[float]:
+    """SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), started at the hashes of two texts.
+
+    Args:
+        time: A text that is new in each draw.
+        name: A text of the layer.
+        count: How many numbers.
+
+    Returns:
+        Numbers in [0, 1).
+    """
+    mask, numbers = 2**64 - 1, []
+    state = sum(
+        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
+        for text in (time, name)
+    )
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        z ^= z >> 31
+        numbers.append((z >> 11) / 2**53)
+    return numbers
