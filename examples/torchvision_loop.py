@@ -2,6 +2,8 @@
 
 import argparse
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from . import openmp  # noqa: F401  (before torch)
 from .attach import attach
 from .skipping import HeldGradSkipper
 from .targets import find_layers

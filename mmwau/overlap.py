@@ -195,6 +195,16 @@ def layer_overlap(convolution: nn.Module) -> float:
     return overlap.mean().item()
 
 
+def random_overlap(convolution: nn.Module) -> float:
+    """Overlap to expect of random filters in a layer of that shape (:func:`expected_overlap`)."""
+    return expected_overlap(*layer_shape(convolution))
+
+
+def layer_shape(convolution: nn.Module) -> tuple[int, int]:
+    """Number of filters in a group of a layer, and of values in a filter."""
+    return shape_of_filters(convolution.weight, filter_dim(convolution), convolution.groups)
+
+
 def shape_of_filters(weight: Tensor, dim: int = 0, groups: int = 1) -> tuple[int, int]:
     """Number of filters in a group, and of values in a filter; see :func:`filter_overlap`."""
     filters = weight.shape[dim] if dim == 1 else weight.shape[0] // groups

@@ -12,15 +12,9 @@ from torch import nn
 
 from .checks import check_bool
 from .movement import Movement
-from .overlap import (
-    STAGE_OVERLAP,
-    expected_overlap,
-    layer_overlap,
-    mean_overlap,
-    shape_of_filters,
-)
+from .overlap import STAGE_OVERLAP, layer_overlap, layer_shape, mean_overlap, random_overlap
 from .plots import plot_overlap, plot_overlap_curve
-from .targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
+from .targets import DEFAULT_TARGETS, check_targets, find_layers
 
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
@@ -41,7 +35,8 @@ class OverlapHook(Hook):
     - ``overlap``: the mean over the measured layers (:func:`mmwau.overlap.layer_overlap`), and
       ``stage_overlap/STAGE`` over those of each stage (``stage_overlap/backbone.layer1``), in the
       log and as scalars of all visualizer backends, with the iteration as step.
-    - ``overlap.png`` in the work_dir: the overlap of each layer at the start and at the end.
+    - ``overlap.png`` in the work_dir: the overlap of each layer at the start and at the end,
+      beside that of random filters of its shape.
     - ``overlap_curve.png``: network and stages over the iterations.
     - With ``movement=True``, ``train/path_length`` and ``train/displacement`` with the losses: how
       far filters have moved, in radians (:class:`mmwau.movement.Movement`).
@@ -99,7 +94,7 @@ class OverlapHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         convolutions = {name: model.get_submodule(name) for name in self._layers(runner, model)}
         self._measured = {
-            name: module for name, module in convolutions.items() if _shape(module)[0] > 1
+            name: module for name, module in convolutions.items() if layer_shape(module)[0] > 1
         }
         alone = [name for name in convolutions if name not in self._measured]
         if alone:
@@ -150,20 +145,20 @@ class OverlapHook(Hook):
         start = runner.message_hub.get_info(OVERLAP_AT_START)
         # A run that was resumed with other targets has some layers in only one of them.
         start = {name: value for name, value in start.items() if name in end}
+        random = {name: random_overlap(module) for name, module in self._measured.items()}
         pictures = []
         if start:
             end = {name: end[name] for name in start}
             pictures.append(Path(runner.work_dir) / 'overlap.png')
-            plot_overlap({'start of training': start, 'end of training': end}, pictures[-1])
+            plot_overlap({'start of training': start, 'end of training': end}, random, pictures[-1])
             runner.logger.info(
                 f'Filter overlap, mean of {len(end)} layers: '
                 f'{mean_overlap(start)["overlap"]:.4f} at the start, '
                 f'{mean_overlap(end)["overlap"]:.4f} at the end'
             )
         pictures.append(Path(runner.work_dir) / 'overlap_curve.png')
-        shapes = map(_shape, self._measured.values())
-        random = [expected_overlap(*shape) for shape in shapes]
-        plot_overlap_curve(self._curve, sum(random) / len(random), pictures[-1])
+        expected = sum(random.values()) / len(random)
+        plot_overlap_curve(self._curve, expected, pictures[-1])
         runner.logger.info(f'Filter overlap as pictures: {", ".join(map(str, pictures))}')
 
     def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
@@ -209,7 +204,3 @@ def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:
             f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, each of which '
             'measures the overlap; keep one of them: with WAU, the WAUHook'
         )
-
-
-def _shape(convolution: nn.Module) -> tuple[int, int]:
-    return shape_of_filters(convolution.weight, filter_dim(convolution), convolution.groups)

@@ -20,18 +20,25 @@ CLASS_COLOURS = colormaps['tab10'].colors
 MIN_SCORE = 0.5
 
 
-def plot_overlap(overlaps: Mapping[str, Mapping[str, float]], path: str | PathLike) -> None:
+def plot_overlap(
+    overlaps: Mapping[str, Mapping[str, float]], random: Mapping[str, float], path: str | PathLike
+) -> None:
     """Draw the filter overlap of each layer, one row a layer, one mark for each measurement.
+
+    The overlap depends on the shape of a layer, so that layers can be compared only by what random
+    filters have in each.
 
     Args:
         overlaps: For each measurement's label the overlap by name of the layer, the same layers
             in each.
+        random: Overlap to expect of random filters (:func:`mmwau.overlap.random_overlap`), by
+            name of the layer.
         path: File to write; its suffix gives the format.
     """
     layers = list(next(iter(overlaps.values())))
     figure = Figure(figsize=(8, 1.6 + 0.2 * len(layers)), layout='constrained')
     axes = figure.add_subplot()
-    draw_layers(axes, layers, overlaps)
+    draw_layers(axes, layers, overlaps, random=random)
     axes.set_xlabel('filter overlap: mean |cosine| between the filters of a layer (0: orthogonal)')
     legend_above(figure, axes)
     figure.savefig(path, dpi=150)
@@ -42,6 +49,7 @@ def draw_layers(
     layers: Sequence[str],
     values: Mapping[str, Mapping[str, float]],
     mean_of: str = 'mean',
+    random: Mapping[str, float] | None = None,
 ) -> None:
     """Draw a value of each layer, one row a layer, one mark for each measurement.
 
@@ -51,6 +59,7 @@ def draw_layers(
         values: For each measurement's label the value by name of the layer; a layer may be
             missing. The means are drawn as dashed lines and told in the labels.
         mean_of: What the labels call them.
+        random: What random filters have, by name of the layer; None draws nothing.
     """
     for row, layer in enumerate(layers):
         measured = [each[layer] for each in values.values() if layer in each]
@@ -71,6 +80,17 @@ def draw_layers(
             label=f'{label} ({mean_of} {mean:.3f}, dashed)',
         )
         axes.axvline(mean, color=colour, linestyle='--', linewidth=1, zorder=0)
+    if random is not None:
+        axes.scatter(
+            [random[layer] for layer in layers],
+            range(len(layers)),
+            marker='|',
+            s=90,
+            color='black',
+            linewidth=1.5,
+            zorder=1,
+            label='random filters of that shape',
+        )
     axes.set_yticks(range(len(layers)), layers, fontsize=7)
     axes.set_ylim(len(layers) - 0.3, -0.7)
     axes.set_xlim(left=0)

@@ -4,6 +4,8 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 import pytest
 from hypothesis import settings
 from mmengine.config import Config

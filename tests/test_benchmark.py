@@ -7,12 +7,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from detection import run
 from torch import nn
 
-from mmwau.benchmark import measure
+from mmwau.benchmark import busy, measure
 from mmwau.benchmark.arms import ARMS, PHASES, NaiveSGD, Trainer
 from mmwau.benchmark.bytes_sent import bytes_sent
 from mmwau.benchmark.measure import Ratio
@@ -27,6 +28,30 @@ def small_network():
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 256, 3, bias=False))
     x = torch.randn(2, 3, 8, 8)
     return Network(model, lambda model: model(x).square().mean(), ('',), 'small')
+
+
+def test_busy_processes_run_beside_the_steps_and_end_with_them(monkeypatch):
+    monkeypatch.setattr(busy, 'BUSY', (0, 2))
+    # In the place of training: the spin count, and how many other children the parent has.
+    monkeypatch.setattr(busy, 'STEPS', (
+        'import json, os, psutil; parent = psutil.Process(os.getppid()); '
+        'print(json.dumps([int(os.environ["GOMP_SPINCOUNT"]) + len(parent.children()) - 1]))'
+    ))  # fmt: skip
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'passive')
+    ticks, before = [], psutil.Process().children()
+    found = busy.time_beside_busy_processes(3, lambda: ticks.append(1))
+    others = len(before)
+    assert found == {
+        '0': {'300000': 300000 + others, '1000': 1000 + others},
+        '2': {'300000': 300002 + others, '1000': 1002 + others},
+    }
+    assert len(ticks) == 12
+    assert psutil.Process().children() == before
+
+
+def test_busy_table_has_the_ratio():
+    rows = busy.rows_of({'1': {'300000': 0.8, '1000': 0.2}})
+    assert rows == [('1', '800', '200', '0.25')]
 
 
 def test_ratios_are_taken_within_a_round():

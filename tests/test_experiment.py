@@ -28,10 +28,11 @@ from mmwau.analysis.arms import half_width, summarise
 from mmwau.analysis.runs import read_run
 from mmwau.analysis.runs_report import MINUS, NO_BREAK
 from mmwau.experiment.equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
+from mmwau.experiment.processes import find_processes
 from mmwau.experiment.record import Record, summarise_run, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, _option, read_suite
-from mmwau.experiment.trainer import Trainer, find_processes, find_records
+from mmwau.experiment.trainer import Trainer, find_records
 from mmwau.records import read_records, write_records
 
 SCRIPT = ROOT / 'tools' / 'experiment.py'

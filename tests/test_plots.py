@@ -38,13 +38,17 @@ def test_detections_show_the_images_and_the_boxes_above_the_score(tmp_path, num_
     assert not has_colour(picture, CLASS_COLOURS[2], at_least=1)
 
 
-def test_overlap_has_a_mark_for_each_measurement(tmp_path):
+def test_overlap_has_a_mark_for_each_measurement_and_one_for_random_filters(tmp_path):
     start = {f'backbone.layer{index}': 0.02 * index for index in range(1, 8)}
     end = {name: value + 0.05 for name, value in start.items()}
-    plot_overlap({'start': start, 'end': end}, tmp_path / 'overlap.png')
+    # Far to the right of all measurements, in the black that only its tick marks have there.
+    random = dict.fromkeys(start, 0.6)
+    plot_overlap({'start': start, 'end': end}, random, tmp_path / 'overlap.png')
     picture = pixels(tmp_path / 'overlap.png')
     assert has_colour(picture, np.divide((0x9A, 0x9A, 0x9A), 255), at_least=100)
     assert has_colour(picture, np.divide((0x00, 0x72, 0xB2), 255), at_least=100)
+    columns = (picture.max(axis=2) < 8).sum(axis=0)[picture.shape[1] * 3 // 4 :]
+    assert columns.max() > 7 * 10  # one above the other, one for each layer
 
 
 def test_curves_of_network_and_stages_can_be_told_apart(tmp_path):

@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mmwau.benchmark import growth, measure, report
+from mmwau.benchmark import busy, growth, measure, report
 from mmwau.benchmark.arms import ARMS
 from mmwau.benchmark.bytes_sent import bytes_sent
 from mmwau.benchmark.networks import CIFAR, NETWORKS, build_network
@@ -33,6 +35,7 @@ SECTIONS = (
     'bytes sent',
     'networks',
     'growth',
+    'busy machine',
 )
 
 
@@ -42,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--quick', action='store_true', help='few rounds, in about 2 minutes')
     options = {
         '--networks': (NETWORKS, 'all; quick: without those of CIFAR'),
-        '--sections': (SECTIONS, 'all'),
+        '--sections': (SECTIONS, 'all but the busy machine'),
     }
     for option, (names, default) in options.items():
         listed = f'of {", ".join(names)} (default: {default})'
@@ -70,7 +73,8 @@ def parse_args() -> argparse.Namespace:
     for section in args.sections or ():
         if section in left_out:
             parser.error(f'--sections {section}: {left_out[section]}')
-    args.sections = [section for section in args.sections or SECTIONS if section not in left_out]
+    wanted = args.sections or [section for section in SECTIONS if section != 'busy machine']
+    args.sections = [section for section in wanted if section not in left_out]
     if args.networks is not None and 'networks' not in args.sections:
         parser.error('--networks chooses among those of the section networks, which --sections '
                      'leaves out')  # fmt: skip
@@ -188,6 +192,12 @@ def main() -> None:
                 'by layers', len(growth.LAYERS) * len(growth.STEPS) * runs,
                 lambda tick: growth.by_layers(args.rounds, tick, args.device)),
         }  # fmt: skip
+    if 'busy machine' in wanted:
+        runs = args.rounds * len(busy.BUSY) * len(busy.SPIN_COUNTS)
+        results['busy machine'] = sections.run(
+            'training step beside busy processes', runs,
+            lambda tick: busy.time_beside_busy_processes(args.rounds, tick),
+        )  # fmt: skip
     # First of all, so that nothing that goes wrong later loses what was measured.
     args.work_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(results, args.work_dir / 'benchmark.json')

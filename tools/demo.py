@@ -1,91 +1,346 @@
-"""The demo: train a detector with WAU on drawn shapes, evaluate it, and show what it does.
+"""The demo: train a detector on drawn shapes without WAU and with it, and show what WAU does.
 
-About 6 minutes on 2 CPU cores. Everything it writes is in work_dirs/faster_rcnn_r18_wau_demo.
+About 6 minutes on 2 quiet CPU cores. The trainings are those of configs/suites/demo.py with the
+first seed, both at a time; stopped, the demo goes on where it was. All it writes is in data/demo
+and work_dirs/demo.
 """
 
 import argparse
+import math
 import os
-import subprocess
 import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 import mmcv
-from mmengine.config import Config
+import torch
 from mmengine.fileio import load
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from torch import nn
 from torchvision.ops import nms
 
+from mmwau.analysis.evaluation import quiet
 from mmwau.datasets.shapes import CLASSES, make_shapes
-from mmwau.launch import build_runner
-from mmwau.plots import plot_detections
+from mmwau.experiment.processes import end_on_signals
+from mmwau.experiment.record import Record
+from mmwau.experiment.suite import Training, read_suite
+from mmwau.experiment.trainer import LOG, Trainer, find_records, read_scalars
+from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
+from mmwau.plots import plot_detections, plot_overlap
+from mmwau.targets import DEFAULT_TARGETS, find_layers
 from mmwau.terminal import text_console
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = Path('configs/faster_rcnn_r18_wau_demo.py')
-WORK_DIR = Path('work_dirs') / CONFIG.stem
+SUITE = Path('configs/suites/demo.py')
+DATA, WORK_DIR = Path('data/demo'), Path('work_dirs/demo')
 SHOWN_IMAGES = 8
+LOG_LINES = 12
+AP50, OVERLAP = 'coco/bbox_mAP_50', 'overlap'
+ROWS = {
+    'coco/bbox_mAP': ('AP, mean over IoU 0.50 to 0.95', '.3f'),
+    AP50: ('AP at IoU 0.50', '.3f'),
+    'coco/bbox_mAP_75': ('AP at IoU 0.75', '.3f'),
+    OVERLAP: ('filter overlap, mean of the layers', '.4f'),
+}
 
 
-def train() -> None:
-    """Train with the script that users train with."""
-    command = ['tools/train.py', str(CONFIG)]
-    print(f'\n$ python {" ".join(command)}\n', flush=True)
-    if status := subprocess.run([sys.executable, *command], cwd=ROOT).returncode:
-        sys.exit(f'Training stopped with exit status {status}; the lines above say why.')
+class Progress:
+    """How far a training is, as far as its log tells."""
+
+    def __init__(self, training: Training):
+        self.training, self.folder = training, WORK_DIR / training.folder
+        self.epochs = training.cfg.train_cfg.max_epochs
+        dataset = training.cfg.train_dataloader.dataset
+        images = load(Path(dataset.data_root, dataset.ann_file))['images']
+        self.per_epoch = math.ceil(len(images) / training.cfg.train_dataloader.batch_size)
+        self.ended = False
+        self.began: tuple[float, int] | None = None
+        self.read()
+
+    def read(self) -> None:
+        """Read what was logged since."""
+        self.entries = read_scalars(self.folder)
+        if self.began is None and self.iteration:
+            self.began = time.monotonic(), self.iteration
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that are logged."""
+        logged = [entry['iter'] for entry in self.entries if 'iter' in entry]
+        return self.epochs * self.per_epoch if self.ended else max(logged, default=0)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are trained and evaluated: the next one is logged."""
+        return self.epochs if self.ended else max(0, self.iteration - 1) // self.per_epoch
+
+    def seconds_left(self) -> float | None:
+        """Seconds to go, None while nothing tells."""
+        if self.ended:
+            return 0.0
+        if self.began is None or self.iteration <= self.began[1]:
+            return None
+        since, first = self.began
+        pace = (time.monotonic() - since) / (self.iteration - first)
+        return pace * (self.epochs * self.per_epoch - self.iteration)
+
+    def cells(self, epoch: int | None = None) -> dict[str, str]:
+        """What is shown of it, as text by name: the last values, or those of an epoch's end."""
+        values = {}
+        for entry in self.entries:
+            if epoch is not None and entry.get('epoch', 0) > epoch:
+                break
+            values.update(entry)
+        baseline = 'WAU' not in self.training.cfg.optim_wrapper.type
+        active = 1.0 if baseline and self.iteration else values.get('active_fraction')
+        return {
+            'loss': text(values.get('loss'), '.3f'),
+            'AP50': text(values.get(AP50), '.3f'),
+            'overlap': text(values.get(OVERLAP), '.4f'),
+            'active': text(active, '.2f'),
+        }
 
 
-def evaluate(predictions: Path) -> dict[str, float]:
-    """Evaluate the trained detector on the held-out images; keep its predictions in a file."""
-    cfg = Config.fromfile(CONFIG)
-    cfg.work_dir = str(WORK_DIR)
-    cfg.load_from = (WORK_DIR / 'last_checkpoint').read_text().strip()
-    cfg.log_level = 'WARNING'
-    cfg.test_evaluator = [
-        cfg.test_evaluator,
-        dict(type='DumpDetResults', out_file_path=str(predictions)),
-    ]
-    return build_runner(cfg).test()
+class Screen:
+    """Shows the trainings: a table that is renewed on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self, console: Console, trainings: Sequence[Training]):
+        self.console = console
+        self.parts = {one.arm: Progress(one) for one in trainings}
+        live = Live(console=console, auto_refresh=False)
+        self.live = live if console.is_terminal else nullcontext()
+        self.epoch = min(part.epoch for part in self.parts.values())
+
+    def wait(self) -> None:
+        """Show how far the trainings are."""
+        for part in self.parts.values():
+            part.read()
+        if self.console.is_terminal:
+            self.live.update(self.table(), refresh=True)
+            return
+        epoch = min(part.epoch for part in self.parts.values())
+        if epoch > self.epoch:
+            self.epoch = epoch
+            say(self.console, self.line())
+
+    def end(self, record: Record) -> None:
+        """Take notice that a training ended."""
+        self.parts[record.arm].ended = record.finished
+
+    def table(self) -> Table:
+        """The trainings, one a row."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column('')
+        table.add_column('', width=18)
+        for name in ('epoch', 'loss', 'AP50', 'overlap', 'active', 'left'):
+            table.add_column(name, justify='right', no_wrap=True)
+        for arm, part in self.parts.items():
+            total = part.epochs * part.per_epoch
+            running = min(part.epoch + 1, part.epochs)
+            table.add_row(
+                arm, ProgressBar(total, part.iteration), f'{running}/{part.epochs}',
+                *part.cells().values(), clock(part.seconds_left()),
+            )  # fmt: skip
+        return table
+
+    def line(self) -> str:
+        """The trainings in one line."""
+        parts = [
+            f'{arm}: '
+            + ' '.join(f'{name} {value}' for name, value in part.cells(self.epoch).items())
+            for arm, part in self.parts.items()
+        ]
+        left = [part.seconds_left() for part in self.parts.values()]
+        epochs = next(iter(self.parts.values())).epochs
+        told = f'epoch {self.epoch:>2}/{epochs}  {"  ".join(parts)}'
+        return f'{told}  {clock(max(left))} left' if all(left) else told
 
 
-def show_detections(predictions: Path, picture: Path) -> None:
+def text(value: float | None, form: str) -> str:
+    """A number as text; a dash where there is none."""
+    return '–' if value is None else f'{value:{form}}'
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as minutes and seconds; a dash where they are not known."""
+    return '–' if seconds is None else f'{seconds // 60:.0f}:{seconds % 60:02.0f}'
+
+
+def say(console: Console, line: str, **style) -> None:
+    """Print a line as it is, paths unbroken."""
+    console.print(line, highlight=False, soft_wrap=True, **style)
+
+
+def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
+    """Train both arms at a time with the script that users train with.
+
+    Returns:
+        The records, in the order of the trainings.
+    """
+    done = find_records(trainings, WORK_DIR)
+    missing = [one for one in trainings if one not in done]
+    trainer = Trainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))
+    for training in trainings:
+        folder = WORK_DIR / training.folder
+        told = f'trained already; to train anew, remove {folder}'
+        say(console, f'  {training.arm:<9} {told if training in done else folder / LOG}')
+    if missing:
+        by_arm = {one.arm: one for one in missing}
+        screen = Screen(console, missing)
+
+        def end(record: Record) -> None:
+            done[by_arm[record.arm]] = record
+            screen.end(record)
+
+        with screen.live:
+            trainer.train(missing, end, screen.wait)
+    return [done[one] for one in trainings]
+
+
+def stop_if_failed(console: Console, trainings: Sequence[Training], records: Sequence) -> None:
+    """End with the last lines of the log if a training did not come to a good end."""
+    for training, record in zip(trainings, records, strict=True):
+        if record.finished:
+            continue
+        log = WORK_DIR / training.folder / LOG
+        with open(log, errors='replace') as file:
+            lines = deque(file, maxlen=LOG_LINES)
+        for line in lines:
+            say(console, f'  {line.rstrip()[:300]}')
+        why = record.error.partition(' (whole output')[0] or 'its loss is no number'
+        say(console, f'The training of {training.arm} {record.status}: {why}', style='red')
+        say(console, f'These were the last lines of {log}')
+        sys.exit(1)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within the context nothing is printed, and nobody warns, as OpenMMLab's packages do."""
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
+def load_detectors(trainings: Sequence[Training]) -> dict[str, nn.Module]:
+    """The trained detectors by arm, on the CPU."""
+    with silence():
+        from mmdet.apis import init_detector
+
+        return {
+            one.arm: init_detector(
+                one.cfg,
+                (WORK_DIR / one.folder / 'last_checkpoint').read_text().strip(),
+                device='cpu',
+            )
+            for one in trainings
+        }
+
+
+def show_detections(model: nn.Module, picture: Path) -> None:
     """Draw the detections on the first held-out images beside what is annotated."""
-    results = load(predictions)[:SHOWN_IMAGES]
-    annotations = load('data/demo/annotations/instances_val.json')['annotations']
+    from mmdet.apis import inference_detector
+
+    truth = load(DATA / 'annotations/instances_val.json')
     samples = []
-    for result in results:
-        found = result['pred_instances']
+    for image in truth['images'][:SHOWN_IMAGES]:
+        path = str(DATA / 'val' / image['file_name'])
+        found = inference_detector(model, path).pred_instances
         # Of boxes of several classes around one shape, the surest is drawn.
-        best = nms(found['bboxes'], found['scores'], iou_threshold=0.5)
-        truth = [item['bbox'] for item in annotations if item['image_id'] == result['img_id']]
+        best = nms(found.bboxes, found.scores, iou_threshold=0.5)
+        boxes = [one['bbox'] for one in truth['annotations'] if one['image_id'] == image['id']]
         samples.append(
             {
-                'image': mmcv.imread(result['img_path'], channel_order='rgb'),
-                'boxes': found['bboxes'][best].tolist(),
-                'labels': found['labels'][best].tolist(),
-                'scores': found['scores'][best].tolist(),
-                'truth': [(x, y, x + width, y + height) for x, y, width, height in truth],
+                'image': mmcv.imread(path, channel_order='rgb'),
+                'boxes': found.bboxes[best].tolist(),
+                'labels': found.labels[best].tolist(),
+                'scores': found.scores[best].tolist(),
+                'truth': [(x, y, x + width, y + height) for x, y, width, height in boxes],
             }
         )
     plot_detections(samples, CLASSES, picture)
 
 
+def show_overlap(models: Mapping[str, nn.Module], picture: Path) -> float:
+    """Draw the overlap of each layer in both networks; return that of random filters."""
+    overlaps = {}
+    for arm, model in models.items():
+        layers = {name: model.get_submodule(name) for name in find_layers(model, DEFAULT_TARGETS)}
+        overlaps[arm] = {name: layer_overlap(layer) for name, layer in layers.items()}
+        random = {name: random_overlap(layer) for name, layer in layers.items()}
+    plot_overlap(overlaps, random, picture)
+    return mean_overlap(random)['overlap']
+
+
+def compare(records: Sequence[Record]) -> Table:
+    """Baseline and WAU side by side."""
+    images = len(load(DATA / 'annotations/instances_val.json')['images'])
+    table = Table(title=f'On {images} images that training never saw', title_justify='left')
+    table.add_column('')
+    for record in records:
+        table.add_column(record.arm, justify='right')
+    for name, (label, form) in ROWS.items():
+        table.add_row(label, *(text(record.values.get(name), form) for record in records))
+    return table
+
+
+def explain(baseline: Record, wau: Record, random: float) -> str:
+    """What the numbers mean, in a sentence or two."""
+    before, after = baseline.values[OVERLAP], wau.values[OVERLAP]
+    told = (
+        'With WAU only half of the filters move in each update. At the end they overlap '
+        f"{'less' if after < before else 'more'}: {after:.4f}, the baseline's {before:.4f}, random "
+        f'filters {random:.4f}. '
+    )
+    name = 'coco/bbox_mAP'
+    silent = [record.arm for record in (baseline, wau) if name not in record.values]
+    if silent:
+        return told + f'AP can not be compared, since nothing was found by {" and ".join(silent)}.'
+    gap = wau.values[name] - baseline.values[name]
+    return told + (
+        f"AP is {abs(gap):.3f} {'higher' if gap > 0 else 'lower'} than the baseline's, but this is "
+        'one seed, and seeds differ by up to 0.05 (docs/analysis.md; docs/results.md has more). '
+        f'All seeds of the demo: python tools/experiment.py {SUITE} --jobs 2'
+    )
+
+
 def main() -> None:
     """Run the demo from its data to its pictures."""
     os.chdir(ROOT)
-    if not Path('data/demo').exists():
-        make_shapes('data/demo')
-    train()
-    predictions, picture = WORK_DIR / 'predictions.pkl', WORK_DIR / 'detections.png'
-    metrics = evaluate(predictions)
-    show_detections(predictions, picture)
-    table = Table(title='On images it never saw')
-    table.add_column('COCO metric')
-    table.add_column('value', justify='right')
-    for name in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m'):
-        table.add_row(f'bbox_{name}', f'{metrics[f"coco/bbox_{name}"]:.3f}')
-    text_console(width=80).print(table)
-    print(f'Detections on held-out images:            {picture}')
-    print(f'Overlap of each layer, before and after:  {WORK_DIR / "overlap.png"}')
+    end_on_signals()
+    console = text_console(width=100)
+    say(console, f'Demo: a detector learns to find shapes in drawn images ({DATA})')
+    if not DATA.exists():
+        make_shapes(DATA, progress=False)
+    suite = read_suite(SUITE)
+    trainings = [one for one in suite.trainings if one.seed == suite.trainings[0].seed]
+    say(console, 'Trained without WAU (the baseline) and with it, both at a time; the logs:')
+    try:
+        records = train(console, trainings)
+    except KeyboardInterrupt:
+        say(console, 'Stopped; the demo goes on from the last checkpoints when it is started again')
+        sys.exit(130)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    stop_if_failed(console, trainings, records)
+    torch.set_num_threads(1)
+    models = load_detectors(trainings)
+    detections, overlap = WORK_DIR / 'detections.png', WORK_DIR / 'overlap.png'
+    *_, with_wau = models.values()
+    show_detections(with_wau, detections)
+    random = show_overlap(models, overlap)
+    console.print(compare(records))
+    console.print(explain(*records, random), highlight=False)
+    say(console, f'What the detector with WAU finds: {detections}')
+    say(console, f'Overlap of each layer:            {overlap}')
 
 
 if __name__ == '__main__':

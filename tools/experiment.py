@@ -10,17 +10,19 @@ gap to the baseline and its 95 % interval, as Markdown and JSON, and pictures.
 import argparse
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import mmwau.openmp  # noqa: F401  (before torch)
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmwau.analysis.page import png
+from mmwau.experiment.processes import end_on_signals
 from mmwau.experiment.record import Record, left_of, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, read_suite
@@ -242,10 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def keep() -> None:
         update_records([done[one] for one in suite.trainings if one in done], results)
 
-    # What ends this process ends the trainings too, and leaves results that are whole.
-    for one in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(one) != signal.SIG_IGN:  # nohup
-            signal.signal(one, lambda number, _: sys.exit(128 + number))
+    end_on_signals()
     status = 0
     try:
         if not args.report:

@@ -1,11 +1,14 @@
-"""Install mmwau and an OpenMMLab stack into a virtual environment.
+"""Install mmwau and an OpenMMLab stack into a virtual environment, one line a step.
 
 Needs Python's standard library alone. The one slow step is compiling mmcv's ops
 (NMS, RoIAlign, ...), about 13 minutes on 2 cores. The wheel is kept outside the
 clone, in a folder that names the Python, torch and mmcv it was built for, so that
 the next installation takes it from there: pip's own cache does not know which
-torch a wheel was compiled against.
+torch a wheel was compiled against. What pip and the compiler print goes into
+install.log in the virtual environment.
 """
+
+from __future__ import annotations  # what runs this may be too old, and is told so
 
 import argparse
 import collections
@@ -17,7 +20,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil')
 CHECKED_IMPORTS = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet',
                    'mmpretrain', 'pycocotools.mask', 'mmwau')  # fmt: skip
+SHOWN = ('torch', 'mmcv', 'mmcv.ops', 'mmdet', 'mmpretrain', 'mmwau')
 
 
 class Stack(NamedTuple):
@@ -62,11 +68,48 @@ STACKS = {
 }
 GIBIBYTE = 2**30
 DISK_NEEDED = 12 * GIBIBYTE
+LOG_LINES = 20
+ERASE = '\r\x1b[K'
 
 
-def say(text: str) -> None:
-    """Print a line at once, between the outputs of child processes."""
-    print(text, flush=True)
+class Steps:
+    """Shows the installation on the screen, one line a step.
+
+    On a terminal the line of the step that runs has its time and what is being done; elsewhere the
+    line is completed at its end.
+
+    Args:
+        count: Number of steps.
+    """
+
+    def __init__(self, count: int):
+        self.count, self.number, self.live = count, 0, sys.stdout.isatty()
+
+    def begin(self, text: str) -> None:
+        """Start the line of a step."""
+        self.number += 1
+        self.text, self.detail = f'[{self.number}/{self.count}] {text}', ''
+        self.start = time.monotonic()
+        print(self.text, end='', flush=True)
+        if self.live:
+            self._ended = threading.Event()
+            threading.Thread(target=self._renew, args=(self._ended,), daemon=True).start()
+
+    def _renew(self, ended: threading.Event) -> None:
+        while not ended.wait(0.5):
+            minutes, seconds = divmod(int(time.monotonic() - self.start), 60)
+            line = f'{self.text}  {minutes}:{seconds:02}  {self.detail}'
+            print(ERASE + line[: shutil.get_terminal_size().columns - 1], end='', flush=True)
+
+    def end(self, note: str = '') -> None:
+        """End the line of a step with a note and, where it took a while, the time."""
+        seconds = time.monotonic() - self.start
+        took = f' ({seconds / 60:.1f} min)' if seconds >= 30 else ''
+        line = f'{": " if note else ""}{note}{took}'
+        if self.live:
+            self._ended.set()
+            line = f'{ERASE}{self.text}{line}'
+        print(line, flush=True)
 
 
 def fail(*lines: str) -> None:
@@ -118,42 +161,78 @@ def check_machine(venv: Path) -> None:
         fail('This machine lacks:', *(f'- {item}' for item in missing))
 
 
-def run(command: list, what: str, **kwargs) -> str:
-    """Run a command, its output shown unless captured; stop with a sentence if it fails."""
-    done = subprocess.run([str(part) for part in command], text=True, **kwargs)
-    if done.returncode:
-        fail(f'{what} failed (exit status {done.returncode}).', 'The lines above say why.')
-    return done.stdout
+def shown_of_pip(line: str) -> str | None:
+    """A line of pip's output that says what it does, None for others."""
+    return line.strip() if re.match(r'\s*(Building|Collecting|Downloading|Inst)', line) else None
 
 
 class Venv:
     """The virtual environment that everything goes into."""
 
-    def __init__(self, folder: Path, stack: Stack):
-        self.stack = stack
+    def __init__(self, folder: Path, stack: Stack, steps: Steps):
+        self.stack, self.steps = stack, steps
         self.python = folder / 'bin' / 'python'
+        self.log = folder / 'install.log'
         self.env = {
             **os.environ,
             'PATH': f'{folder / "bin"}{os.pathsep}{os.environ["PATH"]}',
             'VIRTUAL_ENV': str(folder),
             'PIP_DISABLE_PIP_VERSION_CHECK': '1',
         }
+
+    def make(self) -> None:
+        """Make it, if it is not there, and begin a new log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_text('')
         if not self.python.exists():
-            run([sys.executable, '-m', 'venv', folder], 'Creating the virtual environment')
+            command = [sys.executable, '-m', 'venv', self.log.parent]
+            self.run(command, 'Creating the virtual environment')
+
+    def run(
+        self, command: list, what: str, show: Callable[[str], str | None] = shown_of_pip, **env: str
+    ) -> None:
+        """Run a command, its output into the log; stop with the last lines of it if it fails.
+
+        ``what`` names it in the message. ``show`` gives what a line of its output tells for the
+        screen, None for nothing new.
+        """
+        command = [str(part) for part in command]
+        last_lines = collections.deque(maxlen=LOG_LINES)
+        with open(self.log, 'a') as log:
+            print(f'\n$ {" ".join(command)}', file=log, flush=True)
+            process = subprocess.Popen(
+                command, env={**self.env, **env}, cwd=ROOT, text=True, errors='replace',
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            for line in process.stdout:
+                log.write(line)
+                last_lines.append(line.rstrip())
+                self.steps.detail = show(line) or self.steps.detail
+        if process.wait():
+            self.fail(f'{what} failed (exit status {process.returncode}).', last_lines)
+
+    def fail(self, what: str, last_lines: Iterable[str], *advice: str) -> None:
+        """Stop with the last lines of the log and its path."""
+        self.steps.end('failed')
+        fail(*last_lines, '', what, *advice, f'The whole output is in {self.log}')
 
     def pip_install(self, *arguments: str) -> None:
         """Install with pip under the constraints of the stack."""
-        command = [self.python, '-m', 'pip', 'install', '-c', self.stack.constraints, *arguments]
-        run(command, f'Installing {" ".join(arguments)}', env=self.env, cwd=ROOT)
+        pip = [self.python, '-m', 'pip', 'install', '-c', self.stack.constraints]
+        self.run([*pip, *arguments], f'Installing {" ".join(arguments)}')
 
     def evaluate(self, expression: str) -> str:
         """Value of a Python expression over torch, as text."""
-        command = [self.python, '-c', f'import torch; print({expression})']
-        return run(command, 'Importing torch', env=self.env, stdout=subprocess.PIPE).strip()
+        said, code = [], f'import torch; print("value:", {expression})'
+        self.run([self.python, '-c', code], 'Importing torch', said.append)
+        return next(line for line in said if line.startswith('value: ')).split()[1]
 
 
-def mmcv_wheel(venv: Venv) -> Path:
-    """The compiled mmcv wheel for this Python and torch, built unless it is kept already."""
+def mmcv_wheel(venv: Venv) -> tuple[Path, str]:
+    """The compiled mmcv wheel for this Python and torch, and where it comes from.
+
+    It is built unless it is kept already.
+    """
     version = venv.stack.pinned_version(venv.stack.mmcv)
     torch_version = venv.evaluate('torch.__version__')
     device = 'cpu'
@@ -166,69 +245,66 @@ def mmcv_wheel(venv: Venv) -> Path:
     folder = wheel_cache() / key
     kept = sorted(folder.glob('*.whl'))
     if kept:
-        say(f'      taken from {folder}')
-        return kept[0]
-    say(f'      compiling, about 13 minutes on 2 cores; the wheel is kept in {folder}')
+        return kept[0], f'from {wheel_cache()}'
     folder.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there when whole: an interrupted build leaves no wheel.
     with tempfile.TemporaryDirectory(dir=folder) as build:
         build_mmcv(venv, version, Path(build))
         (wheel,) = Path(build).glob('*.whl')
-        return wheel.replace(folder / wheel.name)
+        return wheel.replace(folder / wheel.name), f'the wheel is kept in {wheel_cache()}'
 
 
 def build_mmcv(venv: Venv, version: str, folder: Path) -> None:
     """Compile mmcv's ops into a wheel in ``folder``, showing progress and time left."""
     command = [venv.python, '-m', 'pip', 'wheel', '-v', '--no-build-isolation', '--no-deps',
                '--no-cache-dir', '-w', folder, f'{venv.stack.mmcv}=={version}']  # fmt: skip
-    env = {**venv.env, 'MMCV_WITH_OPS': '1'}
-    env.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
-    last_lines = collections.deque(maxlen=40)
-    start = time.monotonic()
-    shown = 0
-    process = subprocess.Popen([str(part) for part in command], env=env, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-    for line in process.stdout:
-        last_lines.append(line.rstrip())
+    jobs = os.environ.get('MAX_JOBS', str(os.cpu_count() or 1))
+    start, tenths = time.monotonic(), 0
+
+    def show(line: str) -> str | None:
+        nonlocal tenths
         step = re.match(r'\s*\[(\d+)/(\d+)\]', line)
         if step is None:
-            continue
+            return None
         done, total = int(step.group(1)), int(step.group(2))
-        passed = time.monotonic() - start
-        left = passed / done * (total - done)
-        text = f'      mmcv ops: {done}/{total} files, about {left / 60:.0f} min left'
-        if sys.stdout.isatty():
-            print(f'\r{text}   ', end='\n' if done == total else '', flush=True)
-        elif done * 10 // total > shown or done == 1:
-            shown = done * 10 // total
-            say(text)
-    if process.wait():
-        say('\n'.join(last_lines))
-        fail('Compiling the ops of mmcv failed; the last lines of the compiler are above.')
+        if not venv.steps.live and done * 10 // total > tenths:
+            # A sign of life for services that end a job that is silent for minutes.
+            tenths = done * 10 // total
+            print('.', end='', flush=True)
+        left = (time.monotonic() - start) / done * (total - done)
+        return f'{done}/{total} files, about {left / 60:.0f} min left'
+
+    venv.run(command, 'Compiling the ops of mmcv', show, MMCV_WITH_OPS='1', MAX_JOBS=jobs)
 
 
-def check_installation(venv: Venv) -> None:
-    """Import everything that mmwau needs and name what does not import."""
+def check_installation(venv: Venv) -> str:
+    """Import everything that mmwau needs; stop with the names of what does not import.
+
+    Returns:
+        Versions, for the screen.
+    """
     code = (
-        'import importlib, sys, warnings\n'
+        'import importlib, warnings\n'
         'warnings.simplefilter("ignore")\n'
-        'failed = False\n'
         f'for name in {CHECKED_IMPORTS!r}:\n'
         '    try:\n'
         '        module = importlib.import_module(name)\n'
         '        note = getattr(module, "__version__", "ok")\n'
         '    except Exception as error:\n'
-        '        failed, note = True, f"MISSING: {type(error).__name__}: {error}"\n'
-        '    print(f"      {name:<18} {note}")\n'
-        'sys.exit(failed)\n'
+        '        note = f"MISSING: {type(error).__name__}: {error}"\n'
+        '    print("checked:", name, note)\n'
     )
-    if subprocess.run([str(venv.python), '-c', code], env=venv.env, cwd=ROOT).returncode:
-        fail(
-            'What is marked MISSING above does not import.',
-            f'If it is mmcv.ops, its wheel does not fit this torch: remove {wheel_cache()}',
-            'and run `make clean install`, which compiles it again.',
-            'If it is another package, run `make clean install`.',
+    said: list[str] = []
+    venv.run([venv.python, '-c', code], 'Importing what was installed', said.append)
+    found = dict(line.split(maxsplit=2)[1:] for line in said if line.startswith('checked: '))
+    missing = [f'{name}  {note.strip()}' for name, note in found.items() if 'MISSING' in note]
+    if missing:
+        venv.fail(
+            'What is marked MISSING above does not import: run `make clean install`.',
+            missing,
+            f'If it is mmcv.ops, its wheel does not fit this torch: remove {wheel_cache()} before',
         )
+    return ', '.join(f'{name} {found[name].strip()}' for name in CHECKED_IMPORTS if name in SHOWN)
 
 
 def main() -> None:
@@ -241,20 +317,30 @@ def main() -> None:
                              'tested.txt, or upstream')  # fmt: skip
     args = parser.parse_args()
     folder, stack = args.venv.absolute(), STACKS[args.stack]
-    start = time.monotonic()
-    say(f'[1/5] Machine: Python {platform.python_version()}, {os.cpu_count()} cores')
+    start, steps = time.monotonic(), Steps(5)
+    venv = Venv(folder, stack, steps)
     check_machine(folder)
-    say(f'[2/5] PyTorch, about 7 GB, into {folder}')
-    venv = Venv(folder, stack)
+    print(f'Installing 7 GB into {folder}, the first time about 16 minutes; log: {venv.log}')
+    steps.begin('Virtual environment')
+    venv.make()
+    steps.end(f'Python {platform.python_version()}, {os.cpu_count()} cores')
+    steps.begin('PyTorch, to train networks')
     venv.pip_install('torch', 'torchvision', *BUILD_TOOLS)
-    say('[3/5] mmcv with its compiled ops')
-    venv.pip_install(str(mmcv_wheel(venv)))
-    say('[4/5] MMEngine, MMDetection, MMPreTrain and mmwau itself')
+    steps.end()
+    steps.begin('mmcv, compiled, to detect')
+    wheel, origin = mmcv_wheel(venv)
+    venv.pip_install(str(wheel))
+    steps.end(origin)
+    steps.begin('MMDetection, MMPreTrain for models; mmwau')
     venv.pip_install(*stack.packages)
-    say('[5/5] Check')
-    check_installation(venv)
-    say(f'Installed in {(time.monotonic() - start) / 60:.1f} min.')
+    steps.end()
+    steps.begin('Check')
+    steps.end(check_installation(venv))
+    print(f'Installed in {(time.monotonic() - start) / 60:.1f} min.', flush=True)
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('\nStopped. Started again, it goes on with what is installed already.')

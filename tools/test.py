@@ -3,6 +3,8 @@
 import argparse
 from copy import copy
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 from mmengine.config import Config
 
 from mmwau.files import check_file, check_folder

@@ -2,6 +2,8 @@
 
 import argparse
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 from mmengine.config import Config
 
 from mmwau.checkpoint import find_last, remove_unfinished

@@ -181,11 +181,7 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
             expected = {layer: getattr(each.random[layer], measure_name) for layer in each.layers}
             values[name] = {k: own[k] / expected[k] for k in own} if relative else own
             random.update(dict.fromkeys(expected, 1.0) if relative else expected)
-        draw_layers(axes, layers, values, 'mean overlap')
-        axes.scatter(
-            [random[layer] for layer in layers], range(len(layers)), marker='|', s=90,
-            color='black', linewidth=1.5, zorder=1, label='random filters of that shape',
-        )  # fmt: skip
+        draw_layers(axes, layers, values, 'mean overlap', random)
         axes.set_xlabel(label)
         if relative:  # what lies far below 1 is the exception
             axes.set_xlim(auto=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from mmwau.files import write_whole
 from mmwau.plots import COLOURS, MARKERS, tidy
 
+from .busy import SPIN_COUNTS, rows_of
 from .measure import Ratio
 
 ARM_COLOURS = {
@@ -101,6 +102,13 @@ def print_tables(results: Mapping, console: Console) -> None:
         for arm, row in network['arms'].items():
             seconds = [f'{1000 * value:.1f}' for value in row['seconds'].values()]
             table.add_row(arm, *seconds, show(row['ratios']['training step']))
+        console.print(table)
+    if 'busy machine' in results:
+        table = Table(title='Training step of ResNet-18 beside busy processes, medians in ms')
+        for column in ('busy processes', *(f'GOMP_SPINCOUNT={n}' for n in SPIN_COUNTS), 'ratio'):
+            table.add_column(column, justify='right')
+        for row in rows_of(results['busy machine']):
+            table.add_row(*row)
         console.print(table)
     table = Table(title='Ratios to the baseline, medians with quartiles')
     for column in ('what', 'target', 'measured', 'met'):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checks import check_bool, check_count, check_fraction
 from ..norms import norms_behind
-from ..overlap import filter_overlap, filter_rows, shape_of_filters, unit_rows
+from ..overlap import filter_overlap, filter_rows, layer_shape, unit_rows
 from ..random_numbers import random_numbers
 from ..targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
 from .iteration_hook import bare_model
@@ -103,9 +103,7 @@ class RePrHook(LeaveOutHook):
             layers.pop(first_convolution(model), None)
         modules = {name: model.get_submodule(name) for name in layers}
         self._layers = {
-            name: module
-            for name, module in modules.items()
-            if shape_of_filters(module.weight, filter_dim(module), module.groups)[0] > 1
+            name: module for name, module in modules.items() if layer_shape(module)[0] > 1
         }
         if not self._layers:
             raise ValueError(

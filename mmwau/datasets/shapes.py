@@ -22,8 +22,9 @@ def make_shapes(
     num_images: Mapping[str, int] | None = None,
     image_size: int = 160,
     seed: int = 0,
+    progress: bool = True,
 ) -> None:
-    """Draw the data set into a new folder, showing progress.
+    """Draw the data set into a new folder.
 
     Each image has up to 6 shapes of five classes, of varied size, place, colour, rotation and
     overlap, on a background of varied colours and texture. The layout is COCO's:
@@ -35,6 +36,7 @@ def make_shapes(
         image_size: Width and height in pixels, at least 64.
         seed: Seed; the same seed gives the same images. An image does not depend on how many
             others there are.
+        progress: Whether to show how far it is.
 
     Raises:
         FileExistsError: If ``root`` exists and is not an empty folder.
@@ -46,15 +48,17 @@ def make_shapes(
     num_images = num_images or {'train': 400, 'val': 100}
     with whole_folder(root) as unfinished:
         for split, count in num_images.items():
-            _make_split(unfinished, split, count, image_size, seed)
+            _make_split(unfinished, split, count, image_size, seed, progress)
 
 
-def _make_split(root: Path, split: str, count: int, size: int, seed: int) -> None:
+def _make_split(root: Path, split: str, count: int, size: int, seed: int, progress: bool) -> None:
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
     images, annotations = [], []
-    print(f'Drawing {count} images of the split {split!r}')
-    for image_id in track_iter_progress(list(range(count))):
+    ids = list(range(count))
+    if progress:
+        print(f'Drawing {count} images of the split {split!r}')
+    for image_id in track_iter_progress(ids) if progress else ids:
         # The split's name, as numbers, keeps the splits apart.
         image, objects = draw_image(np.random.default_rng([seed, image_id, *split.encode()]), size)
         file_name = f'{image_id:06d}.jpg'

@@ -12,26 +12,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-import psutil
-
 from mmwau.analysis.labels import name_some
 from mmwau.analysis.runs import SCALARS, read_run
 from mmwau.files import write_whole
 
+from .processes import MARK, end_processes, find_processes
 from .record import RECORD, Record, read_record, summarise_run, write_record
 from .suite import Training, digest
 
 STARTED, LOG = 'started.json', 'output.log'
-# In the environment of a training's processes: its work_dir, by which they are found.
-MARK = 'MMWAU_EXPERIMENT'
 POLL_SECONDS = 0.5
-SECONDS_TO_END = 20
 ERROR = re.compile(r'^\s*(\[rank\d+\]: *)?[\w.]*(Error|Exception|Interrupt)\b')
 
 
@@ -217,15 +213,9 @@ class Trainer:
 
     def fraction(self, one: Process) -> float:
         """How much of a running training is done, in [0, 1], as far as its log shows."""
-        logs = sorted((self.folder / one.training.folder).glob(f'*/{SCALARS}'))
-        lines = logs[-1].read_text().splitlines()[-3:] if logs else []
         loop = one.training.cfg.train_cfg
         done = 0.0
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # half written
-                continue
+        for entry in read_scalars(self.folder / one.training.folder)[-3:]:
             if 'max_epochs' in loop and 'epoch' in entry:
                 done = max(done, (entry['epoch'] - 1) / loop.max_epochs)
             elif 'max_iters' in loop:
@@ -247,6 +237,20 @@ class Trainer:
         usual = fmean(estimates.values())
         left += sum(estimates.get(training.setting, usual) for training in self.waiting)
         return left / min(self.jobs, max(1, len(self.running) + len(self.waiting)))
+
+
+def read_scalars(folder: Path) -> list[dict]:
+    """What a training logged since its last start, line by line; a half written line is left out.
+
+    Args:
+        folder: Its work_dir.
+    """
+    logs = sorted(folder.glob(f'*/{SCALARS}'))
+    entries = []
+    for line in logs[-1].read_text().splitlines() if logs else []:
+        with suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
 
 
 def read_start(folder: Path) -> dict | None:
@@ -296,31 +300,6 @@ def find_records(
             'folders to train again, or name another --work-dir'
         )
     return found
-
-
-def find_processes(folders: Iterable[Path]) -> list[psutil.Process]:
-    """The processes that train in these folders, or below them, whoever started them."""
-    places = [folder.resolve() for folder in folders]
-    found = []
-    for process in psutil.process_iter():
-        try:
-            mark = process.environ().get(MARK)
-        except psutil.Error:  # it has ended, or is somebody else's
-            continue
-        if mark and any(Path(mark).is_relative_to(place) for place in places):
-            found.append(process)
-    return found
-
-
-def end_processes(processes: Sequence[psutil.Process]) -> None:
-    """End processes; those that do not end by themselves in some seconds are killed."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, left = psutil.wait_procs(processes, SECONDS_TO_END)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 def _poll(process: subprocess.Popen) -> float | None:

@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

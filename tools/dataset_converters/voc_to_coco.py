@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+import mmwau.openmp  # noqa: F401  (before torch)
+
 from mmengine.utils import track_iter_progress
 
 from mmwau.analysis.labels import name_some
