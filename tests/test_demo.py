@@ -73,7 +73,7 @@ def test_demo_trains_both_arms_compares_and_shows(demo, capfd):
     assert re.search(rf'WAU: loss {number} AP50 – overlap 0\.\d+ active 0\.50', last)
     assert re.search(rf'AP at IoU 0.50 +│ +{number} │ +– │', done.stdout)
     told = ' '.join(done.stdout.split())
-    assert 'AP can not be compared, since nothing was found by WAU.' in told
+    assert "AP can't be compared: WAU found nothing." in told
     for name in ('detections.png', 'overlap.png'):
         assert done.stdout.count(f'work_dirs/demo/{name}') == 1
         with Image.open(f'work_dirs/demo/{name}') as image:

@@ -54,7 +54,7 @@ ROWS = {
 
 
 class Progress:
-    """How far a training is, as far as its log tells."""
+    """How far a training is, as far as its log shows."""
 
     def __init__(self, training: Training):
         self.training, self.folder = training, WORK_DIR / training.folder
@@ -84,7 +84,7 @@ class Progress:
         return self.epochs if self.ended else max(0, self.iteration - 1) // self.per_epoch
 
     def seconds_left(self) -> float | None:
-        """Seconds to go, None while nothing tells."""
+        """Seconds to go; None while it can't be estimated."""
         if self.ended:
             return 0.0
         if self.began is None or self.iteration <= self.began[1]:
@@ -303,7 +303,7 @@ def explain(baseline: Record, wau: Record, random: float) -> str:
     name = 'coco/bbox_mAP'
     silent = [record.arm for record in (baseline, wau) if name not in record.values]
     if silent:
-        return told + f'AP can not be compared, since nothing was found by {" and ".join(silent)}.'
+        return told + f"AP can't be compared: {' and '.join(silent)} found nothing."
     gap = wau.values[name] - baseline.values[name]
     return told + (
         f"AP is {abs(gap):.3f} {'higher' if gap > 0 else 'lower'} than the baseline's, but this is "
