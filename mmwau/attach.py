@@ -12,7 +12,7 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, wraps
 from types import MethodType
 
 import torch
@@ -34,6 +34,8 @@ from .wau import WAU
 
 # Key in the optimizer's state_dict.
 STATE = 'wau'
+# Optimizers of Accelerate and Lightning around another one, with which they make their steps.
+AROUND = ('AcceleratedOptimizer', 'LightningOptimizer', '_FabricOptimizer')
 _attached: 'weakref.WeakSet[Attached]' = weakref.WeakSet()
 
 
@@ -96,12 +98,18 @@ def attach(
         sampler=sampler,
         hold=hold,
         rescale=rescale,
-        seed=_seed_of_torch() if seed is None else seed,
+        seed=torch.initial_seed() if seed is None else seed,
         min_active=min_active,
     )
     refuse_sharded(model)
-    if type(optimizer).__name__ == 'AcceleratedOptimizer':  # makes its steps with the one inside
+    if any(kind.__name__ in AROUND for kind in type(optimizer).__mro__):
         optimizer = optimizer.optimizer
+    if not hasattr(optimizer, '_optimizer_state_dict_post_hooks'):
+        raise TypeError(
+            f'{type(optimizer).__name__} does not take hooks, since it does not call the __init__ '
+            'of torch.optim.Optimizer (or torch is older than these hooks). Attach WAU to the '
+            'optimizer inside of it, or hold slices with mmwau.WAU around its step'
+        )
     skips = check_skip(skip_held_grads, hold)
     return Attached(optimizer, model, wau, check_targets(targets), axis, skips, seed is not None)
 
@@ -128,9 +136,11 @@ class Attached:
         self._wrapped = model
         if isinstance(model, (DataParallel, DistributedDataParallel)):
             model = model.module
-        self._has_seed = has_seed
-        self._model_hooks: list[RemovableHandle] = []
-        self._is_attached = True
+        self._has_seed, self._shares_seed = has_seed, False
+        self._hooks: list[RemovableHandle] = []
+        self._is_attached, self._is_stepping = True, False
+        self._skipping: Patch | None = None
+        self._has_warned = False
         self._updates = Updates(
             model,
             optimizer,
@@ -145,8 +155,7 @@ class Attached:
             on_change=self._hook_convolutions,
         )
         _remove_others(self)
-        self._hook_convolutions()
-        self._hooks = [
+        self._state_hooks = [
             optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._load),
         ]
@@ -159,8 +168,13 @@ class Attached:
         setattr(step, NEEDS_NO_WHOLE, True)
         # A method, as schedules that count steps expect it.
         self._step = optimizer.step = MethodType(step, optimizer)
+        self._hook_convolutions()
         _attached.add(self)
         _check_owners()
+
+    def __reduce__(self) -> tuple:
+        # Copies of a module that keeps this, or of an optimizer, are plain.
+        return type(None), ()
 
     @property
     def layers(self) -> dict[str, Layer]:
@@ -192,10 +206,11 @@ class Attached:
             return
         self._is_attached = False
         _attached.discard(self)
-        for hook in (*self._hooks, *self._model_hooks):
+        for hook in (*self._state_hooks, *self._hooks):
             hook.remove()
         if self._updates.skipper is not None:
             self._updates.skipper.stop()
+            self._updates.skipper.forget()
         # A schedule made after attach has wrapped our step, which from now on is the inner one.
         if self.optimizer.__dict__.get('step') is self._step:
             if self._own_step is None:
@@ -216,32 +231,62 @@ class Attached:
         if not self._is_attached:
             return self._inner_step(*args, **kwargs)
         refuse_join(self._wrapped)
-        return self._updates.step(self._inner_step, *args, **kwargs)
+        self._share_seed()
+        self._is_stepping = True
+        try:
+            return self._updates.step(self._inner_step, *args, **kwargs)
+        finally:
+            self._is_stepping = False
 
     def _hook_convolutions(self) -> None:
         """Let each convolution skip in its own forward pass, whoever calls it."""
-        for hook in self._model_hooks:
+        for hook in self._hooks:
             hook.remove()
-        self._model_hooks = []
+        self._hooks = []
         if self._updates.skipper is None:
             return
         for module, patch in self._updates.skipper.convolutions:
-            before, after = _Hook(self._before_forward, patch), _Hook(Patch.stop, patch)
-            self._model_hooks += [
-                module.register_forward_pre_hook(before),
-                module.register_forward_hook(after, always_call=True),
+            self._hooks += [
+                module.register_forward_pre_hook(_Hook(Attached._before_forward, self, patch)),
+                module.register_forward_hook(
+                    _Hook(Attached._after_forward, self, patch), always_call=True
+                ),
             ]
 
     def _before_forward(self, patch: Patch) -> None:
-        if not torch.is_grad_enabled() or not patch.module.training or is_compiling():
+        self._after_forward()
+        if (
+            not torch.is_grad_enabled()
+            or not patch.module.training
+            or not patch.weight.requires_grad
+            or is_compiling()
+            or torch.jit.is_tracing()
+        ):
             return
         skipper = self._updates.skipper
         if self._updates.active is None:
+            self._share_seed()
             self._updates.start()
             if self._updates.active is None or self._updates.skipper is not skipper:
                 return
-            skipper.select(self._updates.active)
+            skipper.select(self._updates.skipped)
+        self._skipping = patch
         patch.start()
+
+    def _after_forward(self, patch: Patch | None = None) -> None:
+        # Ctrl-C in a forward pass leaves out torch's hooks after it: the next pass comes here too.
+        if self._skipping is not None:
+            self._skipping.stop()
+            self._skipping = None
+
+    def _share_seed(self) -> None:
+        """Take the seed of the first process, once there are several."""
+        if self._shares_seed or not (distributed.is_available() and distributed.is_initialized()):
+            return
+        seeds = [self.wau.seed]
+        distributed.broadcast_object_list(seeds)
+        self.wau = self._updates.wau = replace(self.wau, seed=seeds[0])
+        self._shares_seed = True
 
     def _is_under_way(self) -> bool:
         """Whether gradients were perhaps skipped since the last step."""
@@ -263,15 +308,22 @@ class Attached:
 class _Hook:
     """A hook of one module; copies of the module have one without effect."""
 
-    def __init__(self, act: Callable[[Patch], None], patch: Patch):
-        self.act, self.patch = act, patch
+    def __init__(self, act: Callable, attached: Attached, patch: Patch):
+        # The model does not keep the optimizer alive.
+        self.act, self.attached, self.patch = act, weakref.ref(attached), patch
+        self.__name__ = 'mmwau_hook'
 
     def __call__(self, module: nn.Module, *args) -> None:
-        if module is self.patch.module:
-            self.act(self.patch)
+        attached = self.attached()
+        if attached is not None and module is self.patch.module:
+            self.act(attached, self.patch)
 
     def __reduce__(self) -> tuple:
-        return partial, (_do_nothing,)
+        return _no_hook, ()
+
+
+def _no_hook() -> Callable[..., None]:
+    return _do_nothing
 
 
 def _do_nothing(*args) -> None:
@@ -301,30 +353,39 @@ def _check_owners() -> None:
 
 
 def _check_owner(optimizer: Optimizer, *args) -> None:
-    """Raise if another optimizer steps with gradients of which some were skipped.
+    """Raise if a step goes past WAU where some gradients were skipped for it, or warn.
 
     Raises:
         RuntimeError: If it does.
     """
     for attached in list(_attached):
-        owners = attached.optimizer, inner(attached.optimizer)
-        if attached._is_under_way() and optimizer not in owners and _shares(attached, optimizer):
+        own = attached.optimizer
+        if optimizer in (own, inner(own)):
+            if not attached._is_stepping:
+                raise RuntimeError(
+                    f'A step of this {type(optimizer).__name__} goes past WAU: somebody has kept '
+                    'its step from before attach, as Accelerate does with a GradScaler. Call '
+                    'attach before, with Accelerate before prepare'
+                )
+        elif attached._is_stepping or not _shares(attached, optimizer):
+            continue
+        elif attached._is_under_way():
             raise RuntimeError(
                 f'This {type(optimizer).__name__} steps parameters whose gradients were skipped '
-                f'for the {type(attached.optimizer).__name__} that WAU is attached to. Call '
-                'remove() of what attach returned before another optimizer takes over, or attach '
-                'WAU to the outermost optimizer'
+                f'for the {type(own).__name__} that WAU is attached to. Call remove() of what '
+                'attach returned before another optimizer takes over, or attach WAU to the '
+                'outermost optimizer'
             )
+        elif not attached._has_warned:
+            attached._has_warned = True
+            text = (
+                f'This {type(optimizer).__name__} steps layers of a {type(own).__name__} that WAU '
+                'is attached to, and holds nothing'
+            )
+            _log(Message(logging.WARNING, text))
 
 
 setattr(_check_owner, NEEDS_NO_WHOLE, True)
-
-
-def _seed_of_torch() -> int:
-    seeds = [torch.initial_seed()]
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast_object_list(seeds)
-    return seeds[0]
 
 
 def _log(message: Message) -> None:

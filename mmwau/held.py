@@ -192,8 +192,8 @@ def zero_grads(slices: Sequence[Slices]) -> None:
 def can_step_active_alone(optimizer: Optimizer) -> bool:
     """Whether :func:`step_active_alone` does what a step over everything would do."""
     hooks = (
-        *optimizer._optimizer_step_pre_hooks.values(),
-        *optimizer._optimizer_step_post_hooks.values(),
+        *getattr(optimizer, '_optimizer_step_pre_hooks', {}).values(),
+        *getattr(optimizer, '_optimizer_step_post_hooks', {}).values(),
         *optimizer_hooks._global_optimizer_pre_hooks.values(),
         *optimizer_hooks._global_optimizer_post_hooks.values(),
     )

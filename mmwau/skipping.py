@@ -135,6 +135,12 @@ class HeldGradSkipper:
             for convolution in self._convolutions.values():
                 convolution.stop()
 
+    def forget(self) -> None:
+        """Forget the selection: graphs that are there already get all gradients."""
+        self._selected = None
+        for convolution in self._convolutions.values():
+            convolution.select(None, [])
+
     def flush(self) -> None:
         """Move what is in :attr:`grads` into ``grad`` of the parameters, in full."""
         for convolution in self._convolutions.values():
@@ -402,15 +408,17 @@ class _ConvolutionOfActive(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: Patch) -> Tensor:
         with _without_autocast_cache():
             y = own.forward(x, weight, bias)
-        # Autocast has cast the inputs in there; the backward pass takes them so.
-        ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype))
+        # Autocast has cast them in there. The backward pass does it again, so that derivatives of
+        # it lead back to them.
+        ctx.save_for_backward(x, weight)
+        ctx.dtype = y.dtype
         ctx.own, ctx.bias, ctx.geometry = own, bias, own.geometry()
         ctx.active, ctx.computed = own.active, own.computed
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        x, weight = ctx.saved_tensors
+        x, weight = (saved.to(ctx.dtype) for saved in ctx.saved_tensors)
         own, active, geometry = ctx.own, ctx.active, ctx.geometry
         of_x, of_weight, of_bias, _ = ctx.needs_input_grad
         if own.active is not active:

@@ -78,6 +78,7 @@ class Updates:
         # In force since the update under way began.
         self._rule: WAU | None = None
         self._log, self._on_change = log, on_change
+        self._told: set[Message] = set()
         self._has_told_skipping = False
         self._find_layers()
         wau.check_optimizer(optimizer, self.layers)
@@ -167,7 +168,7 @@ class Updates:
         self.layers = find_layers(*where)
         left_out = find_left_out(*where)
         for message in about_layers(self.wau, self.axis, self.targets, self.layers, left_out):
-            self._log(message)
+            self._tell(message)
         if self.skips:
             self.skipper = HeldGradSkipper(self.model, self.layers, self.full_grads)
 
@@ -196,7 +197,7 @@ class Updates:
         except ValueError as error:
             self.active_fraction = None
             text = f'WAU holds nothing from now on: {error}'
-            self._log(Message(logging.WARNING, text))
+            self._tell(Message(logging.WARNING, text))
         # What was frozen in this update may have gradients, with which its step would move it.
         modules = dict(self.model.named_modules())
         frozen = {
@@ -209,13 +210,19 @@ class Updates:
             self._select(self.layers if held.keys() == self.layers.keys() else held)
         self._on_change()
 
+    def _tell(self, message: Message) -> None:
+        """Log what was not logged before: layers may be frozen and unfrozen in each iteration."""
+        if message not in self._told:
+            self._told.add(message)
+            self._log(message)
+
     def _tell_skipping(self) -> None:
         """Log after the first update in how many layers gradients are skipped, and why not."""
         if self.skipper is None or self._has_told_skipping or self.active_fraction == 1:
             return
         self._has_told_skipping = True
         for message in about_skipping(self.skipper.find_full(), len(self.layers)):
-            self._log(message)
+            self._tell(message)
 
 
 def _is_same(one: tuple, other: tuple) -> bool:

@@ -272,7 +272,7 @@ class WAU:
                     held.enter_context(keep_state(inner(optimizer), slices))
                 if self.hold != 'grad':
                     held.enter_context(keep_weights(slices))
-            if self.hold != 'weight':
+            if self.hold != 'weight' and hasattr(optimizer, '_optimizer_step_pre_hooks'):
                 held.callback(optimizer.register_step_pre_hook(_refuse_closure).remove)
             with torch.enable_grad():
                 yield

@@ -8,6 +8,7 @@ import json
 import sys
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from mmengine.model.wrappers import MMFullyShardedDataParallel
@@ -24,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 from two_processes import WRAPPER
 
-from mmwau import WAU, HeldGradSkipper, WAUOptimWrapper, find_layers, skipping
+from mmwau import WAU, HeldGradSkipper, WAUOptimWrapper, attach, find_layers, skipping
 from mmwau.comparison.weights import find_weights
 from mmwau.launch import leave_processes
 from mmwau.traffic import send_active_only
@@ -287,6 +288,22 @@ def runner_that_wraps_each_part(work_dir):
 
 def runner_that_wraps_each_part_sends(work_dir):
     runner(work_dir, wrapper=EACH_PART).train()
+
+
+def attached_before_the_processes_meet(place: Path) -> str:
+    """Each process draws its own seed, as one that attaches before init_process_group."""
+    model = network()
+    optimizer = sgd(model)
+    torch.manual_seed(distributed.get_rank())
+    with patch('torch.distributed.is_initialized', return_value=False):
+        handle = attach(optimizer, model, hold='state')
+    assert handle.wau.seed == distributed.get_rank()
+    wrapped = DistributedDataParallel(model)
+    for update in range(3):
+        wrapped(batch(update)).abs().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return differences(model)
 
 
 def skipping_in_data_parallel(work_dir):

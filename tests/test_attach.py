@@ -4,6 +4,7 @@ import copy
 import gc
 import logging
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -379,3 +380,109 @@ def test_wrong_use_is_told_and_changes_nothing(make, error, words):
         make(model, optimizer)
     assert 'step' not in vars(optimizer)
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_an_attach_that_fails_leaves_nothing():
+    class NoInit(torch.optim.SGD):
+        def __init__(self, base):  # as timm's Lookahead
+            self.base, self.param_groups, self.state = base, base.param_groups, base.state
+
+    model = network()
+    state = [dict(vars(module)) for module in model.modules()]
+    with pytest.raises(TypeError, match=r'NoInit does not take hooks.*optimizer inside of it'):
+        attach(NoInit(OPTIMIZERS['sgd'](model.parameters())), model, hold='grad')
+    assert [vars(module).keys() for module in model.modules()] == [one.keys() for one in state]
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize('hold', HOLDS)
+def test_a_step_that_was_kept_from_before_is_refused(hold):
+    """As Accelerate keeps it under a GradScaler."""
+    model = network()
+    optimizer = OPTIMIZERS['sgd'](model.parameters())
+    step = optimizer.step
+    attach(optimizer, model, hold=hold)
+    loss_of(model, 0).backward()
+    before = model[0].weight.detach().clone()
+    with pytest.raises(RuntimeError, match=r'goes past WAU.*Call attach before'):
+        step()
+    assert torch.equal(model[0].weight, before)
+    optimizer.step()
+
+
+def test_another_optimizer_is_warned_of_where_nothing_was_skipped(caplog):
+    model = network()
+    attach(OPTIMIZERS['sgd'](model.parameters()), model)
+    other = OPTIMIZERS['adamw'](model.parameters())
+    for _ in range(3):
+        loss_of(model, 0).backward()
+        other.step()
+    assert caplog.text.count('This AdamW steps layers of a SGD that WAU is attached to') == 1
+
+
+def test_freezing_for_a_phase_is_logged_once_and_skips_in_the_other(caplog):
+    """A discriminator stands still while the generator trains."""
+    model = network()
+    optimizer = OPTIMIZERS['sgd'](model.parameters())
+    handle = attach(optimizer, model, hold='state')
+    for update in range(6):
+        model.requires_grad_(False)
+        x = torch.randn(4, 3, 6, 6, requires_grad=True)
+        model(x).sum().backward()
+        model.requires_grad_(True)
+        before = model[0].weight.detach().clone()
+        loss_of(model, update).backward()
+        assert not model[0].weight.grad.flatten(1).any(dim=1).all()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert int(model[0].weight.ne(before).flatten(1).any(dim=1).sum()) == 4
+    assert handle.update_index == 6
+    assert not caplog.records
+
+
+def test_removing_between_forward_and_backward_gives_all_gradients():
+    model = network()
+    handle = attach(OPTIMIZERS['sgd'](model.parameters()), model, hold='state')
+    loss = loss_of(model, 0)
+    handle.remove()
+    loss.backward()
+    assert model[0].weight.grad.flatten(1).any(dim=1).all()
+
+
+def test_an_interrupt_in_a_forward_pass_is_forgotten_in_the_next():
+    model = network()
+    attach(OPTIMIZERS['sgd'](model.parameters()), model, hold='state')
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    hook = model[3].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loss_of(model, 0)
+    hook.remove()
+    model.eval()
+    loss_of(model, 0).backward()
+    for index in (0, 3):
+        assert model[index].weight.grad.flatten(1).any(dim=1).all()
+
+
+def test_a_module_that_keeps_its_handle_is_copied_without():
+    model = network()
+    model.wau = attach(OPTIMIZERS['sgd'](model.parameters()), model, hold='state')
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.wau is None
+        loss_of(twin, 0).backward()
+        assert twin[0].weight.grad.flatten(1).any(dim=1).all()
+
+
+def test_the_optimizer_can_be_freed():
+    model = network()
+    optimizer = OPTIMIZERS['adamw'](model.parameters())
+    attach(optimizer, model, hold='state')
+    train_plainly(model, optimizer, 1)
+    reference = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert reference() is None
+    loss_of(model, 0).backward()
+    assert model[0].weight.grad.flatten(1).any(dim=1).all()

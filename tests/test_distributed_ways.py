@@ -40,6 +40,7 @@ WAYS = {
     'wrapper_with_fsdp': FSDP,
     'runner_that_wraps_each_part': EQUAL,
     'runner_that_wraps_each_part_sends': 'TypeError: .* got MMSeparateDistributedDataParallel',
+    'attached_before_the_processes_meet': EQUAL,
     'skipping_in_data_parallel': EQUAL,
     'skipping_in_parts_in_data_parallel': EQUAL,
     'skipping_with_gradients_averaged_by_hand': EQUAL,

@@ -211,6 +211,14 @@ def test_what_fails_in_the_first_update_leaves_nothing_behind(skips):
     assert fail_at_each_operation(make(*recipe), 'state') > 100
 
 
+@pytest.fixture
+def pythons_own_interrupts():
+    """Processes in the background, as in continuous integration, ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class InterruptAt(FailAt):
     """Presses Ctrl-C at one tensor operation."""
 
@@ -222,6 +230,7 @@ class InterruptAt(FailAt):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures('pythons_own_interrupts')
 @pytest.mark.parametrize('kind', [PlainLoop, Wrapped])
 @pytest.mark.parametrize(('hold', 'skips'), [('weight', False), ('state', True), ('state', False)])
 def test_an_interrupt_leaves_nothing_behind(kind, hold, skips):

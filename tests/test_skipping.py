@@ -450,6 +450,29 @@ def test_autocast_keeps_no_cast_that_leads_to_no_gradient():
     assert torch.is_autocast_cache_enabled()
 
 
+@pytest.mark.parametrize('autocast', [False, True])
+def test_gradient_penalties(autocast):
+    """Derivatives of derivatives, in which casts have a part too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh())
+    layers = find_layers(model)
+    active = WAU().select(layers, 0)
+    skipper, found = HeldGradSkipper(model, layers), []
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    for skips in (False, True):
+        model.zero_grad()
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
+            if skips:
+                skipper.start(active)
+            (grad,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+            skipper.stop()
+        (grad.float().flatten(1).norm(dim=1) - 1).square().sum().backward()
+        found.append([model[0].weight.grad[active[0]], model[2].weight.grad[active[1]]])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(two, one, rtol=0.05 if autocast else 1e-4, atol=1e-2)
+        assert one.abs().max() > 0.1
+
+
 def test_functions_of_torch_func_compute_in_full():
     conv = nn.Conv2d(3, 8, 3)
     layers = find_layers(conv)
