@@ -9,7 +9,7 @@ UPSTREAM := .venv-upstream
 .PHONY: help install demo test test-upstream lint docs clean
 
 help:
-	@echo "make demo     train a small detector without WAU and with it, and compare (about 6 minutes)"
+	@echo "make demo     train a small detector without WAU and with it, and compare (about 5 minutes)"
 	@echo "make test     run the test suite (about 12 minutes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make lint     check style and format"
