@@ -8,7 +8,7 @@ that the gradient of the active slices is that of a narrower convolution over th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 
 import torch
@@ -131,7 +131,8 @@ class HeldGradSkipper:
 
     def stop(self) -> None:
         """Leave the modules as they were."""
-        with without_interrupts():
+        # Compiled code has no interrupts inside, and can't look at threads.
+        with nullcontext() if is_compiling() else without_interrupts():
             for convolution in self._convolutions.values():
                 convolution.stop()
 
