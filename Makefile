@@ -10,7 +10,7 @@ UPSTREAM := .venv-upstream
 
 help:
 	@echo "make demo     train a small detector without WAU and with it, and compare (about 5 minutes)"
-	@echo "make test     run the test suite (about 12 minutes)"
+	@echo "make test     run the test suite (about 11 minutes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make lint     check style and format"
 	@echo "make docs     build the site into docs/_build/html; a link that leads nowhere is an error"
