@@ -206,7 +206,7 @@ class WAUMixin:
         if self.traffic is None or self.updates.active is None:
             yield
         else:
-            self.traffic.start(self.layers, self.updates.active)
+            self.traffic.start(self.layers, self.updates.skipped)
             try:
                 yield
             finally:

@@ -41,7 +41,8 @@ class Updates:
         layers: The layers by name of their convolution; empty where nothing trains.
         skipper: What skips the gradients of held slices, or None.
         active: The selection of the update under way, or None between updates.
-        skipped: What of it the skipper has to know.
+        skipped: The same for :attr:`layers` as they are now, some of which may have been frozen in
+            this update: for what is skipped and what is sent.
         active_fraction: Fraction of all slices that is active in the last update, in (0, 1], or
             None before the first.
 
@@ -152,7 +153,6 @@ class Updates:
     def _select(self, layers: dict[str, Layer]) -> None:
         self._held = layers
         self.active = self._rule.select(layers, self.index)
-        # The skipper knows the layers that there are now.
         self.skipped = (
             self.active if layers is self.layers else self._rule.select(self.layers, self.index)
         )

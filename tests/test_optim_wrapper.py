@@ -14,6 +14,7 @@ from small import SmallModel, small_runner
 
 from mmwau import WAU, WAUAmpOptimWrapper, WAUOptimWrapper
 from mmwau.optim_wrapper import WAUMixin
+from mmwau.traffic import ActiveTraffic
 
 
 class Recorder(Hook):
@@ -255,20 +256,16 @@ def test_layers_with_no_draw_are_named(tmp_path, min_active, words):
     assert re.search(rf'{words}.*\(min_active={min_active}\): neck\n', log)
 
 
-def test_parameters_cut_over_processes_are_refused(tmp_path):
+@pytest.mark.usefixtures('one_process')
+def test_parameters_cut_over_processes_are_refused():
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
-    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
-    try:
-        model = FullyShardedDataParallel(
-            SmallModel(), device_id=torch.device('cpu'), use_orig_params=True
-        )
-        wrapper = WAUOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1), seed=0)
-        with pytest.raises(TypeError, match=r'not work with FullyShardedDataParallel.*Use MMDist'):
-            wrapper.initialize_count_status(model, 0, 10)
-    finally:
-        torch.distributed.destroy_process_group()
+    model = FullyShardedDataParallel(
+        SmallModel(), device_id=torch.device('cpu'), use_orig_params=True
+    )
+    wrapper = WAUOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1), seed=0)
+    with pytest.raises(TypeError, match=r'not work with FullyShardedDataParallel.*Use MMDist'):
+        wrapper.initialize_count_status(model, 0, 10)
 
 
 class TestMixedPrecision:
@@ -614,6 +611,27 @@ def test_what_is_frozen_inside_of_an_update_is_held_through_its_step(monkeypatch
         moved = model.neck.bias.ne(before['neck.bias'])
         assert not moved[~active].any()
     assert list(wrapper.layers) == ['backbone.1']
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures('one_process')
+def test_what_is_sent_follows_a_layer_that_is_frozen_inside_of_an_update():
+    wrapper, model = wrapper_of(seed=0, hold='state', accumulative_counts=2)
+    wrapper.traffic = ActiveTraffic()
+    for frozen in (False, True):
+        model.neck.requires_grad_(not frozen)
+        with wrapper.optim_context(model):
+            loss = loss_of(model)
+        wrapper.update_params(loss)
+    assert list(wrapper.layers) == ['backbone.1']
+    assert wrapper.updates.index == 1
 
 
 @pytest.fixture
