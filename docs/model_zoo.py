@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmwau.experiment.record import Record
 from mmwau.experiment.report import Report, Setting
 from mmwau.experiment.suite import Suite, read_suite
-from mmwau.files import write_whole
-from mmwau.records import read_records
+from mmwau.files.records import read_records
+from mmwau.files.whole import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs' / 'model_zoo.md'

@@ -2,7 +2,7 @@
 
 import argparse
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import torch
 from torch.nn.functional import cross_entropy

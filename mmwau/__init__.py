@@ -2,7 +2,9 @@
 
 from importlib.util import find_spec
 
-from . import openmp  # noqa: F401  (before torch)
+from .core import openmp  # noqa: F401  (before torch)
+
+# isort: split
 from .attach import attach
 from .skipping import HeldGradSkipper
 from .targets import find_layers
@@ -15,10 +17,10 @@ if find_spec('mmengine'):  # the method itself needs only torch
     from . import models  # noqa: F401
     from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
-    from .hook import WAUHook
-    from .optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
-    from .overlap_hook import OverlapHook
-    from .package_configs import take_bases
+    from .engine.optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
+    from .engine.overlap_hook import OverlapHook
+    from .engine.package_configs import take_bases
+    from .engine.wau_hook import WAUHook
 
     __all__ += ['OverlapHook', 'WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']
     __all__ += ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']

@@ -22,14 +22,15 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from .checks import check_choice
-from .held import NEEDS_NO_WHOLE, inner
-from .messages import Message
-from .sharding import refuse_join, refuse_sharded
+from mmwau.core.checks import check_choice
+from mmwau.core.holds import NEEDS_NO_WHOLE, inner
+from mmwau.core.sharding import refuse_join, refuse_sharded
+from mmwau.core.slices import Layer
+from mmwau.training.messages import Message
+from mmwau.training.updates import Updates
+
 from .skipping import Patch, check_skip, is_compiling
-from .slices import Layer
 from .targets import AXES, check_targets
-from .updates import Updates
 from .wau import WAU
 
 # Key in the optimizer's state_dict.

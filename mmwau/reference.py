@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .slices import Layers, list_layers
+from mmwau.core.slices import Layers, list_layers
 
 
 class WAUReference:

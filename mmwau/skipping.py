@@ -17,9 +17,9 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import Parameter
 
-from .leaving import without_interrupts
-from .sharding import is_one_of_several
-from .slices import ActiveGrads, Layer, Slices, find_slices, is_same_selection
+from mmwau.core.leaving import without_interrupts
+from mmwau.core.sharding import is_one_of_several
+from mmwau.core.slices import ActiveGrads, Layer, Slices, find_slices, is_same_selection
 
 try:
     from torch.compiler import is_compiling
@@ -61,8 +61,8 @@ class HeldGradSkipper:
         layers: Its layers by name of the convolution, from :func:`mmwau.targets.find_layers`.
         full_grads: Where gradients go. True: into ``grad`` of each parameter, with zeros for the
             held slices. False: into :attr:`grads`, without the held slices; for ``hold='state'``
-            with an optimizer that :func:`mmwau.held.can_step_active_alone`. Of several processes
-            each one does as with True: what they send each other is in ``grad``.
+            with an optimizer that :func:`mmwau.core.holds.can_step_active_alone`. Of several
+            processes each one does as with True: what they send each other is in ``grad``.
 
     Attributes:
         grads: With ``full_grads=False``, gradients of active slices by parameter, for

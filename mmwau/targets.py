@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
-from .checks import check_choice
-from .sharding import refuse_sharded_layers
-from .slices import Layer
+from mmwau.core.checks import check_choice
+from mmwau.core.sharding import refuse_sharded_layers
+from mmwau.core.slices import Layer
 
 AXES = ('out', 'in')
 # Where detectors and classifiers of OpenMMLab have their convolutions, their heads left out.

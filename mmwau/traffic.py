@@ -14,8 +14,8 @@ from torch.futures import Future
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from .sharding import refuse_join
-from .slices import Layers, Slices, find_slices
+from mmwau.core.sharding import refuse_join
+from mmwau.core.slices import Layers, Slices, find_slices
 
 # The traffic of each model that has some: a model takes one communication hook in its life.
 _traffic_of = weakref.WeakKeyDictionary()

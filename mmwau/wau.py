@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS, Optimizer
 
-from .checks import as_integer, as_update_ratio, check_bool, check_choice
-from .held import (
+from mmwau.core.checks import as_integer, as_update_ratio, check_bool, check_choice
+from mmwau.core.holds import (
     NEEDS_NO_WHOLE,
     can_step_active_alone,
     inner,
@@ -39,10 +39,10 @@ from .held import (
     step_active_alone,
     zero_grads,
 )
-from .random_numbers import random_numbers
-from .sharding import refuse_optimizer
-from .slices import ActiveGrads, Layers, find_slices, list_layers
-from .state_start import Starts, check_state
+from mmwau.core.random_numbers import random_numbers
+from mmwau.core.sharding import refuse_optimizer
+from mmwau.core.slices import ActiveGrads, Layers, find_slices, list_layers
+from mmwau.core.state_start import Starts, check_state
 
 SAMPLERS = ('uniform', 'with_replacement', 'bernoulli', 'cyclic')
 HOLDS = ('weight', 'state', 'grad')
@@ -193,8 +193,8 @@ class WAU:
                 processes.
             ValueError: If it moves weights in the backward pass; or ``hold='state'`` and its state
                 does not go by slices, or nobody knows where it starts
-                (:mod:`mmwau.state_start`); or ``hold='grad'`` and it computes gradients anew in
-                its step.
+                (:mod:`mmwau.core.state_start`); or ``hold='grad'`` and it computes gradients anew
+                in its step.
         """
         refuse_optimizer(optimizer)
         if self.hold == 'grad' and isinstance(inner(optimizer), LBFGS):

@@ -4,7 +4,7 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import pytest
 from hypothesis import settings
@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmwau.datasets.shapes import CLASSES
 
-sys.path.insert(0, str(Path(__file__).parent))  # for what tests share
+sys.path.insert(0, str(Path(__file__).parent / 'helpers'))  # for what tests share
 
 # Two busy cores make single examples slow now and then; that is no failure.
 settings.register_profile('mmwau', deadline=None, derandomize=True)

@@ -3,11 +3,11 @@ import math
 
 import pytest
 import torch
+from hooks import StopAfter
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from small import small_runner
-from test_repr import StopAfter
 from torch import nn
 
 from mmwau import OverlapHook, WAUHook

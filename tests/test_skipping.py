@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmwau import WAU, WAUOptimWrapper, find_layers
+from mmwau.core.slices import Layer
 from mmwau.skipping import HeldGradSkipper, gather_channels, why_not
-from mmwau.slices import Layer
 from mmwau.wau import SAMPLERS
 
 # Sums of the same products in another order: a few units in the last place of the largest.

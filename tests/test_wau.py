@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmwau import reference
-from mmwau.random_numbers import random_numbers
-from mmwau.slices import Layer
+from mmwau.core.random_numbers import random_numbers
+from mmwau.core.slices import Layer
 from mmwau.targets import find_layers
 from mmwau.wau import HOLDS, SAMPLERS, WAU
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import torch
 from rich.console import Console
@@ -22,8 +22,8 @@ from mmwau.benchmark import busy, growth, measure, report
 from mmwau.benchmark.arms import ARMS
 from mmwau.benchmark.bytes_sent import bytes_sent
 from mmwau.benchmark.networks import CIFAR, NETWORKS, build_network
-from mmwau.files import check_folder
-from mmwau.terminal import task_name, text_console
+from mmwau.files.whole import check_folder
+from mmwau.reporting.terminal import task_name, text_console
 
 # The quick run asks only what the table of targets needs.
 QUICK_ARMS = ('baseline', 'weight', 'state, skipping')

@@ -23,8 +23,8 @@ from mmwau.compatibility.data import make_data
 from mmwau.compatibility.recipes import PROJECTS, Recipe, choose_recipe, find_families
 from mmwau.compatibility.report import write_report
 from mmwau.compatibility.trial import FAILED, Record, try_recipe
-from mmwau.files import check_folder
-from mmwau.records import read_records, write_records
+from mmwau.files.records import read_records, write_records
+from mmwau.files.whole import check_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK_DIR = ROOT / 'work_dirs' / 'compatibility'

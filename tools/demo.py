@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import mmcv
 import torch
@@ -35,9 +35,9 @@ from mmwau.experiment.record import Record
 from mmwau.experiment.suite import Training, read_suite
 from mmwau.experiment.trainer import LOG, Trainer, find_records, read_scalars
 from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
-from mmwau.plots import plot_detections, plot_overlap
+from mmwau.reporting.plots import plot_detections, plot_overlap
+from mmwau.reporting.terminal import text_console
 from mmwau.targets import DEFAULT_TARGETS, find_layers
-from mmwau.terminal import text_console
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = Path('configs/suites/demo.py')

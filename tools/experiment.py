@@ -15,21 +15,21 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from mmwau.analysis.page import png
 from mmwau.experiment.processes import end_on_signals
 from mmwau.experiment.record import Record, left_of, update_records
 from mmwau.experiment.report import Report
 from mmwau.experiment.suite import Suite, Training, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
-from mmwau.files import check_folder, write_whole
-from mmwau.records import read_records
-from mmwau.terminal import task_name, text_console
+from mmwau.files.records import read_records
+from mmwau.files.whole import check_folder, write_whole
+from mmwau.reporting.page import png
+from mmwau.reporting.terminal import task_name, text_console
 
 # Between two lines on a terminal that shows no bars.
 SECONDS_BETWEEN_LINES = 60

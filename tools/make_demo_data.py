@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmwau.datasets.shapes import make_shapes
-from mmwau.files import check_folder
+from mmwau.files.whole import check_folder
 
 
 def main() -> None:

@@ -3,12 +3,13 @@
 import argparse
 from copy import copy
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config
 
-from mmwau.files import check_file, check_folder
-from mmwau.launch import (
+from mmwau.engine.type_names import type_name
+from mmwau.files.whole import check_file, check_folder
+from mmwau.scripts.launch import (
     add_common_options,
     build_runner,
     leave_processes,
@@ -16,8 +17,7 @@ from mmwau.launch import (
     refuse_two_values,
     stop_without_weights,
 )
-from mmwau.preflight import check_test_config
-from mmwau.type_names import type_name
+from mmwau.scripts.preflight import check_test_config
 
 
 def parse_args() -> argparse.Namespace:

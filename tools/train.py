@@ -2,12 +2,13 @@
 
 import argparse
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config
 
-from mmwau.checkpoint import find_last, remove_unfinished
-from mmwau.launch import (
+from mmwau.engine.type_names import type_name
+from mmwau.scripts.checkpoint import find_last, remove_unfinished
+from mmwau.scripts.launch import (
     add_common_options,
     build_runner,
     leave_processes,
@@ -15,8 +16,7 @@ from mmwau.launch import (
     refuse_two_values,
     stop_without_weights,
 )
-from mmwau.preflight import check_train_config
-from mmwau.type_names import type_name
+from mmwau.scripts.preflight import check_train_config
 
 AMP_COUNTERPART = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
 

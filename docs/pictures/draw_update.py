@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from mmwau import WAU
-from mmwau.slices import Layer
+from mmwau.core.slices import Layer
 
 OUT = Path(__file__).with_name('update.png')
 ACTIVE, HELD, EDGE = '#e8743b', '#d5dae1', '#5b6675'

@@ -11,8 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmwau.checkpoint import check_checkpoint
-from mmwau.preflight import check_test_config
+from mmwau.scripts.checkpoint import check_checkpoint
+from mmwau.scripts.preflight import check_test_config
 
 from .prune_results import Point
 from .pruning import Removable, average_zeros, num_removed, removal_order, removed

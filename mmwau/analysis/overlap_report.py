@@ -16,11 +16,11 @@ from mmwau.overlap import (
     measure,
     measure_random,
 )
-from mmwau.plots import draw_layers, legend_above, styles, tidy
+from mmwau.reporting.labels import name_some
+from mmwau.reporting.page import Section, Table
+from mmwau.reporting.plots import draw_layers, legend_above, styles, tidy
 
 from .filters import Filters
-from .labels import name_some
-from .page import Section, Table
 
 EXPLAINED = (
     'Overlap of a filter: the sum of |cosine| with the other filters of its layer, divided by '

@@ -8,11 +8,11 @@ from statistics import fmean, stdev
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmwau.plots import legend_above, styles, tidy
+from mmwau.reporting.labels import name_some
+from mmwau.reporting.page import Section, Table
+from mmwau.reporting.plots import legend_above, styles, tidy
+from mmwau.runs.metrics import is_measured, why_left_out
 
-from .labels import name_some
-from .metrics import is_measured, why_left_out
-from .page import Section, Table
 from .prune_results import Curves, Point, describe
 
 # How much of the whole network's metric is left where the summary looks.

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmwau.files import write_whole
-
-from .json_text import to_json
+from mmwau.files.json_text import to_json
+from mmwau.files.whole import write_whole
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmwau.checks import check_choice
-from mmwau.norms import norms_behind
+from mmwau.core.checks import check_choice
+from mmwau.core.norms import norms_behind
+from mmwau.core.random_numbers import random_numbers
 from mmwau.overlap import filter_overlap
-from mmwau.random_numbers import random_numbers
 from mmwau.targets import filter_dim, find_convolutions
 
 ORDERS = ('l1', 'overlap', 'apoz', 'random')

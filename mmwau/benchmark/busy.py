@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from mmwau.openmp import SPINS
+from mmwau.core.openmp import SPINS
 
 from .measure import Progress
 
-# What libgomp does by itself, as OMP_DISPLAY_ENV=verbose shows it; and what mmwau.openmp sets.
+# What libgomp does by itself, as OMP_DISPLAY_ENV=verbose shows it; and what mmwau.core.openmp sets.
 SPIN_COUNTS = ('300000', SPINS)
 BUSY = (0, 1, 2)
 BUSY_LOOP = 'while True: pass'

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mmwau import WAU, find_layers
+from mmwau.core.slices import Layer
 from mmwau.skipping import HeldGradSkipper, why_not
-from mmwau.slices import Layer
 
 from .arms import SGD_OPTIONS, Trainer, build_wrapper
 from .networks import Network

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmwau.files import write_whole
-from mmwau.plots import COLOURS, MARKERS, tidy
+from mmwau.files.whole import write_whole
+from mmwau.reporting.plots import COLOURS, MARKERS, tidy
 
 from .busy import SPIN_COUNTS, rows_of
 from .measure import Ratio

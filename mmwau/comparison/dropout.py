@@ -10,8 +10,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checks import check_bool, check_fraction
-from ..random_numbers import random_numbers
+from mmwau.core.checks import check_bool, check_fraction
+from mmwau.core.random_numbers import random_numbers
+
 from .iteration_hook import IterationHook, bare_model
 
 
@@ -152,7 +153,7 @@ def drop_out(output: Tensor, drop_prob: float, channels: bool, time: str, name: 
         output: Tensor of shape (N, C, ...).
         drop_prob: Probability to be dropped, in (0, 1).
         channels: Whether to drop channels.
-        time: See :func:`mmwau.random_numbers.random_numbers`.
+        time: See :func:`mmwau.core.random_numbers.random_numbers`.
         name: The same. Both together decide what is dropped.
 
     Returns:

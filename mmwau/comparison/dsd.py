@@ -7,8 +7,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checks import check_bool, check_count, check_fraction
-from ..targets import check_targets
+from mmwau.core.checks import check_bool, check_count, check_fraction
+from mmwau.targets import check_targets
+
 from .leave_out import LeaveOutHook
 from .weights import find_weights, first_convolution
 

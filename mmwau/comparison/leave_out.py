@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ..held import inner
-from ..optim_wrapper import WAUMixin
-from ..sharding import refuse_sharded
+from mmwau.core.holds import inner
+from mmwau.core.sharding import refuse_sharded
+from mmwau.engine.optim_wrapper import WAUMixin
+
 from .iteration_hook import IterationHook, bare_model
 
 

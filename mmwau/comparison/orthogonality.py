@@ -9,10 +9,11 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from ..checks import check_choice
-from ..overlap import filter_rows, magnitude
-from ..random_numbers import random_numbers
-from ..targets import check_targets, filter_dim
+from mmwau.core.checks import check_choice
+from mmwau.core.random_numbers import random_numbers
+from mmwau.overlap import filter_rows, magnitude
+from mmwau.targets import check_targets, filter_dim
+
 from .iteration_hook import IterationHook, bare_model
 from .weights import find_weights
 

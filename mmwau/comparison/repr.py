@@ -9,11 +9,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checks import check_bool, check_count, check_fraction
-from ..norms import norms_behind
-from ..overlap import filter_overlap, filter_rows, layer_shape, unit_rows
-from ..random_numbers import random_numbers
-from ..targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
+from mmwau.core.checks import check_bool, check_count, check_fraction
+from mmwau.core.norms import norms_behind
+from mmwau.core.random_numbers import random_numbers
+from mmwau.overlap import filter_overlap, filter_rows, layer_shape, unit_rows
+from mmwau.targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
+
 from .iteration_hook import bare_model
 from .leave_out import LeaveOutHook
 from .weights import first_convolution
@@ -227,7 +228,7 @@ def restart(
         convolution: The layer.
         index: The filters.
         former: What they were, of shape (len(index), values of a filter).
-        time: See :func:`mmwau.random_numbers.random_numbers`.
+        time: See :func:`mmwau.core.random_numbers.random_numbers`.
         name: The same.
 
     Returns:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..sharding import refuse_sharded_layers
-from ..targets import check_targets, find_convolutions, is_below
+from mmwau.core.sharding import refuse_sharded_layers
+from mmwau.targets import check_targets, find_convolutions, is_below
 
 
 def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[str, nn.Module]:

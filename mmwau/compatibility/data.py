@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mmwau.datasets.shapes import CLASSES, make_shapes
-from mmwau.files import check_new
+from mmwau.files.whole import check_new
 
 SIDE = 128
 NUM_IMAGES = 8

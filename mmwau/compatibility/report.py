@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmwau.files import write_whole
-from mmwau.records import to_lines
+from mmwau.files.records import to_lines
+from mmwau.files.whole import write_whole
 from mmwau.version import __version__
 
 from .data import SIDE

@@ -18,9 +18,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmwau.launch import build_runner
-from mmwau.preflight import check_train_config
-from mmwau.slices import Layer
+from mmwau.core.slices import Layer
+from mmwau.scripts.launch import build_runner
+from mmwau.scripts.preflight import check_train_config
 from mmwau.targets import DEFAULT_TARGETS, find_layers, find_left_out
 from mmwau.wau import WAU
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..analysis.labels import name_some
+from mmwau.reporting.labels import name_some
 
 ID, NUMBER = (int, float, str), (int, float)
 # What MMDetection reads of each entry.

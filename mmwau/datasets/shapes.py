@@ -10,7 +10,7 @@ from mmengine.utils import track_iter_progress
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from ..files import whole_folder
+from mmwau.files.whole import whole_folder
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 SMOOTHING = 4  # drawn this many times larger and then shrunk, so that edges are smooth

@@ -11,7 +11,7 @@ import mmcv
 import numpy as np
 from PIL import Image
 
-from ..analysis.labels import name_some
+from mmwau.reporting.labels import name_some
 
 IMAGES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff')
 ANNOTATIONS = ('.xml',)

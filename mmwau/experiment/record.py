@@ -8,10 +8,10 @@ from statistics import fmean, median
 
 from mmengine.device import get_device
 
-from mmwau.analysis.metrics import is_number
-from mmwau.analysis.runs import Run
-from mmwau.overlap_hook import log_key
-from mmwau.records import read_records, write_records
+from mmwau.engine.overlap_hook import log_key
+from mmwau.files.records import read_records, write_records
+from mmwau.runs.metrics import is_number
+from mmwau.runs.reader import Run
 
 from .suite import Training
 
@@ -41,7 +41,7 @@ class Record:
             the median time of an iteration times their number; without one the processor's time
             of the whole process, which other processes on the machine disturb less.
         values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'path_length'``, ...;
-            what is no measurement (:func:`mmwau.analysis.metrics.is_measured`) is left out.
+            what is no measurement (:func:`mmwau.runs.metrics.is_measured`) is left out.
         curves: Points (iteration, value) by name: the metric, ``'loss'`` as the mean of each
             epoch, which stands at its middle, ``'overlap'``, ``'path_length'``, ...
     """

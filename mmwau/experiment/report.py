@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmwau.analysis.arms import Summary, difference, half_width, summarise
-from mmwau.analysis.labels import name_some
-from mmwau.analysis.metrics import is_measured, is_number
-from mmwau.analysis.page import Table
-from mmwau.analysis.runs_report import MINUS, NO_BREAK, NO_VALUE
-from mmwau.overlap_hook import MOVEMENTS
-from mmwau.plots import COLOURS, MARKERS, legend_above, tidy
+from mmwau.engine.overlap_hook import MOVEMENTS
+from mmwau.reporting.labels import name_some
+from mmwau.reporting.page import Table
+from mmwau.reporting.plots import COLOURS, MARKERS, legend_above, tidy
+from mmwau.runs.arms import Summary, difference, half_width, summarise
+from mmwau.runs.metrics import is_measured, is_number
+from mmwau.runs.report import MINUS, NO_BREAK, NO_VALUE
 
 from .equal_terms import at_equal_loss, at_equal_movement, interpolate
 from .record import Record

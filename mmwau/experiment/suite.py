@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmwau.analysis.runs import split_settings
+from mmwau.runs.reader import split_settings
 
 # What each part of a suite can have, and of what type; seeds and processes have their own checks.
 PARTS = {
@@ -196,7 +196,7 @@ def digest(
     """A hash of what makes a difference to a training.
 
     Args:
-        settings: See :func:`mmwau.analysis.runs.split_settings`.
+        settings: See :func:`mmwau.runs.reader.split_settings`.
         wau: See there.
         seed: Seed of the run.
         processes: Number of processes.

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from mmwau.analysis.labels import name_some
-from mmwau.analysis.runs import SCALARS, read_run
-from mmwau.files import write_whole
+from mmwau.files.whole import write_whole
+from mmwau.reporting.labels import name_some
+from mmwau.runs.reader import SCALARS, read_run
 
 from .processes import MARK, end_processes, find_processes
 from .record import RECORD, Record, read_record, summarise_run, write_record

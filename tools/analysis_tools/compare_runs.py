@@ -14,20 +14,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmwau.analysis.arms import group_into_arms
-from mmwau.analysis.json_text import to_json
-from mmwau.analysis.labels import short_labels
-from mmwau.analysis.page import png, write_page
-from mmwau.analysis.runs import read_run
-from mmwau.analysis.runs_checks import (
+from mmwau.files.json_text import to_json
+from mmwau.files.whole import check_folder, write_whole
+from mmwau.reporting.labels import short_labels
+from mmwau.reporting.page import png, write_page
+from mmwau.reporting.terminal import text_console
+from mmwau.runs.arms import group_into_arms
+from mmwau.runs.checks import (
     baseline_first,
     check_comparable,
     choose_shown_metric,
     find_warnings,
 )
-from mmwau.analysis.runs_report import ARMS_IN_ONE_TABLE, Report
-from mmwau.files import check_folder, write_whole
-from mmwau.terminal import text_console
+from mmwau.runs.reader import read_run
+from mmwau.runs.report import ARMS_IN_ONE_TABLE, Report
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

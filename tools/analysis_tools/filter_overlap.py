@@ -14,20 +14,20 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
 from mmwau.analysis import overlap_report as report
 from mmwau.analysis.filters import find_filters
-from mmwau.analysis.json_text import to_json
-from mmwau.analysis.labels import short_labels
-from mmwau.analysis.page import png, write_page
-from mmwau.files import check_folder, write_whole
+from mmwau.files.json_text import to_json
+from mmwau.files.weights_file import read_weights
+from mmwau.files.whole import check_folder, write_whole
+from mmwau.reporting.labels import short_labels
+from mmwau.reporting.page import png, write_page
+from mmwau.reporting.terminal import task_name, text_console
 from mmwau.targets import is_below
-from mmwau.terminal import task_name, text_console
-from mmwau.weights_file import read_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -144,8 +144,8 @@ def compare_outputs(
 
     from mmengine.runner import Runner
 
-    from mmwau.data_check import check_data
     from mmwau.features import compare_features
+    from mmwau.scripts.data_check import check_data
 
     check_data(cfg, ('test',))
     models = {}

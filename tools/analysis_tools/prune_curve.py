@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config, DictAction
 from rich.console import Console
@@ -30,16 +30,16 @@ from mmwau.analysis.evaluation import (
     quiet,
     run_first_images,
 )
-from mmwau.analysis.labels import short_labels
-from mmwau.analysis.metrics import choose_metric
-from mmwau.analysis.page import Table, png, write_page
 from mmwau.analysis.prune_report import Report
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
-from mmwau.files import check_folder, write_whole
-from mmwau.launch import build_runner, load_config
+from mmwau.files.whole import check_folder, write_whole
+from mmwau.reporting.labels import short_labels
+from mmwau.reporting.page import Table, png, write_page
+from mmwau.reporting.terminal import task_name, text_console
+from mmwau.runs.metrics import choose_metric
+from mmwau.scripts.launch import build_runner, load_config
 from mmwau.targets import is_below
-from mmwau.terminal import task_name, text_console
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

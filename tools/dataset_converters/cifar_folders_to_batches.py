@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from rich.progress import track
 
-from mmwau.analysis.labels import name_some
 from mmwau.datasets.cifar import LAYOUTS
-from mmwau.files import check_new, whole_folder, write_whole
+from mmwau.files.whole import check_new, whole_folder, write_whole
+from mmwau.reporting.labels import name_some
 
 SPLITS = ('train', 'test')
 SUFFIXES = ('.jpg', '.jpeg', '.png')

@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-import mmwau.openmp  # noqa: F401  (before torch)
+import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from mmengine.utils import track_iter_progress
 
-from mmwau.analysis.labels import name_some
 from mmwau.datasets import voc
-from mmwau.files import check_new, whole_folder
+from mmwau.files.whole import check_new, whole_folder
+from mmwau.reporting.labels import name_some
 
 
 def convert(

@@ -1,0 +1,139 @@
+"""The layers that WAU holds, and which of their slices are held in one update."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .ragged import rows_and_places
+
+
+class Layer(NamedTuple):
+    """One layer whose slices are selected together.
+
+    Attributes:
+        name: Name of the weight in the model, for example ``'backbone.conv1.weight'``.
+        num_slices: Number of slices, at least 1.
+        tensors: Pairs (parameter, dimension on which its slices lie). The dimension has
+            ``num_slices`` elements: the weight and, where slices are filters, the bias.
+    """
+
+    name: str
+    num_slices: int
+    tensors: tuple[tuple[Parameter, int], ...]
+
+
+# As find_layers returns them, by name, or one after another.
+Layers = Mapping[str, Layer] | Iterable[Layer]
+
+
+class Slices(NamedTuple):
+    """A parameter of which some slices are held in this update.
+
+    Attributes:
+        param: The parameter.
+        dim: The dimension on which its slices lie.
+        active: Indices of the active slices, int64 of shape (num_active,), on its device.
+        held: Indices of the others.
+    """
+
+    param: Parameter
+    dim: int
+    active: Tensor
+    held: Tensor
+
+
+class ActiveGrads(dict[Parameter, Tensor]):
+    """Gradients of active slices by parameter, without the held ones.
+
+    Attributes:
+        active: The selection under which some were skipped since the last step, or None: for
+            each layer a bool tensor of shape (num_slices,), True where active.
+    """
+
+    active: Sequence[Tensor] | None = None
+
+    def clear(self) -> None:
+        """Drop them, so that those of another selection can come."""
+        super().clear()
+        self.active = None
+
+    def check_selection(self, active: Sequence[Tensor]) -> None:
+        """Raise if gradients were computed under another selection than this one.
+
+        Raises:
+            ValueError: If they were.
+        """
+        if self.active is not None and not is_same_selection(self.active, active):
+            raise ValueError(
+                'the gradients are of another selection: held slices of that one have none. Give '
+                'holding the same active as the HeldGradSkipper; after an update that was dropped, '
+                'call skipper.grads.clear()'
+            )
+
+
+def is_same_selection(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two selections have the same slices active in the same layers."""
+    return len(one) == len(other) and all(
+        mask is twin or torch.equal(mask, twin) for mask, twin in zip(one, other, strict=True)
+    )
+
+
+def list_layers(layers: Layers) -> list[Layer]:
+    """The layers in a list."""
+    return list(layers.values() if isinstance(layers, Mapping) else layers)
+
+
+def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
+    """Find what is active and what is held in the parameters of which some slice is held.
+
+    The indices are made for all layers at once, and reach a GPU in one copy that nobody waits for.
+
+    Args:
+        layers: The layers.
+        active: For each of them a bool tensor of shape (num_slices,) on the CPU.
+
+    Raises:
+        ValueError: If there is not one such tensor for each layer, or a parameter is in several
+            layers, of which one may hold what another one moves.
+    """
+    layers = list_layers(layers)
+    if [layer.num_slices for layer in layers] != [len(mask) for mask in active]:
+        raise ValueError(
+            f'active must have a tensor of shape (num_slices,) for each of {len(layers)} layers, '
+            f'got {len(active)} of shapes {[tuple(mask.shape) for mask in active[:5]]}; it is what '
+            'WAU.select returns for the same layers'
+        )
+    if not layers:
+        return []
+    owner: dict[int, int] = {}
+    for place, layer in enumerate(layers):
+        for param, _ in layer.tensors:
+            first = owner.setdefault(id(param), place)
+            if first != place:
+                raise ValueError(
+                    f'layers must have each parameter once, but {layers[first].name} and '
+                    f'{layer.name} have one in common. Take the layers of one call of find_layers'
+                )
+    is_active = torch.cat(list(active))
+    lengths = tuple(layer.num_slices for layer in layers)
+    _, index = rows_and_places(lengths)
+    sizes = torch.tensor(lengths)
+    up_to = is_active.cumsum(0)[sizes.cumsum(0) - 1]
+    num_active = up_to.diff(prepend=up_to.new_zeros(1))
+    counts = torch.cat([num_active, sizes - num_active]).tolist()
+    indices = torch.cat([index[is_active], index[~is_active]])
+    on_device: dict[torch.device, tuple[Tensor, ...]] = {}
+    found = []
+    for place, layer in enumerate(layers):
+        if counts[place] == layer.num_slices:
+            continue
+        for param, dim in layer.tensors:
+            if param.device not in on_device:
+                moved = indices.to(param.device, non_blocking=True)
+                on_device[param.device] = moved.split(counts)
+            split = on_device[param.device]
+            found.append(Slices(param, dim, split[place], split[len(layers) + place]))
+    return found

@@ -1,0 +1,1 @@
+"""MMEngine: optimizer wrappers and hooks."""

@@ -1,0 +1,127 @@
+"""The update ratio over time, as a function of only the epoch or iteration."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from mmwau.core.checks import as_update_ratio, check_choice
+
+KINDS = {
+    'constant': {'ratio'},
+    'linear': {'start', 'stop'},
+    'cosine': {'start', 'stop'},
+    'milestones': {'milestones', 'ratios'},
+}
+
+
+class RatioSchedule:
+    """The update ratio in stretches of training.
+
+    Each stretch is a dict with ``type``, and ``begin`` (default 0) and ``end`` (default: never),
+    epochs or iterations counted from 0, the end not included. Outside of all stretches the
+    schedule does nothing. The types, with their own keys:
+
+    - ``'constant'``: ``ratio``. With ``ratio=1`` everything is active, as a warm-up or at the end.
+    - ``'linear'``, ``'cosine'``: from ``start`` at ``begin`` to ``stop`` at the last epoch or
+      iteration of the stretch, which needs an ``end``.
+    - ``'milestones'``: ``ratios``, one more than ``milestones``, changes to the next ratio at each
+      milestone, counted as ``begin`` is.
+
+    Args:
+        stretches: One stretch, or several that do not overlap. All ratios are in (0, 1].
+
+    Raises:
+        TypeError: If a stretch is no dict, or a value has the wrong type.
+        ValueError: If a type, a key or a value is wrong, or stretches overlap.
+    """
+
+    def __init__(self, stretches: Mapping | Sequence[Mapping]):
+        stretches = [stretches] if isinstance(stretches, Mapping) else stretches
+        if not isinstance(stretches, (list, tuple)) or not stretches:
+            raise TypeError(
+                f'ratio_schedule must be a dict or a list of dicts, got {stretches!r}; for '
+                "example dict(type='linear', start=1.0, stop=0.5, end=12)"
+            )
+        self.stretches = sorted((_checked(one) for one in stretches), key=lambda s: s['begin'])
+        for one, following in pairwise(self.stretches):
+            if one['end'] > following['begin']:
+                raise ValueError(
+                    f'ratio_schedule: the stretch from {one["begin"]} to {one["end"]} overlaps '
+                    f'with the one from {following["begin"]}; begin and end them apart'
+                )
+
+    def at(self, position: int) -> float | None:
+        """The update ratio in an epoch or iteration, or None outside of all stretches."""
+        for stretch in self.stretches:
+            if stretch['begin'] <= position < stretch['end']:
+                return _ratio(stretch, position)
+        return None
+
+
+def _ratio(stretch: Mapping, position: int) -> float:
+    if stretch['type'] == 'constant':
+        return stretch['ratio']
+    if stretch['type'] == 'milestones':
+        return stretch['ratios'][sum(position >= mark for mark in stretch['milestones'])]
+    last = stretch['end'] - 1
+    if position == last:
+        return stretch['stop']
+    passed = (position - stretch['begin']) / (last - stretch['begin'])
+    if stretch['type'] == 'cosine':
+        passed = (1 - math.cos(math.pi * passed)) / 2
+    return stretch['start'] + (stretch['stop'] - stretch['start']) * passed
+
+
+def _checked(stretch: Mapping) -> dict:
+    if not isinstance(stretch, Mapping):
+        raise TypeError(f'ratio_schedule: a stretch must be a dict, got {stretch!r}')
+    kind = stretch.get('type')
+    check_choice('ratio_schedule: type', kind, tuple(KINDS))
+    keys = set(stretch) - {'type', 'begin', 'end'}
+    if keys != KINDS[kind]:
+        raise ValueError(
+            f'ratio_schedule: a stretch of type {kind!r} takes {", ".join(sorted(KINDS[kind]))} '
+            f'beside begin and end, got {", ".join(sorted(keys)) or "none of them"}'
+        )
+    begin, end = stretch.get('begin', 0), stretch.get('end', math.inf)
+    if not _is_count(begin):
+        raise ValueError(f'ratio_schedule: begin must be an integer of at least 0, got {begin!r}')
+    if end != math.inf and (not _is_count(end) or end <= begin):
+        raise ValueError(
+            f'ratio_schedule: end must be an integer above begin ({begin}), got {end!r}'
+        )
+    if kind in ('linear', 'cosine') and end == math.inf:
+        raise ValueError(f'ratio_schedule: a stretch of type {kind!r} needs an end')
+    for name in ('ratio', 'start', 'stop'):
+        if name in stretch:
+            as_update_ratio(stretch[name], f'ratio_schedule: {name}')
+    if kind == 'milestones':
+        _check_milestones(stretch['milestones'], stretch['ratios'], begin, end)
+    return {**stretch, 'begin': begin, 'end': end}
+
+
+def _check_milestones(
+    milestones: Sequence[int], ratios: Sequence[float], begin: int, end: float
+) -> None:
+    for name, values in (('milestones', milestones), ('ratios', ratios)):
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f'ratio_schedule: {name} must be a list, got {values!r}')
+    marks = [begin, *milestones, end]
+    if not all(_is_count(mark) for mark in milestones) or not all(
+        one < following for one, following in pairwise(marks)
+    ):
+        raise ValueError(
+            f'ratio_schedule: milestones must be integers that increase, between begin ({begin}) '
+            f'and end ({end}), got {milestones!r}'
+        )
+    if len(ratios) != len(milestones) + 1:
+        raise ValueError(
+            f'ratio_schedule: {len(milestones)} milestones need {len(milestones) + 1} ratios, '
+            f'got {len(ratios)}'
+        )
+    for ratio in ratios:
+        as_update_ratio(ratio, 'ratio_schedule: ratios')
+
+
+def _is_count(value: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

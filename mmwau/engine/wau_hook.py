@@ -1,0 +1,172 @@
+"""WAU's hook in MMEngine: what WAU does, in the log and as pictures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mmengine.dist import is_distributed
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
+
+from mmwau.core.checks import check_bool
+
+from .optim_wrapper import WAUMixin, check_send
+from .overlap_hook import OverlapHook
+from .ratio_schedule import RatioSchedule
+
+# Kept in the message hub, which is part of every checkpoint.
+SCHEDULE = 'wau_ratio_schedule'
+
+
+@HOOKS.register_module()
+class WAUHook(OverlapHook):
+    """Log what WAU does with the other training scalars, and the overlap of the held layers.
+
+    - ``train/active_fraction``: the fraction of all slices that was active in the last update.
+    - ``train/update_ratio``, where a schedule changes it.
+    - ``train/sent_mb`` under ``send_active_only``: megabytes of gradients that each process sent to
+      the others in the last update.
+    - The overlap of the held layers, their stages and the network, and its pictures: see
+      :class:`mmwau.OverlapHook`.
+
+    Args:
+        overlap_interval: Iterations between two measurements of the overlap, at least 1.
+        ratio_schedule: Stretches of training with an update ratio of their own, see
+            :class:`mmwau.engine.ratio_schedule.RatioSchedule`. Outside of them the wrapper's
+            ``update_ratio`` is in force. Defaults to None.
+        by_epoch: Whether the schedule counts epochs or iterations. Defaults to True.
+        send_active_only: Whether the processes of a distributed training send each other the
+            gradients of only the active slices (:mod:`mmwau.traffic`). Not for
+            ``hold='weight'``, which needs all of them. Defaults to False.
+        movement: See :class:`mmwau.OverlapHook`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``overlap_interval`` is below 1, or the schedule is wrong.
+    """
+
+    def __init__(
+        self,
+        overlap_interval: int = 500,
+        ratio_schedule: Mapping | Sequence[Mapping] | None = None,
+        by_epoch: bool = True,
+        send_active_only: bool = False,
+        movement: bool = False,
+    ):
+        super().__init__(overlap_interval, movement=movement)
+        check_bool('by_epoch', by_epoch)
+        check_bool('send_active_only', send_active_only)
+        self.send_active_only = send_active_only
+        self.ratio_schedule = None if ratio_schedule is None else RatioSchedule(ratio_schedule)
+        self.by_epoch = by_epoch
+        self._wrapper: WAUMixin | None = None
+
+    def check_iterations(self) -> None:
+        """Raise if the schedule counts epochs; called where training counts only iterations.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if self.ratio_schedule is not None and self.by_epoch:
+            raise ValueError(
+                'WAUHook: ratio_schedule counts epochs, but training counts only iterations '
+                '(IterBasedTrainLoop), and its epoch is always 0. Set by_epoch=False and count '
+                'iterations'
+            )
+
+    def check_hold(self, hold: str) -> None:
+        """Raise if held gradients are left out of what is sent, but needed.
+
+        Args:
+            hold: The ``hold`` of the optimizer wrapper.
+
+        Raises:
+            ValueError: If they are.
+        """
+        if self.send_active_only:
+            check_send(hold)
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure the overlap at the start, and arrange what the processes send.
+
+        Raises:
+            TypeError: If the optimizer wrapper in use is not WAU's, the runner does not pass it
+                the model, or ``send_active_only`` meets another wrapper than
+                ``DistributedDataParallel``.
+            ValueError: If two hooks measure the overlap, a schedule counts epochs in a training
+                that has none, or ``send_active_only`` can't be done.
+        """
+        if not isinstance(runner.optim_wrapper, WAUMixin):
+            raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
+        if not runner.optim_wrapper.layers:
+            raise TypeError(wrong_runner(type(runner).__name__))
+        if runner.optim_wrapper is not self._wrapper:
+            # A training that was interrupted goes on with the ratio of a stretch in its wrapper.
+            self._wrapper = runner.optim_wrapper
+            self._ratio_of_wrapper = self._wrapper.update_ratio
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            self.check_iterations()
+        self.check_hold(runner.optim_wrapper.wau.hold)
+        self._log_changed_schedule(runner)
+        if self.send_active_only and is_distributed():
+            runner.optim_wrapper.send_active_only(runner.model)
+        super().before_train(runner)
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Set the update ratio that the schedule has for this epoch or iteration."""
+        if self.ratio_schedule is None:
+            return
+        ratio = self.ratio_schedule.at(runner.epoch if self.by_epoch else runner.iter)
+        wrapper = runner.optim_wrapper
+        wrapper.update_ratio = self._ratio_of_wrapper if ratio is None else ratio
+        runner.message_hub.update_scalar('train/update_ratio', wrapper.update_ratio)
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Log the active fraction, and the overlap at its interval."""
+        fraction = runner.optim_wrapper.updates.active_fraction
+        if fraction is not None:
+            runner.message_hub.update_scalar('train/active_fraction', fraction)
+        traffic = runner.optim_wrapper.traffic
+        if traffic is not None:
+            runner.message_hub.update_scalar('train/sent_mb', traffic.sent_bytes / 1e6)
+        super().after_train_iter(runner, *args, **kwargs)
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave no update open, then draw the overlap."""
+        # Training that is stopped early may end in the middle of an update.
+        runner.optim_wrapper.end_update()
+        super().after_train(runner)
+
+    def _log_changed_schedule(self, runner: Runner) -> None:
+        stretches = None if self.ratio_schedule is None else self.ratio_schedule.stretches
+        before = runner.message_hub.get_info(SCHEDULE, stretches)
+        if runner.iter > 0 and before != stretches:
+            runner.logger.warning(
+                f'WAU: ratio_schedule was {before} until here and is {stretches} from now on'
+            )
+        runner.message_hub.update_info(SCHEDULE, stretches)
+
+    def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
+        return runner.optim_wrapper.layers
+
+
+def wrong_wrapper(wrapper: str) -> str:
+    """The message for a run that has WAUHook but another optimizer wrapper."""
+    if wrapper == 'OptimWrapperDict':
+        return (
+            'WAUHook is in custom_hooks, but optim_wrapper is an OptimWrapperDict, which does not '
+            'pass the model to its parts: WAU does not work with several optimizers'
+        )
+    wanted = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
+    return (
+        f'WAUHook is in custom_hooks, but optim_wrapper.type is {wrapper!r}: nothing would be '
+        f"held. Set optim_wrapper.type to '{wanted}' (the --amp of other training scripts replaces "
+        'the type; the one of mmwau keeps WAU), or remove WAUHook.'
+    )
+
+
+def wrong_runner(runner: str) -> str:
+    """The message for a runner that does not pass the model to the optimizer wrapper."""
+    return (
+        f'{runner} does not pass the model to the optimizer wrapper, so nothing would be held. '
+        "Train with MMEngine's Runner (remove runner_type from the config)"
+    )

@@ -1,0 +1,1 @@
+"""Pictures, pages and text for people. Private."""

@@ -1,0 +1,147 @@
+"""Tables for the terminal, and pages with tables and pictures that open from one file."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+from jinja2 import Environment
+from matplotlib.figure import Figure
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from mmwau.files.whole import write_whole
+from mmwau.version import __version__
+
+PAGE = Environment(autoescape=True).from_string("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+  body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px;
+         margin: 2em auto; padding: 0 1.5em; }
+  h1 { font-size: 1.6em; margin-bottom: 0.2em; }
+  h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+  p { max-width: 75ch; }
+  code { background: #f4f4f4; padding: 0.1em 0.3em; overflow-wrap: anywhere; }
+  img { max-width: 100%; height: auto; }
+  .wide { overflow-x: auto; }
+  table { border-collapse: collapse; margin: 1em 0; font-size: 0.9em;
+          font-variant-numeric: tabular-nums; }
+  caption { text-align: left; font-weight: 600; padding-bottom: 0.4em; }
+  th, td { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #eee; }
+  th:first-child, td:first-child { text-align: left; white-space: pre-wrap; }
+  thead th { border-bottom: 2px solid #999; vertical-align: bottom; }
+  tbody tr:hover { background: #f6f9fc; }
+  footer { margin-top: 3em; color: #777; font-size: 0.85em; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section in sections %}
+<section>
+<h2>{{ section.heading }}</h2>
+{% for part in section.parts %}
+{% if part.text is defined %}<p>{{ part.text }}</p>
+{% elif part.picture is defined %}<p style="max-width: none">
+<img alt="{{ section.heading }}" width="{{ part.width }}"
+     src="data:image/png;base64,{{ part.picture }}"></p>
+{% else %}<div class="wide"><table>
+{% if part.table.title %}<caption>{{ part.table.title }}</caption>{% endif %}
+<thead><tr>{% for column in part.table.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in part.table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table></div>
+{% endif %}
+{% endfor %}
+</section>
+{% endfor %}
+<footer>mmwau {{ version }} · <code>{{ command }}</code></footer>
+</body>
+</html>
+""")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings; the first column names what a row is about.
+
+    Args:
+        title: What it shows; ``''`` for none.
+        columns: Headings.
+        rows: A string for each column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def to_terminal(self) -> RichTable:
+        """The same table for a rich console."""
+        title = Text(self.title, 'table.title') if self.title else None
+        table = RichTable(title=title, title_justify='left')
+        for index, column in enumerate(self.columns):
+            table.add_column(Text(column), justify='right' if index else 'left', overflow='fold')
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def to_markdown(self) -> str:
+        """The same table for a Markdown file, its title above it."""
+        lines = [self.columns, ['---'] + ['---:'] * (len(self.columns) - 1), *self.rows]
+        text = '\n'.join(
+            f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |' for line in lines
+        )
+        return f'**{self.title}**\n\n{text}\n' if self.title else f'{text}\n'
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: a heading, and below it paragraphs, tables and pictures in their order."""
+
+    heading: str
+    parts: Sequence[str | Table | Figure]
+
+
+def write_page(
+    path: str | PathLike, title: str, sections: Sequence[Section], command: str = ''
+) -> None:
+    """Write a page that needs no other file and no network.
+
+    Args:
+        path: The HTML file to write.
+        title: Title of the page.
+        sections: What it shows.
+        command: The command that made it, for the page's foot.
+
+    Raises:
+        OSError: If it can't be written.
+    """
+    shown = [
+        {'heading': section.heading, 'parts': [_part(part) for part in section.parts]}
+        for section in sections
+    ]
+    page = PAGE.render(title=title, sections=shown, command=command, version=__version__)
+    write_whole(page.encode(), path)
+
+
+def _part(part: str | Table | Figure) -> dict:
+    if isinstance(part, str):
+        return {'text': part}
+    if isinstance(part, Table):
+        return {'table': part}
+    # Twice as many pixels as it is shown with, for screens that have them.
+    content = png(part, dpi=180)
+    return {'picture': base64.b64encode(content).decode(), 'width': int(part.get_figwidth() * 90)}
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """A figure as the content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format='png', dpi=dpi)
+    return content.getvalue()

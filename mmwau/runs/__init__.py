@@ -1,0 +1,1 @@
+"""Reads and compares the folders that runs leave in ``work_dirs``. Private."""

@@ -1,0 +1,151 @@
+"""Arms: runs that differ only in their seed, and statistics of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy.stats import t
+
+from .reader import Run
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ only in their seed.
+
+    Args:
+        label: Its name, short and no other arm's.
+        runs: At least one.
+    """
+
+    label: str
+    runs: Sequence[Run]
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """See :class:`Run`."""
+        return self.runs[0].settings
+
+    def values(self, name: str, at: int | None = None) -> list[tuple[int | None, float]]:
+        """Seed and value of each run that has one; see :meth:`Run.final`."""
+        values = [(run.seed, run.final(name, at)) for run in self.runs]
+        return [(seed, value) for seed, value in values if value is not None]
+
+
+def group_into_arms(runs: Sequence[Run]) -> list[Arm]:
+    """Group runs whose configs agree in what they train and how; arms without WAU come first.
+
+    An arm without WAU is called ``baseline``, one with it ``WAU``, followed by what distinguishes
+    it from others of its kind: ``WAU hold=state``. Defaults of WAU are not shown.
+
+    Args:
+        runs: At least one.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        parts = [sorted(run.settings.items()), run.wau is None, sorted((run.wau or {}).items())]
+        groups.setdefault(repr(parts), []).append(run)
+    ordered = sorted(groups.values(), key=lambda group: group[0].wau is not None)
+    firsts = [group[0] for group in ordered]
+    labels: list[str] = []
+    for run in firsts:
+        label, alike = 'baseline', [other for other in firsts if other.wau is None]
+        if run.wau is not None:
+            others = [other.wau for other in firsts if other.wau is not None]
+            label = ' '.join(['WAU', *_distinguishing(run.wau, others)])
+            alike = [other for other in firsts if other.wau == run.wau]
+        different = _distinguishing(run.settings, [other.settings for other in alike])
+        label = ' '.join([label, *different[:3]])
+        same = sum(taken.split(' #')[0] == label for taken in labels)
+        labels.append(f'{label} #{same + 1}' if same else label)
+    return [Arm(label, group) for label, group in zip(labels, ordered, strict=True)]
+
+
+def _distinguishing(own: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> list[str]:
+    """Settings by which some others differ, each in short."""
+    missing = object()
+    return list(
+        dict.fromkeys(
+            _short(name, value) for name, value in own.items()
+            if any(other.get(name, missing) != value for other in others)
+        )
+    )  # fmt: skip
+
+
+def _short(name: str, value: object) -> str:
+    """A setting as a part of a label: the end of its name, and its value if that is short."""
+    segments = name.split('.')
+    name = '.'.join(segments[-2:]) if segments[-1] == 'type' else segments[-1]
+    text = str(value)
+    return name if isinstance(value, (dict, list)) and len(text) > 20 else f'{name}={text[:40]}'
+
+
+def differences_of_settings(arm: Arm, baseline: Arm) -> list[str]:
+    """What differs between two arms beside WAU: each setting with both values."""
+    missing = object()
+    return [
+        f'{name} ({_value(baseline.settings, name)}, {_value(arm.settings, name)})'
+        for name in dict.fromkeys((*baseline.settings, *arm.settings))
+        if baseline.settings.get(name, missing) != arm.settings.get(name, missing)
+    ]
+
+
+def _value(settings: Mapping[str, object], name: str) -> str:
+    return str(settings[name])[:60] if name in settings else 'not set'
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and spread of values.
+
+    Args:
+        mean: Their mean.
+        std: Their sample standard deviation; None if there is one value.
+        count: How many there are: runs, or pairs of runs.
+        paired: Of a difference: whether runs of the same seed were paired.
+    """
+
+    mean: float
+    std: float | None
+    count: int
+    paired: bool = True
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean and spread of at least one value."""
+    return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def half_width(found: Summary) -> float | None:
+    """Half the width of the 95 % interval of a mean, by Student's t; None for one value."""
+    if found.std is None:
+        return None
+    return float(t.ppf(0.975, found.count - 1)) * found.std / math.sqrt(found.count)
+
+
+def difference(
+    values: Sequence[tuple[int | None, float]], baseline: Sequence[tuple[int | None, float]]
+) -> Summary:
+    """Difference of an arm to the baseline.
+
+    Args:
+        values: Seed and value of each run of the arm, at least one; a seed of None is not known.
+        baseline: The same of the baseline.
+
+    Returns:
+        Mean and spread of the differences between runs of the same seed; of a seed that an arm has
+        more than once the mean takes part. Where no seed is in both, the difference of the means,
+        without a spread.
+    """
+    ours, theirs = _by_seed(values), _by_seed(baseline)
+    pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if pairs:
+        return summarise(pairs)
+    means = [fmean(value for _, value in side) for side in (values, baseline)]
+    return Summary(means[0] - means[1], None, min(len(values), len(baseline)), paired=False)
+
+
+def _by_seed(values: Sequence[tuple[int | None, float]]) -> dict[int, float]:
+    seeds = {seed for seed, _ in values if seed is not None}
+    return {seed: fmean(value for other, value in values if other == seed) for seed in seeds}

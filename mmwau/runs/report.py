@@ -1,0 +1,332 @@
+"""Trainings side by side: tables, pictures, a page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mmwau.engine.overlap_hook import MOVEMENTS
+from mmwau.overlap import STAGE_OVERLAP
+from mmwau.reporting.page import Section, Table
+from mmwau.reporting.plots import legend_above, styles, tidy
+
+from .arms import Arm, Summary, difference, summarise
+from .checks import metric_names
+from .reader import Run
+
+# With more arms, differences get a table of their own.
+ARMS_IN_ONE_TABLE = 3
+LABELS = {'path_length': 'path length'}
+NO_VALUE, MINUS, NO_BREAK = '\u2013', '\u2212', '\u00a0'
+HOW_TO_READ = (
+    'An arm is all runs whose configs agree in everything but the seed. A mean is shown with ± the '
+    'sample standard deviation over the runs of the arm, and their number in brackets; one run has '
+    'no spread. ± is not the margin of error of the mean, and with two or three runs it is itself '
+    'uncertain: a difference as large as the spread may be chance.',
+    'A difference is the arm minus the baseline. Runs of the same seed are paired: the mean of '
+    'their differences is shown with ± their sample standard deviation. If no seed is in both '
+    'arms, it is the difference of the two means, marked as unpaired, without a spread.',
+    'Loss: training loss over the last whole epoch, or over the last tenth of the logged points '
+    'where training counts iterations; each logged point is a mean over '
+    'log_processor.window_size iterations. Overlap: mean |cosine| between the filters of a layer '
+    '(the measure of RePr, 1811.07275), mean over the measured layers, as measured last; a stage '
+    'is the mean over its layers. Less overlap is not better by itself: look at the metric.',
+    'Path length: the sum over updates of the angle in radians between a filter before and after, '
+    'mean over filters and layers; displacement: the angle between a filter and itself at the '
+    'start. Both are measured where OverlapHook or WAUHook has movement=True.',
+    'In pictures a thick line is the mean over the runs of an arm, at the points that all of them '
+    'have; thin lines are the runs.',
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Arms that are compared.
+
+    Args:
+        arms: At least one; the first is the baseline, with which the others are compared.
+        metric: Name of the metric to draw; None where no run has a metric.
+        at: Epoch or iteration to compare at; None for the end of each run.
+    """
+
+    arms: Sequence[Arm]
+    metric: str | None
+    at: int | None = None
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all arms."""
+        return [run for arm in self.arms for run in arm.runs]
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages' overlaps, ``'stage_overlap/STAGE'``."""
+        names = dict.fromkeys(name for run in self.runs for name in run.overlaps)
+        return [name for name in names if name != 'overlap']
+
+    def names(self) -> list[str]:
+        """What the table of final values has, a row each: metrics, loss, overlap, path length."""
+        measured = [('overlap', run.overlaps) for run in self.runs]
+        measured += [(name, run.movements) for name in MOVEMENTS for run in self.runs]
+        found = dict.fromkeys(name for name, curves in measured if name in curves)
+        return [*metric_names(self.runs, self.at), 'loss', *found]
+
+    def summary(self, arm: Arm, name: str) -> Summary | None:
+        """Mean and spread of a final value; None if no run of the arm has one."""
+        values = [value for _, value in arm.values(name, self.at)]
+        return summarise(values) if values else None
+
+    def difference(self, arm: Arm, name: str) -> Summary | None:
+        """Difference of a final value to the baseline; None if one of the two has none."""
+        values, baseline = arm.values(name, self.at), self.arms[0].values(name, self.at)
+        return difference(values, baseline) if values and baseline else None
+
+    def value_tables(self) -> list[Table]:
+        """Final metrics, loss and overlap of the network, and the differences."""
+        return self._tables(self.names(), f'Values {self._when}')
+
+    def stage_tables(self) -> list[Table]:
+        """The overlap of each stage, and the differences."""
+        return self._tables(self.stages, f'Filter overlap of each stage {self._when}')
+
+    @property
+    def _when(self) -> str:
+        return 'at the end' if self.at is None else f'at {self.runs[0].unit} {self.at}'
+
+    def _tables(self, names: Sequence[str], title: str) -> list[Table]:
+        baseline, *others = self.arms
+        means = [[self._mean(arm, name) for arm in self.arms] for name in names]
+        minus = [[self._minus(arm, name) for arm in others] for name in names]
+        rows = [_label(name) for name in names]
+        labels = [arm.label for arm in self.arms]
+        title_of_means = f'{title}, mean ± sample std (runs)'
+        if len(self.arms) <= ARMS_IN_ONE_TABLE:
+            labels += [f'{arm.label} {MINUS} {baseline.label}' for arm in others]
+            cells = [left + right for left, right in zip(means, minus, strict=True)]
+            return [_table(title_of_means, rows, labels, cells)]
+        return [
+            _table(title_of_means, rows, labels, means),
+            _table(f'{title}, difference to {baseline.label}', rows, labels[1:], minus),
+        ]
+
+    def _mean(self, arm: Arm, name: str) -> str:
+        found = self.summary(arm, name)
+        if found is None:
+            return NO_VALUE
+        return self._cell(name, found, self._text(name, found.mean), f'{found.count}')
+
+    def _minus(self, arm: Arm, name: str) -> str:
+        found = self.difference(arm, name)
+        if found is None:
+            return NO_VALUE
+        pairs = f'{found.count}{NO_BREAK}pair{"s" * (found.count > 1)}'
+        pairs = pairs if found.paired else 'unpaired'
+        return self._cell(name, found, self._text(name, found.mean, '+'), pairs)
+
+    def _cell(self, name: str, found: Summary, mean: str, count: str) -> str:
+        spread = '' if found.std is None else f'{NO_BREAK}±{NO_BREAK}{self._text(name, found.std)}'
+        # On a page a line break is a space; the columns of many arms are narrow in a terminal.
+        space = ' ' if len(self.arms) <= ARMS_IN_ONE_TABLE else '\n'
+        return f'{mean}{spread}{space}({count})'
+
+    def _text(self, name: str, value: float | None, sign: str = '') -> str:
+        """A value with as many decimals as all of its kind."""
+        if value is None:
+            return NO_VALUE
+        values = [value for arm in self.arms for _, value in arm.values(name, self.at)]
+        percent = max(map(abs, values)) >= 10
+        decimals = 4 if name == 'overlap' or name.startswith(STAGE_OVERLAP) else 2 if percent else 3
+        return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)
+
+    def table_by_run(self) -> Table:
+        """Each run's final values."""
+        names = [*self.names(), *self.stages]
+        rows = [
+            [arm.label, _seed(run), *(self._text(name, run.final(name, self.at)) for name in names)]
+            for arm in self.arms
+            for run in arm.runs
+        ]
+        return Table(f'Each run {self._when}', ['arm', 'seed', *map(_label, names)], rows)
+
+    def table_of_runs(self) -> Table:
+        """Where each run lies, how long it was trained, and with which WAU."""
+        rows = [
+            [
+                arm.label, _seed(run), str(run.work_dir),
+                f'{run.trained} of {run.length}'.replace(' ', NO_BREAK),
+                NO_VALUE if run.wau is None else _arguments(run.wau),
+                str(run.config.relative_to(run.work_dir)),
+            ]
+            for arm in self.arms for run in arm.runs
+        ]  # fmt: skip
+        columns = ['arm', 'seed', 'work_dir', f'{self.runs[0].unit}s', 'WAU', 'config in it']
+        return Table('Runs', columns, rows)
+
+    def draw_curves(self) -> Figure:
+        """The metric, the loss and the overlap of the network as training goes on."""
+        drawn = [name for name in (self.metric, 'loss') if name is not None]
+        if 'overlap' in self.names():
+            drawn.append('overlap')
+        panels = [(name, self._curves(name)) for name in drawn]
+        figure = Figure(figsize=(max(6.5, 4.6 * len(panels)), 4.6), layout='constrained')
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        labels = {
+            'loss': 'training loss',
+            'overlap': 'filter overlap of the network (0: orthogonal)',
+        }
+        for axes, (name, curves) in zip(grid, panels, strict=True):
+            if name == self.metric and all(len(run) < 2 for arm in curves.values() for run in arm):
+                self._draw_points(axes, curves)
+            else:
+                self._draw(axes, curves)
+                axes.set_xlabel(f'{self.runs[0].unit}s' if name == self.metric else 'iterations')
+            if name == self.metric and self.at is not None:
+                axes.axvline(self.at, color='#707070', linestyle=':', linewidth=1, zorder=0)
+            axes.set_ylabel(labels.get(name, name))
+            tidy(axes)
+        legend_above(figure, grid[-1])
+        return figure
+
+    def draw_stages(self) -> Figure:
+        """The overlap of each stage as training goes on, a panel for each."""
+        columns = min(4, len(self.stages))
+        rows = math.ceil(len(self.stages) / columns)
+        figure = Figure(
+            figsize=(max(6.5, 3.4 * columns), 2.5 * rows + 0.8), layout='constrained'
+        )  # fmt: skip
+        grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+        for axes, name in zip(grid, self.stages, strict=False):
+            self._draw(axes, self._curves(name))
+            axes.set_title(_label(name), fontsize=10)
+            tidy(axes)
+        for axes in grid[len(self.stages) :]:
+            axes.set_axis_off()
+        for axes in grid[len(self.stages) - columns : len(self.stages)]:
+            axes.tick_params(labelbottom=True)
+        figure.supxlabel('iterations', fontsize=10)
+        figure.supylabel('filter overlap (0: orthogonal)', fontsize=10)
+        legend_above(figure, grid[0])
+        return figure
+
+    def sections(self, warnings: Sequence[str]) -> list[Section]:
+        """The parts of the page.
+
+        Args:
+            warnings: Sentences on what makes the comparison less than fair.
+        """
+        sections = [Section('Warnings', list(warnings))] if warnings else []
+        first = [f'Differences are relative to {self.arms[0].label}.'] if len(self.arms) > 1 else []
+        sections += [
+            Section('Values', [*first, *self.value_tables()]),
+            Section('Curves', [self.draw_curves()]),
+        ]
+        if self.stages:
+            sections.append(Section('Overlap by stage', [self.draw_stages(), *self.stage_tables()]))
+        return [
+            *sections,
+            Section('Runs', [self.table_by_run(), self.table_of_runs()]),
+            Section('How these numbers are computed', HOW_TO_READ),
+        ]
+
+    def results(self, warnings: Sequence[str]) -> dict:
+        """Everything in the tables, for a JSON file."""
+        names = [*self.names(), *self.stages]
+        return dict(
+            baseline=self.arms[0].label,
+            metric=self.metric,
+            at=self.at,
+            warnings=list(warnings),
+            arms={
+                arm.label: dict(
+                    wau=arm.runs[0].wau,
+                    runs=[
+                        dict(
+                            work_dir=str(run.work_dir), config=str(run.config), seed=run.seed,
+                            trained=run.trained, planned=run.length, unit=run.unit,
+                            values={name: run.final(name, self.at) for name in names},
+                        )
+                        for run in arm.runs
+                    ],
+                    values={name: _as_dict(self.summary(arm, name)) for name in names},
+                    differences={name: _as_dict(self.difference(arm, name)) for name in names}
+                    if arm is not self.arms[0] else {},
+                )
+                for arm in self.arms
+            },
+        )  # fmt: skip
+
+    def _curves(self, name: str) -> dict[str, list[dict[int, float]]]:
+        return {arm.label: [run.curve(name) for run in arm.runs] for arm in self.arms}
+
+    def _draw(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
+        """Draw a curve for each run, and one for the mean of each arm."""
+        for index, (label, style) in enumerate(self._styles().items()):
+            runs = [curve for curve in curves[label] if curve]
+            for curve in runs if len(runs) > 1 else ():
+                axes.plot(
+                    list(curve), list(curve.values()), color=style['color'], linewidth=0.8,
+                    alpha=0.35, zorder=2,
+                )  # fmt: skip
+            steps = sorted(set.intersection(*map(set, runs))) if runs else []
+            means = [fmean(curve[step] for curve in runs) for step in steps]
+            # Not all arms at the same points, where their markers would hide each other.
+            every = max(1, len(steps) // 8)
+            axes.plot(
+                steps, means, label=label, linewidth=2, markersize=5, markerfacecolor='white',
+                markevery=(index * every // len(self.arms), every), zorder=3, **style,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+    def _draw_points(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
+        """Draw the only value of each run, arms side by side, with a line for the mean."""
+        for index, (label, style) in enumerate(self._styles().items()):
+            values = [value for curve in curves[label] for value in curve.values()]
+            axes.plot(
+                [index] * len(values), values, label=label, linestyle='none', markersize=6,
+                markerfacecolor='white', zorder=3, **style,
+            )  # fmt: skip
+            if values:
+                axes.hlines(
+                    fmean(values), index - 0.3, index + 0.3, color=style['color'], linewidth=2
+                )  # fmt: skip
+        steps = {step for runs in curves.values() for curve in runs for step in curve}
+        axes.set_xlim(-0.6, len(self.arms) - 0.4)
+        axes.set_xticks([])
+        axes.set_xlabel(
+            f'after {self.runs[0].unit} {", ".join(map(str, sorted(steps)))} '
+            '(a mark each run, a line the mean)'
+        )
+
+    def _styles(self) -> dict[str, dict]:
+        """Colour and marker of each arm: grey for the baseline."""
+        return {
+            arm.label: dict(color=colour, marker=marker)
+            for arm, (colour, marker) in zip(self.arms, styles(), strict=False)
+        }
+
+
+def _table(
+    title: str, rows: Sequence[str], labels: Sequence[str], cells: Sequence[Sequence[str]]
+) -> Table:
+    lines = [[row, *line] for row, line in zip(rows, cells, strict=True)]
+    return Table(title, ['', *labels], lines)
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name.removeprefix(STAGE_OVERLAP))
+
+
+def _seed(run: Run) -> str:
+    return NO_VALUE if run.seed is None else str(run.seed)
+
+
+def _arguments(wau: Mapping[str, object]) -> str:
+    return ', '.join(f'{name}={value!r}' for name, value in wau.items()) or 'defaults'
+
+
+def _as_dict(found: Summary | None) -> dict | None:
+    return None if found is None else asdict(found)

@@ -1,0 +1,134 @@
+"""What the training and the testing script share: options, config, processes."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed
+
+from mmwau.datasets.coco_file import read_with_marks
+
+from .checkpoint import ResumeHook, read_safely, write_whole_files
+from .pretrained import WeightsError, explain_weights
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that OpenMMLab's training and testing scripts have in common."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; nested keys are joined by dots, '
+        'lists are written key="[a,b]" or key=a,b, without white space',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    # torch.distributed.launch of older versions passes one of these.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
+    )
+
+
+def refuse_two_values(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Mapping[str, str]
+) -> None:
+    """End with a usage error where ``--cfg-options`` gives a setting that another option gives too.
+
+    Args:
+        parser: The parser.
+        args: What it has parsed.
+        settings: By option or argument the setting of the config that it is for.
+    """
+    for option, setting in settings.items():
+        given = getattr(args, option.strip('-').replace('-', '_'))
+        if given is not None and setting in (args.cfg_options or {}):
+            parser.error(f'{option} and --cfg-options {setting}=... contradict each other; give '
+                         'one of them')  # fmt: skip
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the command line names and merge its options.
+
+    Raises:
+        FileNotFoundError: If the config file does not exist.
+    """
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'The config {args.config} does not exist (from {Path.cwd()})')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, with checkpoints that are whole and safe, in several processes on CPUs too.
+
+    Annotation files may begin with a byte order mark.
+
+    MMEngine starts processes on accelerators only; without one, the group is started here, with
+    gloo, and the model is wrapped without the device that MMEngine would give it.
+    """
+    if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
+        if not distributed.is_initialized():
+            distributed.init_process_group('gloo')
+        if cfg.get('model_wrapper_cfg') is None:
+            cfg.model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel',
+                device_ids=None,
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            )
+    read_with_marks()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(ResumeHook())
+    write_whole_files()
+    read_safely()
+    return runner
+
+
+@contextmanager
+def stop_without_weights(cfg: Config) -> Iterator[None]:
+    """End the script with a sentence if weights that the config names can't be loaded inside."""
+    try:
+        with explain_weights(cfg):
+            yield
+    except WeightsError as error:
+        sys.exit(f'{type(error).__name__}: {error}')
+
+
+def leave_processes() -> None:
+    """Leave the group of processes in step, if there is one; the last thing that a script does.
+
+    A process that ends while another still talks to it can abort at its very end. With gloo it can
+    even so, while the interpreter tears down threads of the group ("terminate called without an
+    active exception"), after everything is done and written: it ends at once instead.
+    """
+    if not distributed.is_initialized():
+        return
+    on_cpu = distributed.get_backend() == 'gloo'
+    distributed.barrier()
+    distributed.destroy_process_group()
+    if on_cpu:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,1 @@
+"""The updates of one training, in any loop. Private."""

@@ -1,0 +1,116 @@
+"""What WAU says of itself in a log, as texts with a level."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from mmwau.core.slices import Layer
+from mmwau.targets import DEFAULT_TARGETS, is_below
+from mmwau.wau import WAU
+
+
+class Message(NamedTuple):
+    """A line for the log.
+
+    Attributes:
+        level: One of the levels of :mod:`logging`.
+        text: The line.
+    """
+
+    level: int
+    text: str
+
+
+def about_layers(
+    wau: WAU,
+    axis: str,
+    targets: tuple[str, ...],
+    layers: Mapping[str, Layer],
+    left_out: Mapping[str, str],
+) -> Iterator[Message]:
+    """Say which layers are held, and which are not.
+
+    Args:
+        wau: The rule.
+        axis: What a slice is.
+        targets: Prefixes below which layers were sought.
+        layers: Those that are held, by name.
+        left_out: The reasons why others are not, by name.
+    """
+    slices = 'filters' if axis == 'out' else 'input channels'
+    num_slices = sum(layer.num_slices for layer in layers.values())
+    yield Message(
+        logging.INFO,
+        f'WAU holds slices of {len(layers)} convolutions below {", ".join(targets)} '
+        f'with {num_slices} {slices}: update_ratio={wau.update_ratio}, axis={axis!r}, '
+        f'sampler={wau.sampler!r}, hold={wau.hold!r}, rescale={wau.rescale}, seed={wau.seed}',
+    )
+    yield from _about_small_layers(wau, layers)
+    for reason, count in Counter(left_out.values()).items():
+        names = [name for name, why in left_out.items() if why == reason]
+        # What is frozen is so on purpose; of the rest every name is worth knowing.
+        expected = reason.startswith('frozen')
+        some = _some(names) if expected else ', '.join(names)
+        yield Message(
+            logging.INFO if expected else logging.WARNING,
+            f'WAU leaves out {count} convolutions ({reason}): {some}',
+        )
+    for prefix in targets:
+        if not any(is_below(name, prefix) for name in (*layers, *left_out)):
+            yield Message(
+                # That a classifier has no neck is no fault; a name that was given may be.
+                logging.INFO if targets == DEFAULT_TARGETS else logging.WARNING,
+                f'WAU finds no convolution below {prefix!r}, one of its targets',
+            )
+
+
+def _about_small_layers(wau: WAU, layers: Mapping[str, Layer]) -> Iterator[Message]:
+    if wau.sampler == 'bernoulli':
+        return
+    small = [name for name, layer in layers.items() if wau.num_drawn(layer.num_slices) == 0]
+    if small:
+        result = 'which never move' if wau.min_active == 0 else 'of which one slice moves'
+        yield Message(
+            logging.WARNING if wau.min_active == 0 else logging.INFO,
+            f'WAU: at this ratio the number of draws is rounded to 0 in {len(small)} layers, '
+            f'{result} (min_active={wau.min_active}): {_some(small)}',
+        )
+
+
+def about_skipping(full: Mapping[str, str], num_layers: int) -> Iterator[Message]:
+    """Say in how many layers gradients are skipped.
+
+    Args:
+        full: The reasons why those of others are computed in full, by name of the layer.
+        num_layers: Number of all layers.
+    """
+    skipping = num_layers - len(full)
+    yield Message(
+        logging.INFO if skipping else logging.WARNING,
+        f'WAU skips the gradients of held slices in {skipping} of {num_layers} layers',
+    )
+    for reason, count in Counter(full.values()).items():
+        yield Message(logging.INFO, f'WAU computes all gradients of {count} layers: {reason}')
+
+
+def about_changes(before: Mapping | None, options: Mapping) -> Iterator[Message]:
+    """Say what changed since the checkpoint that training resumes from.
+
+    Args:
+        before: Options of WAU in the checkpoint, or None if it was trained without.
+        options: Those in force now.
+    """
+    if before is None:
+        yield Message(logging.INFO, 'WAU: the run was trained without WAU until here')
+        return
+    for name, value in options.items():
+        if value != before.get(name, value):
+            yield Message(
+                logging.WARNING,
+                f'WAU: {name} was {before[name]!r} until here and is {value!r} from now on',
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')

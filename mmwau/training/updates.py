@@ -1,0 +1,233 @@
+"""The updates of one training: which layers are held, and the selection of the update under way.
+
+:class:`mmwau.wau.WAU` has no state. A training has: how many steps were made, which parameters
+there are, what is selected now. The optimizer wrappers and :func:`mmwau.attach` share it here.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmwau.core.holds import can_step_active_alone
+from mmwau.core.leaving import each_on_leaving
+from mmwau.core.slices import Layer
+from mmwau.skipping import HeldGradSkipper
+from mmwau.targets import find_layers, find_left_out, list_updated
+from mmwau.wau import WAU
+
+from .messages import Message, about_layers, about_skipping
+
+
+class Updates:
+    """The updates of one model by one optimizer.
+
+    Args:
+        model: The model, not wrapped for distributed training.
+        optimizer: The optimizer.
+        wau: The rule. Another one may be set at any time; it is in force from the next update on.
+        targets: See :func:`mmwau.targets.find_layers`.
+        axis: See :func:`mmwau.targets.find_layers`.
+        skips: Whether the gradients of held slices are skipped.
+        full_grads: See :class:`mmwau.skipping.HeldGradSkipper`.
+        index: Number of the updates that were made before.
+        log: Takes what is worth knowing.
+        on_change: Is called whenever the layers were found anew in training.
+
+    Attributes:
+        index: Index of the update under way, which is the number of steps that were made before.
+        layers: The layers by name of their convolution; empty where nothing trains.
+        skipper: What skips the gradients of held slices, or None.
+        active: The selection of the update under way, or None between updates.
+        skipped: The same for :attr:`layers` as they are now, some of which may have been frozen in
+            this update: for what is skipped and what is sent.
+        active_fraction: Fraction of all slices that is active in the last update, in (0, 1], or
+            None before the first.
+
+    Raises:
+        TypeError: See :func:`mmwau.targets.find_layers`.
+        ValueError: If there is no convolution to hold, or the optimizer does not fit (see
+            :meth:`mmwau.wau.WAU.check_optimizer`).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        wau: WAU,
+        targets: tuple[str, ...],
+        axis: str,
+        skips: bool,
+        full_grads: bool,
+        index: int,
+        log: Callable[[Message], None],
+        on_change: Callable[[], None] = lambda: None,
+    ):
+        self.model, self.optimizer, self.wau = model, optimizer, wau
+        self.targets, self.axis = targets, axis
+        self.skips, self.full_grads = skips, full_grads
+        self.index = index
+        self.layers: dict[str, Layer] = {}
+        self.skipper: HeldGradSkipper | None = None
+        self.active: list[Tensor] | None = None
+        self.skipped: list[Tensor] | None = None
+        # The layers of the update under way.
+        self._held: dict[str, Layer] = {}
+        self.active_fraction: float | None = None
+        # In force since the update under way began.
+        self._rule: WAU | None = None
+        self._log, self._on_change = log, on_change
+        self._told: set[Message] = set()
+        self._has_told_skipping = False
+        self._find_layers()
+        wau.check_optimizer(optimizer, self.layers)
+
+    def start(self) -> None:
+        """Begin an update, if none is under way: select its active slices."""
+        if self._rule is None:
+            self._rule = self.wau
+        self._follow_changes()
+        if self.active is None and self.layers:
+            self._select(self.layers)
+
+    def end(self) -> None:
+        """End the update, whether its step was made or not; the next one selects anew.
+
+        Gradients that are there stay: without a step, make them zero before the next update.
+        """
+        self._rule = self.active = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Put gradients that the skipper keeps aside into ``grad`` of the parameters."""
+        if self.skipper is not None:
+            self.skipper.flush()
+
+    @contextmanager
+    def skipping(self) -> Iterator[None]:
+        """Skip the gradients of held slices in the forward and backward passes made inside."""
+        if self.skipper is None or self.active is None:
+            yield
+        else:
+            with self.skipper.skipping(self.skipped):
+                yield
+
+    def step(self, make_step: Callable, *args, **kwargs) -> object:
+        """Make an optimizer step in which slices are held, and which ends the update.
+
+        Whatever fails in it, the update is over.
+
+        Args:
+            make_step: Makes the step.
+            *args: Its arguments, the first of which may be a closure.
+            **kwargs: Its arguments.
+
+        Returns:
+            What it returns, or what the closure does.
+        """
+        with each_on_leaving() as put_in_order:
+            put_in_order.append(self.end)
+            closure = args[0] if args else kwargs.get('closure')
+            result = None
+            if closure is not None and self.wau.hold != 'weight':
+                # Gradients have to be there when those of held slices are made zero.
+                args, kwargs = args[1:], {**kwargs}
+                kwargs.pop('closure', None)
+                with torch.enable_grad():
+                    result = closure()
+            self.start()
+            self.index += 1
+            if self.active is None:
+                returned = make_step(*args, **kwargs)
+            else:
+                grads = None if self.skipper is None else self.skipper.grads
+                if self.skipped is not self.active or not can_step_active_alone(self.optimizer):
+                    self.flush()
+                with self._rule.holding(self.optimizer, self._held, self.active, grads):
+                    returned = make_step(*args, **kwargs)
+                self._tell_skipping()
+            return returned if result is None else result
+
+    def _select(self, layers: dict[str, Layer]) -> None:
+        self._held = layers
+        self.active = self._rule.select(layers, self.index)
+        self.skipped = (
+            self.active if layers is self.layers else self._rule.select(self.layers, self.index)
+        )
+        num_active = int(torch.cat(self.active).sum())
+        self.active_fraction = num_active / sum(map(len, self.active))
+
+    def _find_layers(self) -> None:
+        self.flush()
+        where = self.model, self.targets, self.axis, self.optimizer
+        self._parameters = self._list_parameters()
+        self.active = self.skipper = None
+        self.layers, self._has_told_skipping = {}, False
+        self.layers = find_layers(*where)
+        left_out = find_left_out(*where)
+        for message in about_layers(self.wau, self.axis, self.targets, self.layers, left_out):
+            self._tell(message)
+        if self.skips:
+            self.skipper = HeldGradSkipper(self.model, self.layers, self.full_grads)
+
+    def _list_parameters(self) -> list[tuple]:
+        """All that decides which layers are held.
+
+        First the parameters of the model with the names and the modules that they are in, then
+        those that the optimizer updates.
+        """
+        of_model = [
+            (param, type(param), param.requires_grad, module, name)
+            for name, module in self.model.named_modules()
+            for param in module._parameters.values()
+            if param is not None
+        ]
+        return of_model + list_updated(self.optimizer)
+
+    def _follow_changes(self) -> None:
+        """Find the layers anew after parameters came, went, were frozen or unfrozen in training."""
+        now, before = self._list_parameters(), self._parameters
+        if len(now) == len(before) and all(map(_is_same, now, before)):
+            return
+        under_way = {} if self.active is None else self._held
+        try:
+            self._find_layers()
+        except ValueError as error:
+            self.active_fraction = None
+            text = f'WAU holds nothing from now on: {error}'
+            self._tell(Message(logging.WARNING, text))
+        # What was frozen in this update may have gradients, with which its step would move it.
+        modules = dict(self.model.named_modules())
+        frozen = {
+            name: layer
+            for name, layer in under_way.items()
+            if name in modules and getattr(modules[name], 'weight', None) is layer.tensors[0][0]
+        }
+        held = {**frozen, **self.layers}
+        if under_way and held:
+            self._select(self.layers if held.keys() == self.layers.keys() else held)
+        self._on_change()
+
+    def _tell(self, message: Message) -> None:
+        """Log what was not logged before: layers may be frozen and unfrozen in each iteration."""
+        if message not in self._told:
+            self._told.add(message)
+            self._log(message)
+
+    def _tell_skipping(self) -> None:
+        """Log after the first update in how many layers gradients are skipped, and why not."""
+        if self.skipper is None or self._has_told_skipping or self.active_fraction == 1:
+            return
+        self._has_told_skipping = True
+        for message in about_skipping(self.skipper.find_full(), len(self.layers)):
+            self._tell(message)
+
+
+def _is_same(one: tuple, other: tuple) -> bool:
+    # By identity: tensors that are compared give tensors. A name is a new text each time.
+    return len(one) == len(other) and all(
+        a == b if isinstance(a, str) else a is b for a, b in zip(one, other, strict=True)
+    )

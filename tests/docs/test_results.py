@@ -1,0 +1,53 @@
+"""What docs/results.md shows is what was measured."""
+
+import pytest
+from detection import ROOT
+
+from mmwau.experiment.record import Record
+from mmwau.experiment.report import Report
+from mmwau.experiment.suite import read_suite
+from mmwau.files.records import read_records
+
+RESULTS = ROOT / 'docs' / 'results'
+PAGE = (ROOT / 'docs' / 'results.md').read_text()
+SUITES = sorted(path.stem for path in RESULTS.glob('*.json'))
+
+
+def report_of(name):
+    suite = read_suite(ROOT / 'configs' / 'suites' / f'{name}.py')
+    records = {
+        (one.setting, one.arm, one.seed): one
+        for one in read_records(Record, RESULTS / f'{name}.json')
+    }
+    planned = {(one.setting, one.arm, one.seed): one for one in suite.trainings}
+    assert set(records) <= set(planned)
+    return Report(suite, {planned[key]: record for key, record in records.items()})
+
+
+def test_there_are_results():
+    assert SUITES == ['bccd_cpu', 'cifar10_cpu']
+
+
+@pytest.mark.parametrize('name', SUITES)
+def test_tables_of_the_page_are_those_of_the_records(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = report_of(name).settings
+    assert settings
+    for setting in settings:
+        assert setting.table().to_markdown() in PAGE
+        assert setting.overlap_table().to_markdown() in PAGE
+
+
+@pytest.mark.parametrize('name', SUITES)
+def test_warnings_are_reported(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for warning in report_of(name).warnings():
+        assert warning in PAGE
+
+
+@pytest.mark.parametrize('name', SUITES)
+def test_every_record_has_its_command(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for training, record in report_of(name).records.items():
+        assert record.command.split()[:3] == training.command[:3]
+        assert f'randomness.seed={record.seed}' in record.command

@@ -1,0 +1,115 @@
+import pytest
+from hooks import scalars
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from small import small_runner
+
+from mmwau import WAUHook
+
+
+def test_logs_active_fraction_with_the_training_scalars(tmp_path):
+    wrapper = dict(type='WAUOptimWrapper', update_ratio=0.25)
+    small_runner(tmp_path, wrapper, [dict(type='WAUHook')]).train()
+    # Of 8 and 6 filters 2 and round(1.5) = 2 are active.
+    assert [entry['active_fraction'] for entry in scalars(tmp_path)] == [4 / 14] * 6
+    assert 'active_fraction: 0.2857' in next(tmp_path.glob('*/*.log')).read_text()
+
+
+def test_refuses_to_run_without_its_wrapper(tmp_path):
+    runner = small_runner(tmp_path, dict(type='OptimWrapper'), [dict(type='WAUHook')])
+    with pytest.raises(TypeError, match=r"type is 'OptimWrapper'.*to 'WAUOptimWrapper'.*--amp"):
+        runner.train()
+
+
+def test_does_not_mind_a_run_that_only_tests(tmp_path):
+    hook = HOOKS.build(dict(type='WAUHook'))
+    assert isinstance(hook, WAUHook)
+    runner = small_runner(tmp_path, dict(type='OptimWrapper'), [hook])
+    runner.call_hook('before_run')
+    runner.call_hook('before_test')
+
+
+SCHEDULE = [
+    dict(type='constant', ratio=1, end=1),
+    dict(type='linear', start=0.75, stop=0.25, begin=1, end=3),
+]
+
+
+def test_schedule_by_epoch_is_followed_and_logged_and_the_wrapper_has_the_rest(tmp_path):
+    hook = dict(type='WAUHook', ratio_schedule=SCHEDULE)
+    wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+    small_runner(tmp_path, wrapper, [hook], max_epochs=4).train()
+    logged = scalars(tmp_path)
+    ratios = [1, 0.75, 0.25, 0.5]
+    assert [entry['update_ratio'] for entry in logged] == [r for r in ratios for _ in range(3)]
+    # Of 8 and 6 filters: 8 + 6, 6 + 4, 2 + 2, 4 + 3.
+    active = [14 / 14, 10 / 14, 4 / 14, 7 / 14]
+    assert [entry['active_fraction'] for entry in logged] == [a for a in active for _ in range(3)]
+
+
+class InterruptOnce(Hook):
+    """Ctrl-C in the first epoch, whose ratio is that of a stretch."""
+
+    done = False
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if not self.done and runner.iter == 1:
+            self.done = True
+            raise KeyboardInterrupt
+
+
+def test_the_ratio_of_the_wrapper_comes_back_after_an_interrupted_stretch(tmp_path):
+    hook = dict(type='WAUHook', ratio_schedule=SCHEDULE[:1])
+    wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+    runner = small_runner(tmp_path, wrapper, [hook, InterruptOnce()], max_epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.optim_wrapper.update_ratio == 1
+    runner.train()
+    assert runner.optim_wrapper.update_ratio == 0.5
+    assert scalars(tmp_path)[-1]['active_fraction'] == 0.5
+
+
+def test_schedule_by_iteration_holds_right_after_a_resume(tmp_path):
+    hook = dict(type='WAUHook', by_epoch=False, ratio_schedule=dict(
+        type='linear', start=1.0, stop=0.5, end=6))  # fmt: skip
+    wrapper = dict(type='WAUOptimWrapper')
+    small_runner(tmp_path / 'one', wrapper, [hook], max_epochs=2).train()
+    small_runner(tmp_path / 'two', wrapper, [hook], max_epochs=1).train()
+    small_runner(tmp_path / 'three', wrapper, [hook], max_epochs=2, resume=True,
+                 load_from=str(tmp_path / 'two/epoch_1.pth')).train()  # fmt: skip
+    whole = [entry['update_ratio'] for entry in scalars(tmp_path / 'one')]
+    assert whole == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5])
+    assert [entry['update_ratio'] for entry in scalars(tmp_path / 'three')] == whole[3:]
+
+
+def test_schedule_by_epoch_is_refused_where_there_are_no_epochs(tmp_path):
+    runner = small_runner(
+        tmp_path,
+        dict(type='WAUOptimWrapper'),
+        [dict(type='WAUHook', ratio_schedule=SCHEDULE)],
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
+        sampler=dict(type='InfiniteSampler'),
+    )
+    with pytest.raises(ValueError, match='ratio_schedule counts epochs, but training counts only'):
+        runner.train()
+
+
+def test_changed_schedule_is_reported_at_a_resume(tmp_path):
+    wrapper = dict(type='WAUOptimWrapper')
+    small_runner(tmp_path, wrapper, [dict(type='WAUHook')], max_epochs=1).train()
+    hook = dict(type='WAUHook', ratio_schedule=dict(type='constant', ratio=0.25))
+    small_runner(tmp_path, wrapper, [hook], max_epochs=2, resume=True).train()
+    logs = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert "WARNING - WAU: ratio_schedule was None until here and is [{'type': 'constant'" in logs
+
+
+def test_two_hooks_are_refused(tmp_path):
+    hooks = [dict(type='WAUHook'), dict(type='WAUHook')]
+    with pytest.raises(ValueError, match='custom_hooks has WAUHook and WAUHook'):
+        small_runner(tmp_path, dict(type='WAUOptimWrapper'), hooks).train()
+
+
+def test_wrong_by_epoch_is_reported():
+    with pytest.raises(TypeError, match="by_epoch must be True or False, got 'no'"):
+        WAUHook(by_epoch='no')

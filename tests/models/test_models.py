@@ -1,0 +1,229 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet.registry
+import mmpretrain.registry
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models import build_classifier
+from pytorchcv.models.resnet_cifar import get_resnet_cifar
+from pytorchcv.models.wrn_cifar import get_wrn_cifar
+from torch import nn
+
+from mmwau.models import CIFARAlexNet, CIFARWideResNet, PytorchCVBackbone
+
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'cifar'
+
+
+def build(config):
+    """The whole classifier of a config, shapes without values."""
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile(CONFIGS / f'{config}.py')
+    with torch.device('meta'):
+        return build_classifier(cfg.model)
+
+
+def count(model):
+    return sum(param.numel() for param in model.parameters())
+
+
+# Millions of parameters for 10 classes, to the digits that the source gives.
+RESNETS = '1512.03385, table 6'
+CLASSIFICATION = 'README of github.com/bearpaw/pytorch-classification'
+PARAMETERS = [
+    ('alexnet', '2.47', CLASSIFICATION),
+    ('vgg19bn', '20.04', CLASSIFICATION),
+    ('resnet20', '0.27', RESNETS),
+    ('resnet32', '0.46', RESNETS),
+    ('resnet56', '0.85', RESNETS),
+    ('preresnet110', '1.7', f'{RESNETS}, ResNet-110'),
+    ('resnext29_8x64d', '34.4', '1611.05431, table 7'),
+    ('resnext29_8x64d', '34.43', CLASSIFICATION),
+    ('wrn28_10', '36.5', '1605.07146, table 4'),
+    ('wrn28_10', '36.48', CLASSIFICATION),
+    ('densenet100_12', '0.8', '1608.06993, table 2'),
+    ('densenet100_12', '0.77', CLASSIFICATION),
+    ('densenet40_12', '0.18', 'README of pytorchcv: 176,122'),
+    ('resnet50', '0.76', 'counted by hand below'),
+]
+# The shortcuts of He et al. have no parameters (option A), those of pytorchcv where the width
+# grows are 1×1 convolutions with batch norm (option B).
+OPTION_B = 16 * 32 + 32 * 64 + 2 * (32 + 64)
+
+
+@pytest.mark.parametrize(('config', 'millions', 'source'), PARAMETERS)
+def test_number_of_parameters_is_that_of_the_literature(config, millions, source):
+    number = count(build(f'{config}_cifar10'))
+    if source == RESNETS:
+        number -= OPTION_B
+    digits = len(millions.partition('.')[2])
+    assert f'{number / 1e6:.{digits}f}' == millions
+
+
+@pytest.mark.parametrize(('depth', 'n'), [(20, 3), (32, 5), (50, 8), (56, 9)])
+def test_number_of_parameters_of_6n_plus_2_layers(depth, n):
+    """Counted by hand: the stem, n blocks in three stages, batch norms, shortcuts, classifier."""
+    convolutions = 3 * 16 * 9 + sum(2 * n * width * width * 9 for width in (16, 32, 64))
+    convolutions -= (32 * 16 + 64 * 32) * 9  # the first of a wider stage has half of the inputs
+    norms = 2 * (16 + 2 * n * (16 + 32 + 64))
+    expected = convolutions + norms + OPTION_B + 64 * 10 + 10
+    assert count(build(f'resnet{depth}_cifar10')) == expected
+
+
+@pytest.mark.parametrize('network', sorted({network for network, _, _ in PARAMETERS}))
+@pytest.mark.parametrize('classes', [10, 100])
+def test_head_fits_its_backbone_and_classes(network, classes):
+    logits = build(f'{network}_cifar{classes}')(torch.zeros(2, 3, 32, 32, device='meta'))
+    assert logits.shape == (2, classes)
+
+
+@pytest.mark.parametrize('registry', [MODELS, mmdet.registry.MODELS, mmpretrain.registry.MODELS])
+@pytest.mark.parametrize('kind', [CIFARAlexNet, CIFARWideResNet, PytorchCVBackbone])
+def test_both_libraries_find_the_backbones(registry, kind):
+    assert registry.get(kind.__name__) is kind
+
+
+class TestPytorchCVBackbone:
+    def test_computes_what_the_network_computes_before_its_classifier(self):
+        torch.manual_seed(0)
+        network = get_resnet_cifar(num_classes=10, blocks=8, bottleneck=False).eval()
+        backbone = PytorchCVBackbone('resnet_cifar', blocks=8, bottleneck=False).eval()
+        backbone.load_state_dict(network.features.state_dict())
+        images = torch.randn(3, 3, 32, 32)
+        (features,) = backbone(images)
+        assert features.shape == (3, 64, 8, 8)
+        logits = network.output(features.mean(dim=(2, 3)))
+        torch.testing.assert_close(logits, network(images))
+
+    def test_starts_with_the_weights_that_pytorchcv_gives(self):
+        torch.manual_seed(0)
+        network = get_resnet_cifar(num_classes=10, blocks=8, bottleneck=False)
+        torch.manual_seed(0)
+        backbone = PytorchCVBackbone('resnet_cifar', blocks=8, bottleneck=False)
+        backbone.init_weights()
+        for name, value in network.features.state_dict().items():
+            assert torch.equal(backbone.state_dict()[name], value), name
+
+    def test_stages_are_the_second_segment_of_names(self):
+        backbone = PytorchCVBackbone('densenet_cifar', blocks=10, growth_rate=4, bottleneck=True)
+        stages = [name for name, _ in backbone.named_children()]
+        assert stages == ['init_block', 'stage1', 'stage2', 'stage3', 'post_activ']
+
+    @settings(max_examples=30)
+    @given(height=st.integers(1, 40), width=st.integers(1, 40))
+    def test_takes_images_of_any_size(self, height, width):
+        with torch.device('meta'):
+            backbone = PytorchCVBackbone('preresnet_cifar', blocks=8, bottleneck=False)
+            (features,) = backbone(torch.zeros(2, 3, height, width))
+        assert features.shape == (2, 64, (height + 3) // 4, (width + 3) // 4)
+
+    @pytest.mark.parametrize(
+        ('arguments', 'error', 'words'),
+        [
+            (
+                dict(family='resnet20'),
+                ValueError,
+                "family must be a module of pytorchcv.models with a builder, got 'resnet20'; "
+                'those for CIFAR are .*, resnet_cifar, ',
+            ),
+            (dict(family='common'), ValueError, "with a builder, got 'common'"),
+            (
+                dict(family='resnet_cifar', blocks=21, bottleneck=False),
+                ValueError,
+                r'no resnet_cifar with blocks=21, bottleneck=False; .* blocks=6n\+2 layers',
+            ),
+            (
+                dict(family='resnet_cifar', blocks=20),
+                TypeError,
+                "missing 1 required positional argument: 'bottleneck'",
+            ),
+            (
+                dict(family='fractalnet_cifar'),
+                TypeError,
+                "CIFARFractalNet of family='fractalnet_cifar' is no sequence of features",
+            ),
+        ],
+    )
+    def test_wrong_arguments_are_reported(self, arguments, error, words):
+        with pytest.raises(error, match=words):
+            PytorchCVBackbone(**arguments)
+
+    def test_missing_package_is_reported(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'pytorchcv', None)
+        monkeypatch.delitem(sys.modules, 'pytorchcv.models')
+        with pytest.raises(ModuleNotFoundError, match='not installed: pip install pytorchcv'):
+            PytorchCVBackbone('resnet_cifar', blocks=20, bottleneck=False)
+
+
+class TestCIFARWideResNet:
+    def test_computes_what_pytorchcv_computes_without_dropout(self):
+        torch.manual_seed(0)
+        network = get_wrn_cifar(num_classes=10, blocks=16, width_factor=2)
+        backbone = CIFARWideResNet(depth=16, widen_factor=2)
+        theirs, ours = network.features.state_dict(), backbone.state_dict()
+        assert [value.shape for value in ours.values()] == [v.shape for v in theirs.values()]
+        backbone.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
+        images = torch.randn(2, 3, 32, 32)
+        (features,) = backbone(images)
+        assert features.shape == (2, 128, 8, 8)
+        torch.testing.assert_close(
+            network.output(features.mean(dim=(2, 3))), network(images), rtol=1e-4, atol=1e-4
+        )
+
+    def test_drops_between_the_convolutions_of_each_block_while_it_trains(self):
+        torch.manual_seed(0)
+        backbone = CIFARWideResNet(depth=10, widen_factor=2, dropout=0.3)
+        seen = []
+        for stage in (backbone.stage1, backbone.stage2, backbone.stage3):
+            stage[0].dropout.register_forward_hook(lambda _, x, y: seen.append((x[0], y)))
+            stage[0].conv2.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        images = torch.randn(2, 3, 32, 32)
+        backbone(images)
+        for (before, after), used in zip(seen[::2], seen[1::2], strict=True):
+            assert used is after
+            assert (before >= 0).all()
+            kept = after != 0
+            torch.testing.assert_close(after[kept], before[kept] / 0.7)
+            assert 0.67 < kept.sum() / (before > 0).sum() < 0.73
+        backbone.eval()
+        assert torch.equal(backbone(images)[0], backbone(images)[0])
+
+    def test_starts_with_hes_normal_weights(self):
+        torch.manual_seed(0)
+        backbone = CIFARWideResNet(depth=10, widen_factor=4)
+        backbone.init_weights()
+        for name, module in backbone.named_modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels * module.kernel_size[0] ** 2
+                assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+                assert module.weight.abs().max() > 2 * (2 / fan_out) ** 0.5, name  # not uniform
+
+    @pytest.mark.parametrize('depth', [4, 27, 30])
+    def test_wrong_depth_is_reported(self, depth):
+        with pytest.raises(ValueError, match=rf'depth must be 6n \+ 4, .* got {depth}'):
+            CIFARWideResNet(depth=depth, widen_factor=1)
+
+
+def test_alexnet_has_five_convolutions_and_one_pixel_left():
+    backbone = CIFARAlexNet()
+    (features,) = backbone(torch.randn(2, 3, 32, 32))
+    assert features.shape == (2, 256, 1, 1)
+    shapes = [tuple(m.weight.shape) for m in backbone.modules() if isinstance(m, nn.Conv2d)]
+    assert shapes == [
+        (64, 3, 11, 11),
+        (192, 64, 5, 5),
+        (384, 192, 3, 3),
+        (256, 384, 3, 3),
+        (256, 256, 3, 3),
+    ]
+
+
+def test_importing_mmwau_imports_neither_pytorchcv_nor_mmpretrain():
+    code = 'import sys, mmwau; print(*{"pytorchcv", "mmpretrain", "mmdet"} & set(sys.modules))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, '')
