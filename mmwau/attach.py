@@ -24,12 +24,13 @@ from torch.utils.hooks import RemovableHandle
 
 from mmwau.core.checks import check_choice
 from mmwau.core.holds import NEEDS_NO_WHOLE, inner
+from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.sharding import refuse_join, refuse_sharded
 from mmwau.core.slices import Layer
 from mmwau.training.messages import Message
 from mmwau.training.updates import Updates
 
-from .skipping import Patch, check_skip, is_compiling
+from .skipping import Patch, check_skip
 from .targets import AXES, check_targets
 from .wau import WAU
 
@@ -232,6 +233,7 @@ class Attached:
         if not self._is_attached:
             return self._inner_step(*args, **kwargs)
         refuse_join(self._wrapped)
+        self._after_forward()
         self._share_seed()
         self._is_stepping = True
         try:
@@ -254,7 +256,7 @@ class Attached:
                 ),
             ]
 
-    def _before_forward(self, patch: Patch) -> None:
+    def _before_forward(self, patch: Patch, *args) -> None:
         self._after_forward()
         if (
             not torch.is_grad_enabled()
@@ -272,13 +274,14 @@ class Attached:
                 return
             skipper.select(self._updates.skipped)
         self._skipping = patch
-        patch.start()
+        patch.enter()
 
-    def _after_forward(self, patch: Patch | None = None) -> None:
+    def _after_forward(self, patch: Patch | None = None, output: object = None) -> object:
         # Ctrl-C in a forward pass leaves out torch's hooks after it: the next pass comes here too.
-        if self._skipping is not None:
-            self._skipping.stop()
-            self._skipping = None
+        if self._skipping is None:
+            return None
+        skipping, self._skipping = self._skipping, None
+        return skipping.leave(output)
 
     def _share_seed(self) -> None:
         """Take the seed of the first process, once there are several."""
@@ -314,10 +317,11 @@ class _Hook:
         self.act, self.attached, self.patch = act, weakref.ref(attached), patch
         self.__name__ = 'mmwau_hook'
 
-    def __call__(self, module: nn.Module, *args) -> None:
+    def __call__(self, module: nn.Module, inputs: tuple, output: object = None) -> object:
         attached = self.attached()
         if attached is not None and module is self.patch.module:
-            self.act(attached, self.patch)
+            return self.act(attached, self.patch, output)
+        return None
 
     def __reduce__(self) -> tuple:
         return _no_hook, ()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmwau.core.slices import Layers, list_layers
+from mmwau.core.slices import Layer, Layers, list_layers
 
 
 class WAUReference:
@@ -53,20 +53,26 @@ class WAUReference:
     @torch.no_grad()
     def step(self) -> None:
         """Make one optimizer step in which the slices that are not selected are held."""
-        active = [self.select(layer.name, layer.num_slices) for layer in self.layers]
-        if self.hold != 'weight':
+        active = self.select_all()
+        if self.layers and self.layers[0].is_whole and self.hold == 'state':
+            # Steps leave out what has no gradient, its state included.
+            for layer, (is_active,) in zip(self.layers, active, strict=True):
+                for param, _ in layer.tensors if not is_active else ():
+                    param.grad = None
+        elif self.hold != 'weight':
             for layer, is_active in zip(self.layers, active, strict=True):
                 for param, dim in layer.tensors:
                     for index in range(layer.num_slices):
                         if not is_active[index] and param.grad is not None:
-                            param.grad.select(dim, index).zero_()
+                            _slice(param.grad, layer, dim, index).zero_()
         weights, states = self._weights(), self._states()
         self.optimizer.step()
         for layer, is_active in zip(self.layers, active, strict=True):
-            fraction = sum(is_active) / layer.num_slices
+            fraction = self._fraction(is_active, active)
             for param, dim in layer.tensors:
                 for index in range(layer.num_slices):
-                    now, before = param.select(dim, index), weights[param].select(dim, index)
+                    now = _slice(param, layer, dim, index)
+                    before = _slice(weights[param], layer, dim, index)
                     if is_active[index]:
                         if self.rescale and fraction < 1:
                             now.copy_(before + (now - before) / fraction)
@@ -74,22 +80,32 @@ class WAUReference:
                     if self.hold != 'grad':
                         now.copy_(before)
                     if self.hold == 'state':
-                        for key, value in self.optimizer.state[param].items():
+                        for key, value in self.optimizer.state.get(param, {}).items():
                             if isinstance(value, Tensor) and value.shape == param.shape:
                                 old = states.get((param, key), torch.zeros_like(value))
-                                value.select(dim, index).copy_(old.select(dim, index))
+                                old = _slice(old, layer, dim, index)
+                                _slice(value, layer, dim, index).copy_(old)
         self.update += 1
 
-    def select(self, name: str, num_slices: int) -> list[bool]:
-        """Select the active slices of one layer for the update to come.
+    def select_all(self) -> list[list[bool]]:
+        """Select the active slices of each layer for the update to come."""
+        if not self.layers or not self.layers[0].is_whole:
+            return [self.select([layer.name], layer.num_slices) for layer in self.layers]
+        # The slices are the layers: all are selected together, each with a number of its own.
+        return [[one] for one in self.select([layer.name for layer in self.layers], 1)]
+
+    def select(self, names: Sequence[str], num_slices: int) -> list[bool]:
+        """Select the active slices of one layer, or of several together.
 
         Args:
-            name: Name of its weight.
-            num_slices: Number of its slices.
+            names: Names of the weights.
+            num_slices: Number of slices of each.
 
         Returns:
             For each slice whether it is active.
         """
+        names, each = list(names), num_slices
+        num_slices = len(names) * each
         ratio, num_drawn = self.update_ratio, round(self.update_ratio * num_slices)
         if ratio == 1:
             return [True] * num_slices
@@ -99,7 +115,8 @@ class WAUReference:
         if self.sampler == 'cyclic':
             # One random order serves until every slice was active equally often.
             draw, turn = divmod(self.update, num_slices // math.gcd(num_slices, count))
-        numbers = random_numbers(f'{self.seed}/{draw}', name, num_slices)
+        time = f'{self.seed}/{draw}'
+        numbers = [number for name in names for number in random_numbers(time, name, each)]
         in_order = sorted(range(num_slices), key=numbers.__getitem__)
         if self.sampler == 'bernoulli':
             chosen = {index for index, number in enumerate(numbers) if number < ratio}
@@ -112,6 +129,13 @@ class WAUReference:
             chosen = {in_order[place % num_slices] for place in places}
         return [index in chosen for index in range(num_slices)]
 
+    def _fraction(self, of_layer: list[bool], of_all: list[list[bool]]) -> float:
+        """The fraction that is active of what was selected together."""
+        together = of_layer
+        if self.layers[0].is_whole:
+            together = [is_active for of_one in of_all for is_active in of_one]
+        return sum(together) / len(together)
+
     def _weights(self) -> dict[Tensor, Tensor]:
         groups = self.optimizer.param_groups
         return {param: param.clone() for group in groups for param in group['params']}
@@ -123,6 +147,10 @@ class WAUReference:
             for key, value in state.items()
             if isinstance(value, Tensor)
         }
+
+
+def _slice(tensor: Tensor, layer: Layer, dim: int, index: int) -> Tensor:
+    return tensor if layer.is_whole else tensor.select(dim, index)
 
 
 def random_numbers(time: str, name: str, count: int) -> Sequence[float]:

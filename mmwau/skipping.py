@@ -4,39 +4,32 @@ Under ``hold='state'`` and ``'grad'`` nobody reads the gradients of held slices.
 of a convolution has two halves of about equal cost: the gradient of its input, which is needed in
 full, and that of its weight, of which only the active slices are needed. A slice of the weight
 takes part through one channel alone, of the output (``axis='out'``) or of the input (``'in'``), so
-that the gradient of the active slices is that of a narrower convolution over those channels.
+that the gradient of the active slices is that of a narrower convolution over those channels
+(:mod:`mmwau.core.narrow_convolution`). Of a convolution that is held as a whole (``axis='layer'``)
+nothing is computed for its parameters (:mod:`mmwau.core.detached_convolution`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from types import MethodType
 
-import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.autograd.graph import Node
-from torch.nn import Parameter
 
+from mmwau.core.detached_convolution import (
+    DetachedConvolution,
+    remove_stale_forward,
+    why_not_whole,
+)
 from mmwau.core.leaving import without_interrupts
-from mmwau.core.sharding import is_one_of_several
-from mmwau.core.slices import ActiveGrads, Layer, Slices, find_slices, is_same_selection
+from mmwau.core.narrow_convolution import (
+    NarrowConvolution,
+    is_compiling,
+    remove_stale_patch,
+    why_not,
+)
+from mmwau.core.slices import ActiveGrads, Layer, find_slices, is_same_selection
 
-try:
-    from torch.compiler import is_compiling
-except ImportError:  # torch 2.1 and 2.2
-    from torch._dynamo import is_compiling
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Backends compute channels in blocks and prepare a kernel for each new shape: some held slices
-# are computed too, so that the number of slices is a multiple of this.
-BLOCK = 16
-# A slice is skipped where its gradient is this many multiplications, or more, for each element
-# that is gathered. See docs/speed.md.
-MIN_SAVED = 64
-# The method of a convolution that a skipper takes the place of, on the instance.
-PATCHED = '_conv_forward'
-# Stride, padding and dilation, with a number for each spatial dimension.
-Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+# What takes the place of a method of a convolution.
+Patch = NarrowConvolution | DetachedConvolution
 
 
 class HeldGradSkipper:
@@ -76,12 +69,15 @@ class HeldGradSkipper:
         self._by_name: dict[str, Patch] = {}
         for name, layer in layers.items():
             module = model.get_submodule(name)
-            _remove_stale_patch(module)
-            reason = why_not(module)
+            remove_stale_patch(module)
+            remove_stale_forward(module)
+            reason = why_not_whole(module) if layer.is_whole else why_not(module)
             if reason:
                 self.refused[name] = reason
+            elif layer.is_whole:
+                self._by_name[name] = DetachedConvolution(module, layer, full_grads)
             else:
-                self._by_name[name] = Patch(module, layer, self.grads, full_grads)
+                self._by_name[name] = NarrowConvolution(module, layer, self.grads, full_grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
         self._selected: list[Tensor] | None = None
@@ -125,7 +121,7 @@ class HeldGradSkipper:
         self._selected = list(active)
 
     @property
-    def convolutions(self) -> list[tuple[nn.Module, 'Patch']]:
+    def convolutions(self) -> list[tuple[nn.Module, Patch]]:
         """The modules that skip, each with what starts and stops it."""
         return [(convolution.module, convolution) for convolution in self._by_name.values()]
 
@@ -182,268 +178,3 @@ def check_skip(skip_held_grads: bool | None, hold: str) -> bool:
             "gradients of held slices too. Use hold='state', or leave skip_held_grads out"
         )
     return hold != 'weight' if skip_held_grads is None else bool(skip_held_grads)
-
-
-def why_not(module: nn.Module) -> str:
-    """Why a layer's gradients can't be skipped, or an empty string if they can."""
-    if not isinstance(module, CONVOLUTIONS):
-        return f'{type(module).__name__} is not one of Conv1d, Conv2d, Conv3d'
-    is_own = all(type(module)._conv_forward is not kind._conv_forward for kind in CONVOLUTIONS)
-    if is_own or PATCHED in module.__dict__:
-        return f'{type(module).__name__} convolves in a way of its own'
-    if module.weight.is_complex():
-        return 'its weight is complex'
-    return _why_not_in_this_pass(module)
-
-
-def _why_not_in_this_pass(module: nn.Module) -> str:
-    """Why the geometry that a convolution has now can't be skipped, or an empty string."""
-    if module.groups > 1:
-        return 'grouped'
-    if module.padding_mode != 'zeros':
-        return f'padding_mode={module.padding_mode!r}'
-    if _padding(module) is None:
-        return "padding='same' with a kernel of even size"
-    return ''
-
-
-def _padding(module: nn.Module) -> tuple[int, ...] | None:
-    """Padding on each side, or None where the two sides differ."""
-    if module.padding == 'valid':
-        return (0,) * len(module.kernel_size)
-    if module.padding == 'same':
-        sizes = zip(module.dilation, module.kernel_size, strict=True)
-        total = [dilation * (size - 1) for dilation, size in sizes]
-        return None if any(size % 2 for size in total) else tuple(size // 2 for size in total)
-    return module.padding
-
-
-def _remove_stale_patch(module: nn.Module) -> None:
-    """Remove what another skipper has left: it was killed, or the module is a copy made inside."""
-    patch = module.__dict__.get(PATCHED)
-    method = getattr(type(module), PATCHED, None)
-    is_plain = method is not None and patch == MethodType(method, module)
-    if isinstance(patch, Patch) or is_plain:
-        del module.__dict__[PATCHED]
-
-
-class Patch:
-    """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
-
-    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads, full_grads: bool):
-        self.module = module
-        self.tensors = layer.tensors
-        self.weight, self.dim = layer.tensors[0]
-        self.fan = self.weight.numel() // self.weight.size(self.dim)
-        self.grads, self.full_grads = grads, full_grads
-        self.has_skipped = False
-        self.reason = 'compiled, or not used in the first update'
-        self.runs = False
-        self.selection: Sequence[Tensor] | None = None
-        # Indices of the active slices, and of those that are computed. None: all are.
-        self.active: Tensor | None = None
-        self.computed: Tensor | None = None
-
-    def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
-        """Take a new selection.
-
-        Args:
-            slices: Those of the weight, or None where nothing of it is held.
-            selection: Of all layers.
-        """
-        self.active = self.computed = None
-        self.selection = selection
-        if slices is None:
-            self.reason = 'all their slices are active'
-            return
-        num_active, num_held = len(slices.active), len(slices.held)
-        num_more = min(-num_active % BLOCK, num_held)
-        fraction_skipped = (num_held - num_more) / (num_active + num_held)
-        if num_active and fraction_skipped * self.fan >= MIN_SAVED:
-            self.computed = torch.cat([slices.active, slices.held[:num_more]])
-            self.active = slices.active
-        else:
-            self.reason = 'so few slices are held that skipping them costs more than it saves'
-
-    def start(self) -> None:
-        """Skip in forward passes of this module, where the selection holds anything."""
-        # Also where it does not: torch.compile compiles anew when a module has changed.
-        self.runs = True
-        self.module.__dict__[PATCHED] = self
-
-    def stop(self) -> None:
-        """Leave the module as it was."""
-        # Whoever has kept it meanwhile, such as a patch around it, has the plain layer from here.
-        self.runs = False
-        if self.module.__dict__.get(PATCHED) is self:
-            del self.module.__dict__[PATCHED]
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve; the arguments are those of ``_conv_forward``."""
-        if (
-            is_compiling()
-            or not self.runs
-            or self.active is None
-            or not torch.is_grad_enabled()
-            # Computed from the parameters, or replicas of them.
-            or weight is not self.weight
-            or bias is not self.module._parameters.get('bias')
-            or x.dim() != weight.dim()
-            or x.numel() == 0
-            or _why_not_in_this_pass(self.module)
-            # torch.func (vmap, ...) and forward-mode derivatives take torch's own functions alone.
-            or torch._C._are_functorch_transforms_active()
-            or forward_ad._current_level >= 0
-        ):
-            return self.forward(x, weight, bias)
-        return _ConvolutionOfActive.apply(x, weight, bias, self)
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve as the module does without this."""
-        return type(self.module)._conv_forward(self.module, x, weight, bias)
-
-    def geometry(self) -> Geometry:
-        """Of the forward pass under way: a module may change it from one to the next."""
-        return self.module.stride, _padding(self.module), self.module.dilation
-
-    def weight_rows(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        geometry: Geometry,
-        computed: Tensor,
-        with_bias: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Gradients of the computed slices of the weight, and of their elements of the bias."""
-        if self.dim == 0:
-            grad = gather_channels(grad, computed)
-        else:
-            x = gather_channels(x, computed)
-        # Of the weight, only the shape and the memory format count here.
-        narrow = weight.narrow(self.dim, 0, len(computed))
-        return _gradients(grad, x, narrow, geometry, [False, True, with_bias])[1:]
-
-    def put_grad(
-        self, param: Parameter, dim: int, active: Tensor, rows: Tensor, node: Node
-    ) -> Tensor | None:
-        """Bring the gradient of active slices where it belongs; return what autograd takes on."""
-        self.has_skipped = True
-        rows = rows.narrow(dim, 0, len(active)).to(param.dtype)
-        # Whoever hooks into the gradient of a parameter gets it in full.
-        has_hooks = param._backward_hooks or param._post_accumulate_grad_hooks
-        accumulates = _accumulates(node)
-        if accumulates:
-            self.grads.active = self.selection
-        if self.full_grads or is_one_of_several() or has_hooks or not accumulates:
-            return torch.zeros_like(param).index_copy_(dim, active, rows)
-        self.grads[param] = self.grads[param] + rows if param in self.grads else rows
-        return None
-
-    def flush(self) -> None:
-        """Move gradients into ``grad`` of the parameters, in full."""
-        for param, dim in self.tensors:
-            if param in self.grads:
-                full = torch.zeros_like(param.data).index_copy_(
-                    dim, self.active, self.grads.pop(param)
-                )
-                param.grad = full if param.grad is None else param.grad + full
-
-    def __reduce__(self) -> tuple:
-        # Copies of the module, by deepcopy or pickle, convolve as ever.
-        return getattr, (self.module, PATCHED)
-
-
-def _accumulates(node: Node) -> bool:
-    """Whether the backward pass under way adds to ``grad`` of the parameter with this node."""
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # torch.autograd.grad takes it instead
-        return False
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the input, the weight and the bias, each where the mask has it."""
-    stride, padding, dilation = geometry
-    no_output_padding = [0] * len(stride)
-    return torch.ops.aten.convolution_backward(
-        grad,
-        x,
-        weight,
-        [grad.size(1)],
-        stride,
-        padding,
-        dilation,
-        False,
-        no_output_padding,
-        1,
-        mask,
-    )
-
-
-@contextmanager
-def _without_autocast_cache() -> Iterator[None]:
-    """Keep casts that are made here, where nothing is recorded, out of autocast's cache.
-
-    Whoever uses the same weight or input later gets what the cache has: a cast that leads to no
-    gradient.
-    """
-    was_enabled = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(was_enabled)
-
-
-class _ConvolutionOfActive(torch.autograd.Function):
-    """A convolution whose backward pass computes weight gradients of active slices alone.
-
-    It saves the tensors that the plain one saves, in the same order: activation checkpointing may
-    compute the forward pass a second time without it.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: Patch) -> Tensor:
-        with _without_autocast_cache():
-            y = own.forward(x, weight, bias)
-        # Autocast has cast them in there. The backward pass does it again, so that derivatives of
-        # it lead back to them.
-        ctx.save_for_backward(x, weight)
-        ctx.dtype = y.dtype
-        ctx.own, ctx.bias, ctx.geometry = own, bias, own.geometry()
-        ctx.active, ctx.computed = own.active, own.computed
-        return y
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
-        x, weight = (saved.to(ctx.dtype) for saved in ctx.saved_tensors)
-        own, active, geometry = ctx.own, ctx.active, ctx.geometry
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        if own.active is not active:
-            # The graph is older than the selection, which may need what that one would skip.
-            return *_gradients(grad, x, weight, geometry, [of_x, of_weight, of_bias]), None
-        grad_x = grad_weight = grad_bias = None
-        if of_x:
-            grad_x = _gradients(grad, x, weight, geometry, [True, False, False])[0]
-        rows_of_bias = of_bias and len(own.tensors) > 1
-        rows, bias_rows = own.weight_rows(grad, x, weight, geometry, ctx.computed, rows_of_bias)
-        if of_weight:
-            node = ctx.next_functions[1][0]
-            grad_weight = own.put_grad(own.weight, own.dim, active, rows, node)
-        if rows_of_bias:
-            node = ctx.next_functions[2][0]
-            grad_bias = own.put_grad(ctx.bias, 0, active, bias_rows, node)
-        elif of_bias:
-            grad_bias = grad.sum(dim=[0, *range(2, grad.dim())])
-        return grad_x, grad_weight, grad_bias, None
-
-
-def gather_channels(x: Tensor, channels: Tensor) -> Tensor:
-    """Gather channels of x, of shape (batch, channels, ...), keeping its memory format."""
-    last = x.movedim(1, -1)
-    if last.is_contiguous() and not x.is_contiguous():
-        return last.gather(-1, channels.expand(*last.shape[:-1], -1)).movedim(-1, 1)
-    return x.index_select(1, channels)

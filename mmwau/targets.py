@@ -10,7 +10,7 @@ from mmwau.core.checks import check_choice
 from mmwau.core.sharding import refuse_sharded_layers
 from mmwau.core.slices import Layer
 
-AXES = ('out', 'in')
+AXES = ('out', 'in', 'layer')
 # Where detectors and classifiers of OpenMMLab have their convolutions, their heads left out.
 DEFAULT_TARGETS = ('backbone', 'neck')
 
@@ -62,7 +62,9 @@ def find_layers(
         targets: See :func:`find_convolutions`.
         axis: What a slice is. ``'out'``: a filter, which is an output channel of the weight and
             its element of the bias (the paper's words). ``'in'``: an input channel of the weight
-            (the authors' code); biases are never held.
+            (the authors' code); biases are never held. ``'layer'``: the whole convolution, which
+            is every parameter of its own, also those that its weight is computed from (the
+            authors' second way); layers are selected from all of those that are found.
         optimizer: Leave out parameters that this optimizer does not update, or at a learning rate
             of 0 while others have one.
 
@@ -108,6 +110,13 @@ def find_left_out(
     moves = _moves(optimizer)
     left_out, seen = {}, set()
     for name, module in find_convolutions(model, targets).items():
+        if axis == 'layer':
+            reason = _why_not_whole(module, moves, seen)
+            if reason:
+                left_out[name] = reason
+            else:
+                seen |= {id(param) for param in _own_parameters(module)}
+            continue
         weight = module._parameters.get('weight')
         bias = _held_bias(module, axis, moves)
         if weight is None:
@@ -218,7 +227,39 @@ def _held_bias(module: nn.Module, axis: str, moves: Mapping[int, bool] | None) -
     return bias if is_held else None
 
 
+def _own_parameters(module: nn.Module) -> list[Parameter]:
+    """All parameters of a convolution, also those that its weight is computed from."""
+    of_weight = getattr(module, 'parametrizations', None)
+    return [*module.parameters(recurse=False), *(of_weight.parameters() if of_weight else ())]
+
+
+def _why_not_whole(
+    module: nn.Module, moves: Mapping[int, bool] | None, seen: Collection[int]
+) -> str:
+    """Why a convolution is not held as a whole, or an empty string if it is."""
+    params = _own_parameters(module)
+    weights = [param for param in params if param is not module._parameters.get('bias')]
+    if any(isinstance(param, UninitializedParameter) for param in params):
+        return 'its weight has no shape before the first forward pass'
+    if not any(param.requires_grad for param in weights):
+        return 'frozen'
+    if moves is not None and not any(id(param) in moves for param in weights):
+        return 'not updated by the optimizer'
+    if moves is not None and not any(moves.get(id(param)) for param in weights):
+        return 'frozen by a learning rate of 0'
+    if any(id(param) in seen for param in params):
+        return 'shares parameters of a layer already held'
+    return ''
+
+
 def _layer(name: str, module: nn.Module, axis: str, moves: Mapping[int, bool] | None) -> Layer:
+    if axis == 'layer':
+        tensors = tuple(
+            (param, filter_dim(module) if param.dim() > 1 else 0)
+            for param in _own_parameters(module)
+            if param.requires_grad and (moves is None or moves.get(id(param)))
+        )
+        return Layer(f'{name}.weight', 1, tensors, is_whole=True)
     dim = _slice_dim(module, axis)
     bias = _held_bias(module, axis, moves)
     tensors = ((module.weight, dim),) if bias is None else ((module.weight, dim), (bias, 0))

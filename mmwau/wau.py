@@ -35,14 +35,15 @@ from mmwau.core.holds import (
     inner,
     keep_state,
     keep_weights,
+    leave_out,
     rescale_movement,
     step_active_alone,
     zero_grads,
 )
 from mmwau.core.random_numbers import random_numbers
 from mmwau.core.sharding import refuse_optimizer
-from mmwau.core.slices import ActiveGrads, Layers, find_slices, list_layers
-from mmwau.core.state_start import Starts, check_state
+from mmwau.core.slices import ActiveGrads, Layers, are_whole, find_moving, find_slices, list_layers
+from mmwau.core.state_start import Starts, check_state, refuse_whole_vector
 
 SAMPLERS = ('uniform', 'with_replacement', 'bernoulli', 'cyclic')
 HOLDS = ('weight', 'state', 'grad')
@@ -58,8 +59,9 @@ class WAU:
 
     Args:
         update_ratio: Fraction of the slices of a layer that is active in an update, in (0, 1].
-            1 is plain training, whatever the other options.
-        sampler: How active slices are drawn from the ``n`` slices of a layer.
+            1 is plain training, whatever the other options. Where slices are whole layers
+            (``axis='layer'``), it is the fraction of the layers.
+        sampler: How active slices are drawn from the ``n`` slices of a layer, or from ``n`` layers.
 
             - ``'uniform'``: exactly ``max(min_active, round(update_ratio * n))``, without
               replacement.
@@ -73,14 +75,16 @@ class WAU:
             - ``'weight'``: its weight, bit for bit; the optimizer's state goes on with the dense
               gradient (the authors' code).
             - ``'state'``: its weight and its rows of the optimizer's state. Counters that the
-              optimizer keeps once for the whole parameter (Adam's ``step``) go on.
+              optimizer keeps once for the whole parameter (Adam's ``step``) go on, except those
+              of whole layers.
             - ``'grad'``: neither. Its gradient is zeroed, while momentum and weight decay
               still move it.
         rescale: Divide the movement of active slices by the fraction of the layer that is
             active, so that a slice moves as far in expectation as in plain training.
         seed: Seed of the selections.
-        min_active: Fewest slices of a layer that are active in an update, 1 or 0. With 0, as in
-            the authors' code, a layer whose number of draws is rounded to 0 never moves.
+        min_active: Fewest slices of a layer that are active in an update (or fewest layers), 1 or
+            0. With 0, as in the authors' code, a layer whose number of draws is rounded to 0
+            never moves.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -123,8 +127,11 @@ class WAU:
         """
         layers = list_layers(layers)
         update = as_integer('update', update)
+        is_whole = are_whole(layers)
         if self.update_ratio == 1 or not layers:
             return [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
+        if is_whole:
+            return self._select_whole([layer.name for layer in layers], update)
         # Layers of one size are drawn together, and the random numbers of all at once: a few
         # tensor operations instead of a few for each layer.
         order = sorted(range(len(layers)), key=lambda place: layers[place].num_slices)
@@ -141,6 +148,13 @@ class WAU:
             start += num_layers * size
         active = dict(zip(order, masks, strict=True))
         return [active[place] for place in range(len(layers))]
+
+    def _select_whole(self, names: list[str], update: int) -> list[Tensor]:
+        """Select among whole layers: what is drawn from are the layers themselves."""
+        moment, turn = self._moment(len(names), update)
+        times = [f'{self.seed}/{moment}'] * len(names)
+        numbers = random_numbers(times, names, [1] * len(names))
+        return list(self._draw(numbers.view(1, -1), turn).view(-1, 1).unbind())
 
     def _moment(self, num_slices: int, update: int) -> tuple[int, int]:
         """The index of the draw that an update belongs to, and its turn in that draw."""
@@ -204,10 +218,14 @@ class WAU:
             )
         if self.hold != 'state' or self.update_ratio == 1:
             return
+        layers = list_layers(layers or ())
+        if are_whole(layers):
+            refuse_whole_vector(inner(optimizer))
+            return
         check_state(inner(optimizer))
         starts = Starts(inner(optimizer))
         own = {id(param) for group in inner(optimizer).param_groups for param in group['params']}
-        for layer in list_layers(layers or ()):
+        for layer in layers:
             for param, dim in layer.tensors:
                 if id(param) in own and not inner(optimizer).state.get(param):
                     starts.of(param, dim)
@@ -244,8 +262,13 @@ class WAU:
                 the layers, or the step gets a closure that it can't have.
         """
         refuse_optimizer(optimizer)
+        layers = list_layers(layers)
+        is_whole = are_whole(layers)
         steps_alone = (
-            self.hold == 'state' and grads is not None and can_step_active_alone(optimizer)
+            self.hold == 'state'
+            and grads is not None
+            and not is_whole
+            and can_step_active_alone(optimizer)
         )
         own = {id(param) for group in optimizer.param_groups for param in group['params']}
         if not steps_alone and any(id(param) in own for param in grads or ()):
@@ -258,12 +281,17 @@ class WAU:
         if isinstance(grads, ActiveGrads):
             grads.check_selection(active)
         slices = [one for one in find_slices(layers, active) if id(one.param) in own]
-        if self.hold == 'state' and slices:
+        if self.hold == 'state' and slices and not is_whole:
             check_state(inner(optimizer))
         with torch.no_grad(), ExitStack() as held:
             if self.rescale:
-                held.enter_context(rescale_movement(slices))
-            if steps_alone:
+                moving = find_moving(layers, active) if is_whole else slices
+                held.enter_context(
+                    rescale_movement([one for one in moving if id(one.param) in own])
+                )
+            if is_whole and self.hold == 'state':
+                held.enter_context(leave_out(inner(optimizer), slices))
+            elif steps_alone:
                 held.enter_context(step_active_alone(optimizer, slices, grads))
             else:
                 if self.hold != 'weight':

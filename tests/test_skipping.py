@@ -14,8 +14,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmwau import WAU, WAUOptimWrapper, find_layers
+from mmwau.core.narrow_convolution import gather_channels, why_not
 from mmwau.core.slices import Layer
-from mmwau.skipping import HeldGradSkipper, gather_channels, why_not
+from mmwau.skipping import HeldGradSkipper
 from mmwau.wau import SAMPLERS
 
 # Sums of the same products in another order: a few units in the last place of the largest.
@@ -29,8 +30,8 @@ OPTIMIZERS = {
 
 @pytest.fixture(autouse=True)
 def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 @st.composite
@@ -80,7 +81,7 @@ def test_gradients_of_active_slices_are_those_of_dense_training(
     conv, axis, sampler, block, ratio, channels_last
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmwau.skipping.BLOCK', block)
+        patch.setattr('mmwau.core.narrow_convolution.BLOCK', block)
         x = torch.randn(2, conv.in_channels, *[7] * (conv.weight.dim() - 2))
         if channels_last and x.dim() == 4:
             conv = conv.to(memory_format=torch.channels_last)
@@ -248,7 +249,7 @@ def test_gradients_that_come_another_way_are_added():
 @pytest.mark.parametrize('channels_last', [True, False])
 def test_fused_optimizers_train_as_without_skipping(monkeypatch, axis, channels_last):
     """They read memory as it lies, so that weights, gradients and state must lie alike."""
-    monkeypatch.setattr('mmwau.skipping.BLOCK', 8)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 8)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     models = [network().double().to(memory_format=memory_format) for _ in range(2)]
     optimizers = [torch.optim.AdamW(model.parameters(), fused=True) for model in models]
@@ -810,8 +811,8 @@ def test_a_module_that_somebody_else_has_patched_stays_patched():
 
 @pytest.mark.parametrize(('num_active', 'fan', 'pays'), [(16, 9, False), (16, 128, True)])
 def test_small_layers_are_computed_in_full(monkeypatch, num_active, fan, pays):
-    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 64)
-    monkeypatch.setattr('mmwau.skipping.BLOCK', 16)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 64)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 16)
     conv = nn.Conv2d(fan, 2 * num_active, 1)
     x = torch.randn(2, fan, 4, 4, requires_grad=True)
     _, skipper, _ = gradients(conv, x, 'out', True)

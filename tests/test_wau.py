@@ -126,7 +126,7 @@ class TestSelection:
         )
         slow.update = update
         for one, active in zip(layers, wau.select(layers, update), strict=True):
-            assert active.tolist() == slow.select(one.name, one.num_slices)
+            assert active.tolist() == slow.select([one.name], one.num_slices)
 
     @pytest.mark.parametrize('sampler', SAMPLERS)
     def test_is_a_function_of_seed_update_and_name(self, sampler):
@@ -228,7 +228,7 @@ class TestHolding:
         networks(),
         st.sampled_from(HOLDS),
         st.booleans(),
-        st.sampled_from(['out', 'in']),
+        st.sampled_from(['out', 'in', 'layer']),
         st.sampled_from(SAMPLERS),
         RATIOS,
         st.integers(0, 1),
@@ -271,7 +271,7 @@ class TestHolding:
             before = copy.deepcopy(model.state_dict())
             with wau.holding(optimizer, layers, active):
                 optimizer.step()
-            for (name, _, tensors), mask in zip(layers, active, strict=True):
+            for (name, _, tensors, _), mask in zip(layers, active, strict=True):
                 weight, dim = tensors[0]
                 moved = weight.ne(before[name]).movedim(dim, 0).flatten(1).any(dim=1)
                 assert torch.equal(moved, mask)

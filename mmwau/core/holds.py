@@ -5,6 +5,7 @@ memory, Ctrl-C. So each of these makes everything that can fail before it change
 puts back what is held whatever happens in the step.
 """
 
+import copy
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 
 from .leaving import each_on_leaving
-from .slices import Slices
+from .slices import ALL, Slices, put, take
 from .state_start import STARTS_AT_ZERO, Starts, check_dampening
 
 # They move each element by its own gradient and state alone, and their state starts at zero: they
@@ -31,10 +32,10 @@ OF_SCHEDULE = '_wrapped_by_lr_sched'
 @contextmanager
 def keep_weights(slices: Sequence[Slices]) -> Iterator[None]:
     """Hold the weights of held slices."""
-    kept = [param.index_select(dim, held) for param, dim, _, held in slices]
+    kept = [take(one.param, one.dim, one.held) for one in slices]
     with each_on_leaving() as put_back:
-        for (param, dim, _, held), rows in zip(slices, kept, strict=True):
-            put_back.append(partial(param.index_copy_, dim, held, rows))
+        for one, rows in zip(slices, kept, strict=True):
+            put_back.append(partial(put, one.param, one.dim, one.held, rows))
         yield
 
 
@@ -49,14 +50,17 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
     if slices:
         check_dampening(optimizer)
     kept = [
-        {key: rows.index_select(dim, held) for key, rows in _state(optimizer, param, dim).items()}
-        for param, dim, _, held in slices
+        {
+            key: rows.index_select(one.dim, one.held)
+            for key, rows in _state(optimizer, one.param, one.dim).items()
+        }
+        for one in slices
     ]
-    had_state = [bool(optimizer.state.get(param)) for param, *_ in slices]
+    had_state = [bool(optimizer.state.get(one.param)) for one in slices]
     starts = Starts(optimizer)
 
     def put_back(one: Slices, before: dict[str, Tensor], had_state: bool) -> None:
-        param, dim, _, held = one
+        param, dim, _, held, _ = one
         if not had_state and optimizer.state.get(param):
             each.append(partial(starts.of, param, dim))  # refuses what has no rows
         for key, rows in _state(optimizer, param, dim).items():
@@ -67,7 +71,7 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
 
     def start(one: Slices, key: str, rows: Tensor) -> None:
         # Made in this step: a held slice is still where this state starts.
-        param, dim, _, held = one
+        param, dim, _, held, _ = one
         own, weight = rows.index_select(dim, held), param.index_select(dim, held)
         rows.index_copy_(dim, held, starts.of(param, dim)[key](own, weight))
 
@@ -75,6 +79,32 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
         for one, before, had in zip(slices, kept, had_state, strict=True):
             each.append(partial(put_back, one, before, had))
         yield
+
+
+@contextmanager
+def leave_out(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]:
+    """Hold whole parameters and all their state: without a gradient no step looks at them.
+
+    Optimizers of torch never do. Of others, what they do anyway is undone.
+    """
+    unsure = [] if leaves_out_what_has_no_grad(optimizer) else slices
+    kept = [
+        {key: copy.deepcopy(value) for key, value in optimizer.state.get(one.param, {}).items()}
+        for one in unsure
+    ]
+    for one in slices:
+        one.param.grad = None
+    with keep_weights(unsure), each_on_leaving() as put_back:
+        for one, state in zip(unsure, kept, strict=True):
+            put_back.append(partial(_put_state, optimizer, one.param, state))
+        yield
+
+
+def _put_state(optimizer: Optimizer, param: Parameter, state: dict) -> None:
+    if state:
+        optimizer.state[param] = state
+    else:
+        optimizer.state.pop(param, None)
 
 
 @contextmanager
@@ -122,7 +152,7 @@ class _Narrow:
 
     def __init__(self, optimizer: Optimizer, one: Slices, rows: Tensor | None):
         self.optimizer = optimizer
-        self.param, self.dim, self.active, _ = one
+        self.param, self.dim, self.active, *_ = one
         self.grad_after = self.param.grad
         self.whole = self.param.data
         self.whole_state = dict(optimizer.state.get(self.param, {}))
@@ -171,26 +201,39 @@ class _Narrow:
 
 @contextmanager
 def rescale_movement(slices: Sequence[Slices]) -> Iterator[None]:
-    """Divide the movement of active slices by the fraction of the layer that is active."""
-    starts = [param.index_select(dim, active) for param, dim, active, _ in slices]
+    """Divide the movement of active slices by the fraction of them that is active."""
+    starts = [take(one.param, one.dim, one.active) for one in slices]
     yield
-    for (param, dim, active, _), start in zip(slices, starts, strict=True):
-        fraction = active.numel() / param.size(dim)
-        end = param.index_select(dim, active)
+    for (param, dim, active, _, fraction), start in zip(slices, starts, strict=True):
+        end = take(param, dim, active)
         moved = start + (end - start) / fraction
         # What did not move keeps every bit, the sign of a zero included.
-        param.index_copy_(dim, active, torch.where(end == start, start, moved))
+        put(param, dim, active, torch.where(end == start, start, moved))
 
 
 def zero_grads(slices: Sequence[Slices]) -> None:
     """Make the gradients of held slices zero."""
-    for param, dim, _, held in slices:
-        if param.grad is not None:
+    for param, dim, _, held, _ in slices:
+        if held is ALL:  # whose gradients may have been skipped
+            param.grad = torch.zeros_like(param) if param.grad is None else param.grad.zero_()
+        elif param.grad is not None:
             param.grad.index_fill_(dim, held, 0)
 
 
 def can_step_active_alone(optimizer: Optimizer) -> bool:
     """Whether :func:`step_active_alone` does what a step over everything would do."""
+    # Exactly these types: what is derived from them may look at a whole parameter.
+    return type(optimizer) in ELEMENTWISE and _steps_by_itself(optimizer)
+
+
+def leaves_out_what_has_no_grad(optimizer: Optimizer) -> bool:
+    """Whether it is known that a step changes nothing of parameters without a gradient."""
+    is_known = vars(optim).get(type(optimizer).__name__) is type(optimizer)
+    return is_known and not isinstance(optimizer, optim.LBFGS) and _steps_by_itself(optimizer)
+
+
+def _steps_by_itself(optimizer: Optimizer) -> bool:
+    """Whether nobody else has a hand in its step, by hooks or a step of their own."""
     hooks = (
         *getattr(optimizer, '_optimizer_step_pre_hooks', {}).values(),
         *getattr(optimizer, '_optimizer_step_post_hooks', {}).values(),
@@ -198,12 +241,8 @@ def can_step_active_alone(optimizer: Optimizer) -> bool:
         *optimizer_hooks._global_optimizer_post_hooks.values(),
     )
     step = optimizer.__dict__.get('step')
-    # Exactly these types: what is derived from them may look at a whole parameter, and so may
-    # hooks and other steps that were put on this one.
-    return (
-        type(optimizer) in ELEMENTWISE
-        and all(hasattr(hook, NEEDS_NO_WHOLE) for hook in hooks)
-        and (step is None or hasattr(step, NEEDS_NO_WHOLE) or hasattr(step, OF_SCHEDULE))
+    return all(hasattr(hook, NEEDS_NO_WHOLE) for hook in hooks) and (
+        step is None or hasattr(step, NEEDS_NO_WHOLE) or hasattr(step, OF_SCHEDULE)
     )
 
 

@@ -1,6 +1,7 @@
 """The layers that WAU holds, and which of their slices are held in one update."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -18,13 +19,34 @@ class Layer(NamedTuple):
         num_slices: Number of slices, at least 1.
         tensors: Pairs (parameter, dimension on which its slices lie). The dimension has
             ``num_slices`` elements: the weight and, where slices are filters, the bias.
+        is_whole: Whether the layer is one slice, selected together with all other layers. Its
+            ``num_slices`` is 1, and the tensors are all parameters of the convolution.
     """
 
     name: str
     num_slices: int
     tensors: tuple[tuple[Parameter, int], ...]
+    is_whole: bool = False
+
+    @property
+    def num_filters(self) -> int:
+        """Number of its filters, if it is whole."""
+        weight, dim = self.tensors[0]
+        return weight.size(dim)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of all elements of its parameters."""
+        return sum(param.numel() for param, _ in self.tensors)
 
 
+class All(Enum):
+    """Stands for the indices of all slices of a parameter."""
+
+    ALL = 'all'
+
+
+ALL = All.ALL
 # As find_layers returns them, by name, or one after another.
 Layers = Mapping[str, Layer] | Iterable[Layer]
 
@@ -35,14 +57,17 @@ class Slices(NamedTuple):
     Attributes:
         param: The parameter.
         dim: The dimension on which its slices lie.
-        active: Indices of the active slices, int64 of shape (num_active,), on its device.
-        held: Indices of the others.
+        active: Indices of the active slices, int64 of shape (num_active,), on its device; or
+            :data:`ALL`.
+        held: Indices of the others, or :data:`ALL`.
+        fraction: Fraction of the slices that were selected together that is active, in [0, 1].
     """
 
     param: Parameter
     dim: int
-    active: Tensor
-    held: Tensor
+    active: Tensor | All
+    held: Tensor | All
+    fraction: float
 
 
 class ActiveGrads(dict[Parameter, Tensor]):
@@ -86,6 +111,34 @@ def list_layers(layers: Layers) -> list[Layer]:
     return list(layers.values() if isinstance(layers, Mapping) else layers)
 
 
+def take(tensor: Tensor, dim: int, index: Tensor | All) -> Tensor:
+    """Copy some slices of a tensor."""
+    return tensor.clone() if index is ALL else tensor.index_select(dim, index)
+
+
+def put(tensor: Tensor, dim: int, index: Tensor | All, rows: Tensor) -> None:
+    """Write what :func:`take` returned to its place."""
+    if index is ALL:
+        tensor.copy_(rows)
+    else:
+        tensor.index_copy_(dim, index, rows)
+
+
+def are_whole(layers: Sequence[Layer]) -> bool:
+    """Whether the layers are slices themselves.
+
+    Raises:
+        ValueError: If only some are.
+    """
+    kinds = {layer.is_whole for layer in layers}
+    if len(kinds) > 1:
+        raise ValueError(
+            "layers must be of one axis, but some have slices and some are whole (axis='layer'). "
+            'Take the layers of one call of find_layers'
+        )
+    return kinds == {True}
+
+
 def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
     """Find what is active and what is held in the parameters of which some slice is held.
 
@@ -118,6 +171,8 @@ def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
                     f'{layer.name} have one in common. Take the layers of one call of find_layers'
                 )
     is_active = torch.cat(list(active))
+    if are_whole(layers):
+        return _find_whole(layers, is_active.tolist(), held=True)
     lengths = tuple(layer.num_slices for layer in layers)
     _, index = rows_and_places(lengths)
     sizes = torch.tensor(lengths)
@@ -135,5 +190,28 @@ def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
                 moved = indices.to(param.device, non_blocking=True)
                 on_device[param.device] = moved.split(counts)
             split = on_device[param.device]
-            found.append(Slices(param, dim, split[place], split[len(layers) + place]))
+            indices_of = split[place], split[len(layers) + place]
+            found.append(Slices(param, dim, *indices_of, counts[place] / layer.num_slices))
+    return found
+
+
+def find_moving(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
+    """Find the parameters of whole layers that move while others are held.
+
+    Takes the arguments of :func:`find_slices`.
+    """
+    return _find_whole(list_layers(layers), torch.cat(list(active)).tolist(), held=False)
+
+
+def _find_whole(layers: Sequence[Layer], is_active: Sequence[bool], held: bool) -> list[Slices]:
+    """The parameters of the layers that are held, or of those that are not."""
+    fraction = sum(is_active) / len(layers)
+    if fraction == 1:
+        return []
+    found = []
+    for layer, moves in zip(layers, is_active, strict=True):
+        for param, dim in layer.tensors if moves != held else ():
+            none = torch.empty(0, dtype=torch.long, device=param.device)
+            indices = (none, ALL) if held else (ALL, none)
+            found.append(Slices(param, dim, *indices, fraction))
     return found

@@ -47,6 +47,19 @@ def check_state(optimizer: Optimizer) -> None:
         )
 
 
+def refuse_whole_vector(optimizer: Optimizer) -> None:
+    """Raise if an optimizer moves all its parameters as one vector, with one state.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if isinstance(optimizer, optim.LBFGS):
+        raise ValueError(
+            "hold='state' needs an optimizer with a state for each parameter; LBFGS has one for "
+            f'all of them together. {REMEDY}'
+        )
+
+
 def zeros(rows: Tensor, weight: Tensor) -> Tensor:
     """Start at zero."""
     return torch.zeros_like(rows)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from mmwau.core.checks import check_choice
 from mmwau.core.holds import can_step_active_alone
+from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.sharding import refuse_join, refuse_sharded
 from mmwau.core.slices import Layer
-from mmwau.skipping import check_skip, is_compiling
+from mmwau.skipping import check_skip
 from mmwau.targets import AXES, DEFAULT_TARGETS, check_targets
 from mmwau.traffic import ActiveTraffic, send_active_only
 from mmwau.training.messages import Message, about_changes

@@ -21,7 +21,9 @@ SCHEDULE = 'wau_ratio_schedule'
 class WAUHook(OverlapHook):
     """Log what WAU does with the other training scalars, and the overlap of the held layers.
 
-    - ``train/active_fraction``: the fraction of all slices that was active in the last update.
+    - ``train/active_fraction``: the fraction of all slices that was active in the last update. If
+      they are whole layers, also ``train/active_filter_fraction`` and
+      ``train/active_parameter_fraction``, which count their filters and parameters.
     - ``train/update_ratio``, where a schedule changes it.
     - ``train/sent_mb`` under ``send_active_only``: megabytes of gradients that each process sent to
       the others in the last update.
@@ -125,6 +127,8 @@ class WAUHook(OverlapHook):
         fraction = runner.optim_wrapper.updates.active_fraction
         if fraction is not None:
             runner.message_hub.update_scalar('train/active_fraction', fraction)
+        for part, of_part in runner.optim_wrapper.updates.active_parts.items():
+            runner.message_hub.update_scalar(f'train/active_{part}_fraction', of_part)
         traffic = runner.optim_wrapper.traffic
         if traffic is not None:
             runner.message_hub.update_scalar('train/sent_mb', traffic.sent_bytes / 1e6)

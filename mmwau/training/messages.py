@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from mmwau.core.slices import Layer
+from mmwau.core.slices import Layer, are_whole, list_layers
 from mmwau.targets import DEFAULT_TARGETS, is_below
 from mmwau.wau import WAU
 
@@ -38,12 +38,19 @@ def about_layers(
         layers: Those that are held, by name.
         left_out: The reasons why others are not, by name.
     """
-    slices = 'filters' if axis == 'out' else 'input channels'
-    num_slices = sum(layer.num_slices for layer in layers.values())
+    if axis == 'layer':
+        held = 'whole layers, which are'
+        num_parameters = sum(layer.num_parameters for layer in layers.values())
+        parts = f'{sum(layer.num_filters for layer in layers.values())} filters and '
+        parts += f'{num_parameters} parameters'
+    else:
+        held = 'slices of'
+        parts = f'{sum(layer.num_slices for layer in layers.values())} '
+        parts += 'filters' if axis == 'out' else 'input channels'
     yield Message(
         logging.INFO,
-        f'WAU holds slices of {len(layers)} convolutions below {", ".join(targets)} '
-        f'with {num_slices} {slices}: update_ratio={wau.update_ratio}, axis={axis!r}, '
+        f'WAU holds {held} {len(layers)} convolutions below {", ".join(targets)} '
+        f'with {parts}: update_ratio={wau.update_ratio}, axis={axis!r}, '
         f'sampler={wau.sampler!r}, hold={wau.hold!r}, rescale={wau.rescale}, seed={wau.seed}',
     )
     yield from _about_small_layers(wau, layers)
@@ -67,6 +74,15 @@ def about_layers(
 
 def _about_small_layers(wau: WAU, layers: Mapping[str, Layer]) -> Iterator[Message]:
     if wau.sampler == 'bernoulli':
+        return
+    if are_whole(list_layers(layers)):
+        if wau.num_drawn(len(layers)) == 0:
+            result = 'none ever moves' if wau.min_active == 0 else 'one moves'
+            yield Message(
+                logging.WARNING,
+                f'WAU: at this ratio the number of draws from {len(layers)} layers is rounded to '
+                f'0, so that {result} (min_active={wau.min_active})',
+            )
         return
     small = [name for name, layer in layers.items() if wau.num_drawn(layer.num_slices) == 0]
     if small:

@@ -46,6 +46,8 @@ class Updates:
             this update: for what is skipped and what is sent.
         active_fraction: Fraction of all slices that is active in the last update, in (0, 1], or
             None before the first.
+        active_parts: Where slices are whole layers, the fraction of their ``'filter'`` and
+            ``'parameter'`` numbers that was active.
 
     Raises:
         TypeError: See :func:`mmwau.targets.find_layers`.
@@ -77,6 +79,7 @@ class Updates:
         # The layers of the update under way.
         self._held: dict[str, Layer] = {}
         self.active_fraction: float | None = None
+        self.active_parts: dict[str, float] = {}
         # In force since the update under way began.
         self._rule: WAU | None = None
         self._log, self._on_change = log, on_change
@@ -159,6 +162,12 @@ class Updates:
         )
         num_active = int(torch.cat(self.active).sum())
         self.active_fraction = num_active / sum(map(len, self.active))
+        if self.axis == 'layer':
+            is_active = torch.cat(self.active)
+            sizes = [(layer.num_filters, layer.num_parameters) for layer in layers.values()]
+            of_all = torch.tensor(sizes, dtype=torch.float64)
+            fractions = of_all[is_active].sum(0) / of_all.sum(0)
+            self.active_parts = dict(zip(('filter', 'parameter'), fractions.tolist(), strict=True))
 
     def _find_layers(self) -> None:
         self.flush()

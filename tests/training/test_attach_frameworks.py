@@ -11,8 +11,8 @@ from mmwau.wau import HOLDS
 
 @pytest.fixture(autouse=True)
 def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 def sgd(model):

@@ -185,8 +185,8 @@ def fail_at_each_operation(loop, hold):
 
 @pytest.fixture(autouse=True)
 def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.skipping.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.skipping.BLOCK', 1)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
