@@ -1,8 +1,9 @@
 """Measure what WAU costs and saves beside training without it.
 
 All arms run in one process, one after the other in each round and in random order. Ratios are taken
-within a round; medians and quartiles over the rounds are shown. Absolute times are for orientation:
-those of two machines, or of two moments, can't be compared.
+within a round; medians with 95 % intervals over the rounds are shown. Rounds of training steps are
+repeated until the interval of each arm is narrower than its effect, or to a limit. Absolute times
+are for orientation: those of two machines, or of two moments, can't be compared.
 """
 
 import argparse
@@ -18,52 +19,70 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mmwau.benchmark import busy, growth, measure, report
-from mmwau.benchmark.arms import ARMS
-from mmwau.benchmark.bytes_sent import bytes_sent
-from mmwau.benchmark.networks import CIFAR, NETWORKS, build_network
+from mmwau.benchmark import picture, report
+from mmwau.benchmark.arms import ARMS, BASELINE, STEP_ARMS
+from mmwau.benchmark.networks import DETECTOR, NETWORKS
+from mmwau.benchmark.rounds import FEWEST, Effort
+from mmwau.benchmark.sections import SECTIONS, Bench
+from mmwau.benchmark.steps import threads
 from mmwau.files.whole import check_folder
 from mmwau.reporting.terminal import task_name, text_console
 
 # The quick run asks only what the table of targets needs.
-QUICK_ARMS = ('baseline', 'weight', 'state, skipping')
-SECTIONS = (
-    'convolution',
-    'selection',
-    'optimizer step',
-    'memory',
-    'bytes sent',
-    'networks',
-    'growth',
-    'busy machine',
-)
+QUICK_ARMS = (BASELINE, 'weight 0.5', 'filters 0.5')
+QUICK_NETWORKS = ('resnet50', DETECTOR)
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--quick', action='store_true', help='few rounds, in about 2 minutes')
+    parser.add_argument('--quick', action='store_true', help='few rounds, in about 3 minutes')
     options = {
-        '--networks': (NETWORKS, 'all; quick: without those of CIFAR'),
-        '--sections': (SECTIONS, 'all but the busy machine'),
+        ('--networks', '--network'): (NETWORKS, f'all; quick: {" and ".join(QUICK_NETWORKS)}'),
+        ('--arms',): (ARMS, 'all but the last two; the baseline always takes part'),
+        ('--sections',): (SECTIONS, 'all but the busy machine'),
     }
-    for option, (names, default) in options.items():
-        listed = f'of {", ".join(names)} (default: {default})'
-        parser.add_argument(option, nargs='+', choices=names, metavar='NAME', help=listed)
-    parser.add_argument('--rounds', type=int, help='rounds that count (default: 15, quick: 2)')
-    parser.add_argument('--update-ratio', type=float, default=0.5, help='default: 0.5')
-    parser.add_argument('--axis', default='out', choices=['out', 'in'], help='default: out')
+    for names, (choices, default) in options.items():
+        listed = f'of {", ".join(choices)} (default: {default})'
+        parser.add_argument(*names, nargs='+', choices=list(choices), metavar='NAME', help=listed)
+    parser.add_argument(
+        '--threads',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='for the steps of networks (default: all cores, then 1; quick: all)',
+    )
+    parser.add_argument(
+        '--rounds', type=int, help=f'fewest rounds that count (default: 15, quick: {FEWEST})'
+    )
+    parser.add_argument(
+        '--max-rounds',
+        type=int,
+        help='most rounds of training steps (default: 200, quick: those of --rounds)',
+    )
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        default=10,
+        help='no more rounds than the fewest '
+        'for one network and number of threads after so long (default: 10)',
+    )
     parser.add_argument('--device', default='cpu', help='cpu (default) or cuda')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/benchmark'),
-                        help='folder for benchmark.json and benchmark.png')  # fmt: skip
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/benchmark'),
+        help='folder for benchmark.json and benchmark.png',
+    )
     args = parser.parse_args()
-    if not 0 < args.update_ratio < 1:
-        parser.error(
-            f'--update-ratio must be in (0, 1), got {args.update_ratio}: at 1 nothing is held, and '
-            'all arms equal the baseline'
-        )
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device}: PyTorch finds no GPU here')
+    _choose_sections(args, parser.error)
+    _choose_effort(args, parser.error)
+    return args
+
+
+def _choose_sections(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     # Left out of all sections in silence, but an error where one asks for them.
     left_out = {}
     if args.quick:
@@ -72,55 +91,54 @@ def parse_args() -> argparse.Namespace:
         left_out['memory'] = 'it is measured with --device cpu'
     for section in args.sections or ():
         if section in left_out:
-            parser.error(f'--sections {section}: {left_out[section]}')
+            error(f'--sections {section}: {left_out[section]}')
     wanted = args.sections or [section for section in SECTIONS if section != 'busy machine']
     args.sections = [section for section in wanted if section not in left_out]
-    if args.networks is not None and 'networks' not in args.sections:
-        parser.error('--networks chooses among those of the section networks, which --sections '
-                     'leaves out')  # fmt: skip
-    if args.networks is None:
-        args.networks = [name for name in NETWORKS if not (args.quick and name in CIFAR)]
-    args.rounds = args.rounds or (2 if args.quick else 15)
-    if args.rounds < 2:
-        parser.error(f'--rounds must be at least 2, got {args.rounds}: a spread needs two')
-    return args
+    for option in ('networks', 'arms', 'threads'):
+        if getattr(args, option) is not None and 'networks' not in args.sections:
+            error(
+                f'--{option} chooses among those of the section networks, which --sections '
+                'leaves out'
+            )
+    args.networks = args.networks or list(QUICK_NETWORKS if args.quick else NETWORKS)
+    arms = args.arms or (QUICK_ARMS if args.quick else STEP_ARMS)
+    args.arms = list(dict.fromkeys([BASELINE, *arms]))
 
 
-class Sections:
-    """Runs one measurement after another, each with a progress bar and its time left."""
+def _choose_effort(args: argparse.Namespace, error: Callable[[str], None]) -> None:
+    if args.rounds is None:
+        args.rounds = FEWEST if args.quick else 15
+    if args.rounds < FEWEST:
+        error(
+            f'--rounds must be at least {FEWEST}, got {args.rounds}: fewer have no interval of 95 %'
+        )
+    if args.max_rounds is None:
+        args.max_rounds = args.rounds if args.quick else max(200, args.rounds)
+    if args.max_rounds < args.rounds:
+        error(f'--max-rounds must be at least --rounds, {args.rounds}, got {args.max_rounds}')
+    if not args.minutes >= 0:
+        error(f'--minutes must be at least 0, got {args.minutes}')
+    every = torch.get_num_threads()
+    if args.threads is None:
+        args.threads = [every] if args.quick or args.device != 'cpu' else [every, 1]
+    if min(args.threads) < 1:
+        error(f'--threads must be at least 1, got {min(args.threads)}')
+    args.threads = list(dict.fromkeys(args.threads))
 
-    def __init__(self, console: Console):
-        self.console = console
 
-    def run(self, title: str, runs: int, measure_it: Callable[[Callable[[], None]], object]):
-        """Run a measurement that ticks so many times."""
+def watcher(console: Console) -> Callable:
+    """What runs a measurement with a progress bar and its time left; see ``Bench.watch``."""
+
+    def watch(title: str, runs: int, measure: Callable[[Callable[[], None]], object]) -> object:
         columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=self.console) as progress:
+        # Drawn between the runs alone: a thread that draws would count in the processor's time.
+        with Progress(*columns, console=console, auto_refresh=False) as progress:
             task = progress.add_task(title, total=runs)
-            found = measure_it(lambda: progress.advance(task))
+            found = measure(lambda: progress.update(task, advance=1, refresh=True))
             progress.update(task, completed=runs)
         return found
 
-
-def measure_networks(args: argparse.Namespace, sections: Sections) -> dict[str, dict]:
-    """Measure the training steps of all networks that were asked for."""
-    found = {}
-    ratios = [args.update_ratio] if args.update_ratio != 0.5 else [0.5, 0.25]
-    for name in args.networks:
-        network = build_network(name, torch.device(args.device))
-        for ratio in ratios if name == 'resnet50' else ratios[:1]:
-            arms = QUICK_ARMS if args.quick else ARMS
-            runs = len(arms) * (args.rounds + measure.WARM_UP)
-            times = sections.run(
-                f'training step, {name}, {network.data}, ratio {ratio}', runs,
-                lambda tick, n=network, r=ratio, a=arms: measure.time_training(
-                    n, a, r, args.axis, args.rounds, tick),
-            )  # fmt: skip
-            found[f'{name} {ratio}'] = dict(
-                name=name, data=network.data, update_ratio=ratio, arms=times,
-                ceiling=measure.held_gradient_share(network, ratio, min(3, args.rounds - 1)),
-            )  # fmt: skip
-    return found
+    return watch
 
 
 def main() -> None:
@@ -131,80 +149,33 @@ def main() -> None:
     warnings.simplefilter('ignore')
     device = torch.device(args.device)
     console = text_console(width=120)
-    sections = Sections(console)
+    bench = Bench(
+        device=device,
+        networks=args.networks,
+        arms=args.arms,
+        threads=args.threads,
+        effort=Effort(args.rounds, args.max_rounds, 60 * args.minutes),
+        of_operations=args.rounds if args.quick else 2 * args.rounds,
+        watch=watcher(console),
+    )
     results = dict(
         machine=dict(
             device=torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine(),
-            threads=torch.get_num_threads(), torch=torch.__version__, system=platform.system(),
+            threads=args.threads[0],
+            torch=torch.__version__,
+            system=platform.system(),
         ),
         arguments={**vars(args), 'work_dir': str(args.work_dir)},
-    )  # fmt: skip
-    more = args.rounds if args.quick else 2 * args.rounds
-    wanted = args.sections
-    if 'convolution' in wanted:
-        runs = 2 * (more + measure.WARM_UP)
-        results['convolution'] = sections.run(
-            'backward of 3x3 convolutions', 3 * runs,
-            lambda tick: {
-                channels: measure.time_convolution(
-                    channels, more, tick, ratio=args.update_ratio, axis=args.axis,
-                    size=3584 // channels, device=args.device)  # the sizes of ResNet-50 at 224x224
-                for channels in (128, 256, 512)
-            },
-        )  # fmt: skip
-    if 'selection' in wanted:
-        results['selection'] = sections.run(
-            'selection, 100,000 filters in 1,000 layers', 2 * (more + measure.WARM_UP),
-            lambda tick: measure.time_selection(1000, 100, 900, more, tick),
-        )  # fmt: skip
-    if 'optimizer step' in wanted:
-        arms = ('baseline', 'weight', 'state', 'naive loop')
-        results['optimizer step'] = sections.run(
-            'optimizer step, R50-FPN', len(arms) * (more + measure.WARM_UP),
-            lambda tick: measure.time_optimizer_steps(
-                build_network('faster_rcnn_r50_fpn', device), arms, args.update_ratio, more, tick),
-        )  # fmt: skip
-    if 'memory' in wanted:
-        arms = ('baseline', 'weight', 'state', 'state, skipping')
-        results['memory'] = sections.run(
-            'memory, ResNet-50', 1,
-            lambda tick: measure.extra_memory(
-                build_network('resnet50', device), arms, args.update_ratio),
-        )  # fmt: skip
-    if 'bytes sent' in wanted:
-        results['bytes sent'] = sections.run(
-            'bytes sent, ResNet-50, 2 processes', 1,
-            lambda tick: bytes_sent(
-                build_network('resnet50', torch.device('cpu')).model, 64, args.update_ratio),
-        )  # fmt: skip
-    if 'networks' in wanted:
-        results['networks'] = measure_networks(args, sections)
-    if 'growth' in wanted:
-        runs = measure.WARM_UP + args.rounds
-        results['growth'] = {
-            'width': sections.run(
-                'by width', 2 * len(growth.WIDTHS) * 2 * runs,
-                lambda tick: growth.by_width(args.rounds, tick, args.device)),
-            'ratio': sections.run(
-                'by ratio', 2 * len(growth.RATIOS) * 2 * runs,
-                lambda tick: growth.by_ratio(args.rounds, tick, args.device)),
-            'layers': sections.run(
-                'by layers', len(growth.LAYERS) * len(growth.STEPS) * runs,
-                lambda tick: growth.by_layers(args.rounds, tick, args.device)),
-        }  # fmt: skip
-    if 'busy machine' in wanted:
-        runs = args.rounds * len(busy.BUSY) * len(busy.SPIN_COUNTS)
-        results['busy machine'] = sections.run(
-            'training step beside busy processes', runs,
-            lambda tick: busy.time_beside_busy_processes(args.rounds, tick),
-        )  # fmt: skip
+    )
+    with threads(args.threads[0]):
+        results.update({section: SECTIONS[section](bench) for section in args.sections})
     # First of all, so that nothing that goes wrong later loses what was measured.
     args.work_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(results, args.work_dir / 'benchmark.json')
     report.print_tables(results, console)
     console.print(f'Everything measured: {args.work_dir / "benchmark.json"}', soft_wrap=True)
     if results.get('networks'):
-        report.draw(results, args.work_dir / 'benchmark.png')
+        picture.draw(results, args.work_dir / 'benchmark.png')
         console.print(f'Picture: {args.work_dir / "benchmark.png"}', soft_wrap=True)
 
 

@@ -1,73 +1,82 @@
 """The arms of a comparison: the same network trained in different ways."""
 
 import copy
-import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
-from torch.nn import Parameter
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
-from mmwau import WAUOptimWrapper, find_layers
+from mmwau import WAUOptimWrapper
 
 from .networks import Network
+from .peers import AuthorsSGD, freeze_below, freeze_first_layers
 
 SGD_OPTIONS = dict(lr=1e-3, momentum=0.9, weight_decay=1e-4)
-ARMS = ('baseline', 'weight', 'state', 'state, skipping', 'grad, skipping', 'naive loop')
 PHASES = ('selection', 'forward', 'backward', 'optimizer step')
+WALL, PROCESSOR = 'training step', 'processor'
 
 
-class NaiveSGD(Optimizer):
-    """SGD with WAU in a loop over tensors, in the manner of the authors' optimizer.
+class Arm(NamedTuple):
+    """A way to train.
 
-    Weight decay and momentum take the dense gradient; of a held layer only the active slices are
-    moved, by indexing, and drawn anew for each tensor by Python's generator.
+    Attributes:
+        options: Arguments of :class:`mmwau.WAUOptimWrapper`, or None where WAU takes no part.
+        prepare: Is called with the model and its network before the optimizer is built.
+        authors: Whether the optimizer is that of the authors' loop.
     """
 
-    def __init__(self, params: Iterable[Parameter], dims: Mapping[Parameter, int], ratio: float):
-        super().__init__(params, SGD_OPTIONS)
-        self.dims, self.ratio = dims, ratio
+    options: dict | None = None
+    prepare: Callable[[nn.Module, Network], None] = lambda model, network: None
+    authors: bool = False
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Make one step."""
-        for group in self.param_groups:
-            for param in group['params']:
-                if param.grad is None:
-                    continue
-                grad = param.grad.add(param, alpha=group['weight_decay'])
-                state = self.state[param]
-                if 'momentum_buffer' in state:
-                    grad = state['momentum_buffer'].mul_(group['momentum']).add_(grad)
-                state['momentum_buffer'] = grad
-                if param not in self.dims:
-                    param.add_(grad, alpha=-group['lr'])
-                    continue
-                size = param.size(self.dims[param])
-                chosen = random.sample(range(size), max(1, round(self.ratio * size)))
-                index = (slice(None),) * self.dims[param] + (chosen,)
-                param[index] = param[index] - group['lr'] * grad[index]
+    @property
+    def update_ratio(self) -> float | None:
+        """Fraction of the slices that is active, or None where WAU takes no part."""
+        return self.options and self.options['update_ratio']
 
 
-def build_wrapper(arm: str, model: nn.Module, targets: tuple[str, ...], ratio: float, axis: str):
-    """Build the optimizer wrapper of an arm, of :data:`ARMS`, for a model."""
+def _wau(update_ratio: float, hold: str, **options) -> Arm:
+    return Arm(dict(update_ratio=update_ratio, hold=hold, seed=0, **options))
+
+
+BASELINE = 'baseline'
+# Those that a network is trained in, unless others are asked for.
+STEP_ARMS = {
+    BASELINE: Arm(),
+    'weight 0.5': _wau(0.5, 'weight'),
+    'filters 0.5': _wau(0.5, 'state'),
+    'filters 0.25': _wau(0.25, 'state'),
+    'layers 0.5': _wau(0.5, 'state', axis='layer'),
+    'layers 0.25': _wau(0.25, 'state', axis='layer'),
+    'first stages frozen': Arm(
+        prepare=lambda model, network: freeze_below(model, network.first_stages)
+    ),
+    'layer freezing': Arm(prepare=lambda model, network: freeze_first_layers(model, 0.5)),
+    "authors' loop": Arm(authors=True),
+}
+ARMS = {
+    **STEP_ARMS,
+    'state 0.5': _wau(0.5, 'state', skip_held_grads=False),
+    'grad 0.5': _wau(0.5, 'grad'),
+}
+
+
+def build_wrapper(arm: str, model: nn.Module, network: Network) -> OptimWrapper:
+    """Build the optimizer wrapper of an arm, of :data:`ARMS`, for a model of the network."""
+    options, prepare, authors = ARMS[arm]
+    prepare(model, network)
     params = [param for param in model.parameters() if param.requires_grad]
-    if arm == 'naive loop':
-        layers = find_layers(model, targets, axis).values()
-        dims = {layer.tensors[0][0]: layer.tensors[0][1] for layer in layers}
-        return OptimWrapper(NaiveSGD(params, dims, ratio))
+    if authors:
+        return OptimWrapper(AuthorsSGD(params, 0.5, SGD_OPTIONS))
     optimizer = SGD(params, **SGD_OPTIONS)
-    if arm == 'baseline':
+    if options is None:
         return OptimWrapper(optimizer)
-    hold, _, skipping = arm.partition(', ')
-    wrapper = WAUOptimWrapper(
-        optimizer, update_ratio=ratio, axis=axis, hold=hold, targets=targets, seed=0,
-        skip_held_grads=bool(skipping),
-    )  # fmt: skip
+    wrapper = WAUOptimWrapper(optimizer, targets=network.targets, **options)
     wrapper.initialize_count_status(model, 0, -1)
     return wrapper
 
@@ -75,34 +84,48 @@ def build_wrapper(arm: str, model: nn.Module, targets: tuple[str, ...], ratio: f
 class Trainer:
     """Trains a copy of a network in the way of one arm, a step at a time."""
 
-    def __init__(self, arm: str, network: Network, ratio: float, axis: str = 'out'):
+    def __init__(self, arm: str, network: Network):
         self.arm = arm
         self.loss = network.loss
         self.model = copy.deepcopy(network.model)
-        self.wrapper = build_wrapper(arm, self.model, network.targets, ratio, axis)
+        self.wrapper = build_wrapper(arm, self.model, network)
         self.device = next(self.model.parameters()).device
 
     def step(self) -> dict[str, float]:
-        """Make a training step; return the seconds of each of :data:`PHASES` and in all."""
-        times = [self._now()]
+        """Make a training step.
+
+        Returns:
+            The seconds of each of :data:`PHASES`; those of the whole step (:data:`WALL`); and the
+            seconds that the threads of this process have spent on a processor meanwhile
+            (:data:`PROCESSOR`).
+        """
+        processor = time.process_time()
+        times = [now(self.device)]
         with self.wrapper.optim_context(self.model):
-            times.append(self._now())
+            times.append(now(self.device))
             loss = self.loss(self.model)
-        times.append(self._now())
+        times.append(now(self.device))
         backward = self.wrapper.backward
 
         def timed_backward(loss: torch.Tensor) -> None:
             backward(loss)
-            times.append(self._now())
+            times.append(now(self.device))
 
         self.wrapper.backward = timed_backward
         self.wrapper.update_params(loss)
         del self.wrapper.backward
-        times.append(self._now())
-        seconds = [end - start for start, end in pairwise(times)]
-        return {**dict(zip(PHASES, seconds, strict=True)), 'training step': times[-1] - times[0]}
+        times.append(now(self.device))
+        processor = time.process_time() - processor
+        phases = [end - start for start, end in pairwise(times)]
+        return {
+            **dict(zip(PHASES, phases, strict=True)),
+            WALL: times[-1] - times[0],
+            PROCESSOR: processor,
+        }
 
-    def _now(self) -> float:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock, when the device has done what it was given."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from mmwau.core.openmp import SPINS
 
-from .measure import Progress
+from .rounds import Progress
 
 # What libgomp does by itself, as OMP_DISPLAY_ENV=verbose shows it; and what mmwau.core.openmp sets.
 SPIN_COUNTS = ('300000', SPINS)

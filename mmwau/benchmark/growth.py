@@ -3,13 +3,14 @@
 import torch
 from torch import nn
 
-from .measure import Progress, Ratio, time_convolution, time_optimizer_steps
 from .networks import Network
+from .operations import time_convolution, time_optimizer_steps
+from .rounds import Progress, Ratio
 
 WIDTHS = (1, 2, 4, 8)  # times 32 channels
 LAYERS = (1, 10, 100, 1000)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 1.0)
-STEPS = ('baseline', 'weight', 'state', 'naive loop')
+STEPS = ('baseline', 'weight 0.5', 'state 0.5', "authors' loop")
 
 
 def by_width(rounds: int, tick: Progress, device: str) -> dict[str, dict[int, Ratio]]:
@@ -43,7 +44,7 @@ def by_layers(rounds: int, tick: Progress, device: str) -> dict[str, dict[int, R
         torch.manual_seed(0)
         model = nn.Sequential(*(nn.Conv2d(32, 32, 3, bias=False) for _ in range(num_layers)))
         network = Network(model.to(device), lambda model: None, ('',), 'no batch')
-        table = time_optimizer_steps(network, STEPS, 0.5, rounds, tick)
+        table = time_optimizer_steps(network, STEPS, rounds, tick)
         for arm, of_layers in found.items():
             of_layers[num_layers] = table[arm]['ratios']['selection and step']
     return found

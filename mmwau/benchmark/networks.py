@@ -9,13 +9,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmwau.targets import DEFAULT_TARGETS
 
-CIFAR = {
-    'resnet56_cifar10': 64,
-    'densenet40_k12_bc_cifar10': 32,
-    'wrn28_10_cifar10': 4,
-}
-NETWORKS = ('resnet50', 'faster_rcnn_r50_fpn', *CIFAR)
-
 
 class Network(NamedTuple):
     """A network with a batch.
@@ -25,12 +18,47 @@ class Network(NamedTuple):
         loss: Computes the loss of the batch, a scalar, for a copy of the model.
         targets: Module-name prefixes below which convolutions are held.
         data: What the batch is, in words.
+        first_stages: Module-name prefixes of the stem and the first stages, about half of the
+            stages: what is frozen where people freeze the first stages for good.
     """
 
     model: nn.Module
     loss: Callable[[nn.Module], Tensor]
     targets: tuple[str, ...]
     data: str
+    first_stages: tuple[str, ...] = ()
+
+
+class Classifier(NamedTuple):
+    """A classifier of a package.
+
+    Attributes:
+        package: ``'torchvision'`` or ``'pytorchcv'``.
+        batch: Images in a batch.
+        size: Their height and width.
+        first_stages: See :class:`Network`.
+    """
+
+    package: str
+    batch: int
+    size: int
+    first_stages: tuple[str, ...]
+
+
+DETECTOR = 'faster_rcnn_r50_fpn'
+OF_RESNET = ('conv1', 'bn1', 'layer1', 'layer2')
+OF_CIFAR = ('features.init_block', 'features.stage1')
+CLASSIFIERS = {
+    'resnet50': Classifier('torchvision', 8, 160, OF_RESNET),
+    'resnet18': Classifier('torchvision', 8, 160, OF_RESNET),
+    'mobilenet_v2': Classifier(
+        'torchvision', 8, 160, tuple(f'features.{place}' for place in range(7))
+    ),
+    'wrn28_10_cifar10': Classifier('pytorchcv', 4, 32, OF_CIFAR),
+    'densenet40_k12_bc_cifar10': Classifier('pytorchcv', 32, 32, OF_CIFAR),
+    'resnet20_cifar10': Classifier('pytorchcv', 64, 32, OF_CIFAR),
+}
+NETWORKS = (*CLASSIFIERS, DETECTOR)
 
 
 def build_network(name: str, device: torch.device) -> Network:
@@ -41,27 +69,28 @@ def build_network(name: str, device: torch.device) -> Network:
         ModuleNotFoundError: If the package that has the network is not installed.
     """
     torch.manual_seed(0)
-    if name == 'resnet50':
-        from torchvision.models import resnet50
-
-        return _classifier(resnet50(num_classes=1000), 8, 160, device)
-    if name in CIFAR:
-        from pytorchcv.model_provider import get_model
-
-        return _classifier(get_model(name), CIFAR[name], 32, device)
-    if name == 'faster_rcnn_r50_fpn':
+    if name == DETECTOR:
         return _detector(device)
-    raise ValueError(f'networks must be some of {", ".join(NETWORKS)}, got {name!r}')
+    if name not in CLASSIFIERS:
+        raise ValueError(f'networks must be some of {", ".join(NETWORKS)}, got {name!r}')
+    classifier = CLASSIFIERS[name]
+    if classifier.package == 'torchvision':
+        from torchvision.models import get_model
+    else:
+        from pytorchcv.model_provider import get_model
+    return _classifier(get_model(name), classifier, device)
 
 
-def _classifier(model: nn.Module, batch: int, size: int, device: torch.device) -> Network:
+def _classifier(model: nn.Module, which: Classifier, device: torch.device) -> Network:
+    _, batch, size, first_stages = which
     images = torch.randn(batch, 3, size, size, device=device)
     classes = torch.randint(10, (batch,), device=device)
 
     def loss(model: nn.Module) -> Tensor:
         return F.cross_entropy(model(images), classes)
 
-    return Network(model.train().to(device), loss, ('',), f'batch {batch} at {size}x{size}')
+    data = f'batch {batch} at {size}x{size}'
+    return Network(model.train().to(device), loss, ('',), data, first_stages)
 
 
 def _detector(device: torch.device) -> Network:
@@ -81,4 +110,6 @@ def _detector(device: torch.device) -> Network:
         losses = model(**batch, mode='loss')
         return model.parse_losses(losses)[0]
 
-    return Network(model, loss, DEFAULT_TARGETS, 'batch 2 at 320x320')
+    # Its config freezes the stem and the first stage already.
+    first_stages = tuple(f'backbone.{name}' for name in OF_RESNET)
+    return Network(model, loss, DEFAULT_TARGETS, 'batch 2 at 320x320', first_stages)

@@ -1,0 +1,86 @@
+"""The peak of memory in a training step."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from mmwau import find_layers
+
+from .arms import ARMS, BASELINE, Trainer
+from .networks import Network
+from .rounds import WARM_UP, Progress
+
+STEP = 'WAU optimizer step'
+MIB = 2**20
+
+
+def extra_memory(
+    network: Network, arms: Sequence[str], tick: Progress = lambda: None
+) -> dict[str, dict[str, float | None]]:
+    """Measure the peak of memory in the optimizer step, and in the whole training step.
+
+    Args:
+        network: The network.
+        arms: Names of the arms; ``'baseline'`` is one of them.
+        tick: Called after each arm, to show progress.
+
+    Returns:
+        For each arm, by ``'optimizer step'`` and ``'training step'``, by how many MiB its peak is
+        above that of the baseline; and ``'held slices'``: the first of these in multiples of the
+        held slices' weights, or None where WAU takes no part.
+    """
+    layers = find_layers(network.model, network.targets).values()
+    weights = [layer.tensors[0][0] for layer in layers]
+    all_weights = sum(weight.numel() * weight.element_size() for weight in weights)
+    peaks = {}
+    for arm in arms:
+        peaks[arm] = _peak_memory(Trainer(arm, network))
+        tick()
+    extra = {}
+    for arm, of_arm in peaks.items():
+        above = {phase: peak - peaks[BASELINE][phase] for phase, peak in of_arm.items()}
+        ratio = ARMS[arm].update_ratio
+        extra[arm] = {phase: size / MIB for phase, size in above.items()}
+        extra[arm]['held slices'] = ratio and above['optimizer step'] / (1 - ratio) / all_weights
+    return extra
+
+
+def _peak_memory(trainer: Trainer) -> dict[str, int]:
+    """Bytes at the peak of the optimizer step and of the whole step, above those before it."""
+    for _ in range(WARM_UP):
+        trainer.step()
+    wrapper, step = trainer.wrapper, trainer.wrapper.step
+
+    def recorded_step() -> None:
+        with record_function(STEP):
+            step()
+
+    wrapper.step = recorded_step
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        with wrapper.optim_context(trainer.model):
+            loss = trainer.loss(trainer.model)
+        wrapper.update_params(loss)
+        del loss
+    del wrapper.step
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'trace.json'
+        trace.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())['traceEvents']
+    levels = [
+        (event['ts'], event['args']['Total Allocated'])
+        for event in events
+        if event.get('name') == '[memory]'
+    ]
+    (step,) = [
+        event
+        for event in events
+        if event.get('name') == STEP and event.get('cat') == 'user_annotation'
+    ]
+    before = min(levels)[1]
+    return {
+        'optimizer step': max(level for time, level in levels if time >= step['ts']) - before,
+        'training step': max(level for _, level in levels) - before,
+    }

@@ -1,0 +1,166 @@
+"""The parts of WAU timed inside of training steps: what it adds, where whole steps are too noisy.
+
+The timers are put around functions of mmwau from outside, and only while steps are measured.
+"""
+
+import functools
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from mmwau import skipping, wau
+from mmwau.core import narrow_convolution
+from mmwau.core.detached_convolution import DetachedConvolution
+from mmwau.core.narrow_convolution import NarrowConvolution
+from mmwau.skipping import HeldGradSkipper
+from mmwau.training.updates import Updates
+from mmwau.wau import WAU
+
+from .arms import ARMS, BASELINE, WALL, Trainer, now
+from .networks import Network
+from .rounds import Progress, exactly, interleave, median_of
+
+SELECTION, INDICES, BEFORE, AFTER, GATHERS, REST = PARTS = (
+    'selection',
+    'indices',
+    'copies before the step',
+    'copies after it',
+    'gathers',
+    'bookkeeping',
+)
+# Who has the function, its name there, and the part that its time belongs to. What one of them
+# spends in another one counts for the other one alone.
+FUNCTIONS = (
+    (WAU, 'select', SELECTION),
+    (wau, 'find_slices', INDICES),
+    (skipping, 'find_slices', INDICES),
+    (NarrowConvolution, 'select', INDICES),
+    (wau, 'zero_grads', BEFORE),
+    (narrow_convolution, 'gather_channels', GATHERS),
+    (NarrowConvolution, 'put_grad', GATHERS),
+    (DetachedConvolution, 'enter', REST),
+    (DetachedConvolution, 'leave', REST),
+    (HeldGradSkipper, 'start', REST),
+    (HeldGradSkipper, 'stop', REST),
+    (HeldGradSkipper, 'flush', REST),
+    (Updates, 'start', REST),
+)
+# Those that surround the optimizer step. They are copies on both of its sides.
+AROUND_STEP = ('keep_weights', 'keep_state', 'step_active_alone', 'leave_out', 'rescale_movement')
+
+
+class Stopwatch:
+    """Adds up the seconds of parts, each without those of the parts inside of it.
+
+    Args:
+        device: Where the work is done.
+
+    Attributes:
+        seconds: Those so far, by part.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._inside: list[float] = []
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to a part."""
+        self._inside.append(0.0)
+        start = now(self.device)
+        try:
+            yield
+        finally:
+            whole = now(self.device) - start
+            self.seconds[part] += whole - self._inside.pop()
+            if self._inside:
+                self._inside[-1] += whole
+
+    def around(self, function: Callable, part: str) -> Callable:
+        """The function, timed."""
+
+        @functools.wraps(function)
+        def timed(*args, **kwargs):
+            with self.time(part):
+                return function(*args, **kwargs)
+
+        return timed
+
+    def around_step(self, function: Callable) -> Callable:
+        """A function that returns a context manager, whose both ends are timed."""
+
+        @functools.wraps(function)
+        def timed(*args, **kwargs):
+            return _BothEnds(self, function(*args, **kwargs))
+
+        return timed
+
+
+class _BothEnds:
+    def __init__(self, stopwatch: Stopwatch, manager):
+        self.stopwatch, self.manager = stopwatch, manager
+
+    def __enter__(self):
+        with self.stopwatch.time(BEFORE):
+            return self.manager.__enter__()
+
+    def __exit__(self, *exception):
+        with self.stopwatch.time(AFTER):
+            return self.manager.__exit__(*exception)
+
+
+@contextmanager
+def timed_parts(device: torch.device) -> Iterator[dict[str, float]]:
+    """Time the parts of WAU in what is done inside; gives their seconds, which add up."""
+    stopwatch = Stopwatch(device)
+    plain = [(owner, name, vars(owner)[name]) for owner, name, _ in FUNCTIONS]
+    plain += [(wau, name, vars(wau)[name]) for name in AROUND_STEP]
+    try:
+        for owner, name, part in FUNCTIONS:
+            setattr(owner, name, stopwatch.around(vars(owner)[name], part))
+        for name in AROUND_STEP:
+            setattr(wau, name, stopwatch.around_step(vars(wau)[name]))
+        yield stopwatch.seconds
+    finally:
+        for owner, name, function in plain:
+            setattr(owner, name, function)
+
+
+def time_parts(
+    network: Network, arms: Sequence[str], rounds: int, tick: Progress
+) -> dict[str, dict]:
+    """Time the parts of WAU in training steps of a network.
+
+    Args:
+        network: The network.
+        arms: Names of the arms. The parts of those are timed in which WAU takes part.
+        rounds: Rounds that count; in each one every arm makes a step, and so does the baseline.
+        tick: Called after each step, to show progress.
+
+    Returns:
+        For each of these arms the median ``'seconds'`` of an update by part, and ``'share'``: the
+        sum of the parts as a fraction of the baseline's step of the same round.
+    """
+    with_wau = [arm for arm in arms if ARMS[arm].options]
+
+    def step_of(arm: str) -> Callable[[], dict[str, float]]:
+        trainer = Trainer(arm, network)
+
+        def step() -> dict[str, float]:
+            with timed_parts(trainer.device) as seconds:
+                trainer.step()
+            return seconds
+
+        return step
+
+    runs = {BASELINE: Trainer(BASELINE, network).step, **{arm: step_of(arm) for arm in with_wau}}
+    found = interleave(runs, exactly(rounds), tick)
+    table = {}
+    for arm in with_wau:
+        seconds = {part: statistics.median(times[arm][part] for times in found) for part in PARTS}
+        shares = [sum(times[arm].values()) / times[BASELINE][WALL] for times in found]
+        table[arm] = dict(seconds=seconds, share=median_of(shares))
+    return table

@@ -1,0 +1,163 @@
+"""The sections of the benchmark: what each one measures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from . import busy, growth
+from .arms import BASELINE, STEP_ARMS
+from .bytes_sent import bytes_sent
+from .memory import extra_memory
+from .networks import DETECTOR, build_network
+from .operations import time_convolution, time_optimizer_steps, time_selection
+from .parts import time_parts
+from .rounds import WARM_UP, Effort, Progress
+from .steps import threads, time_training, weight_gradient_share
+
+OPTIMIZER_ARMS = (BASELINE, 'weight 0.5', 'state 0.5', "authors' loop")
+MEMORY_ARMS = (*STEP_ARMS, 'state 0.5')
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How to measure.
+
+    Args:
+        device: Where networks and operations run.
+        networks: Names of networks whose training steps are timed.
+        arms: Names of the arms in which they train, the baseline among them.
+        threads: Numbers of threads with which whole steps are timed.
+        effort: How many rounds of training steps are made; its fewest are made of all else.
+        of_operations: Rounds where a single operation is timed.
+        watch: Runs a measurement: takes a title, the most ticks that it makes, and the measurement,
+            which takes the function to call at each tick.
+    """
+
+    device: torch.device
+    networks: Sequence[str]
+    arms: Sequence[str]
+    threads: Sequence[int]
+    effort: Effort
+    of_operations: int
+    watch: Callable[[str, int, Callable[[Progress], object]], object]
+
+
+def _convolution(bench: Bench) -> dict:
+    rounds = bench.of_operations
+
+    def measure(tick: Progress) -> dict:
+        return {
+            # The sizes of ResNet-50 at 224x224.
+            channels: time_convolution(
+                channels, rounds, tick, size=3584 // channels, device=str(bench.device)
+            )
+            for channels in (128, 256, 512)
+        }
+
+    return bench.watch('backward of 3x3 convolutions', 3 * 2 * (rounds + WARM_UP), measure)
+
+
+def _selection(bench: Bench) -> object:
+    return bench.watch(
+        'selection, 100,000 filters in 1,000 layers',
+        2 * (bench.of_operations + WARM_UP),
+        lambda tick: time_selection(1000, 100, 900, bench.of_operations, tick),
+    )
+
+
+def _optimizer_step(bench: Bench) -> dict:
+    network = build_network(DETECTOR, bench.device)
+    return bench.watch(
+        'optimizer step, R50-FPN',
+        len(OPTIMIZER_ARMS) * (bench.of_operations + WARM_UP),
+        lambda tick: time_optimizer_steps(network, OPTIMIZER_ARMS, bench.of_operations, tick),
+    )
+
+
+def _memory(bench: Bench) -> dict:
+    network = build_network('resnet50', bench.device)
+    return bench.watch(
+        'memory, ResNet-50',
+        len(MEMORY_ARMS),
+        lambda tick: extra_memory(network, MEMORY_ARMS, tick),
+    )
+
+
+def _bytes_sent(bench: Bench) -> dict:
+    model = build_network('resnet50', torch.device('cpu')).model
+    return bench.watch(
+        'bytes sent, ResNet-50, 2 processes', 1, lambda tick: bytes_sent(model, 64, 0.5)
+    )
+
+
+def _networks(bench: Bench) -> dict:
+    return {name: _network(name, bench) for name in bench.networks}
+
+
+def _network(name: str, bench: Bench) -> dict:
+    network = build_network(name, bench.device)
+    effort, arms = bench.effort, bench.arms
+    steps = {}
+    for number in bench.threads:
+        with threads(number):
+            steps[str(number)] = bench.watch(
+                f'{name}, training steps, threads: {number}',
+                len(arms) * (effort.most + WARM_UP),
+                lambda tick: time_training(network, arms, effort, tick),
+            )
+    runs = effort.rounds + WARM_UP
+    parts = bench.watch(
+        f'{name}, parts of WAU',
+        len(arms) * runs,
+        lambda tick: time_parts(network, arms, effort.rounds, tick),
+    )
+    share = bench.watch(
+        f'{name}, weight gradients',
+        runs,
+        lambda tick: weight_gradient_share(network, effort.rounds, tick),
+    )
+    return dict(name=name, data=network.data, steps=steps, parts=parts, weight_gradients=share)
+
+
+def _growth(bench: Bench) -> dict:
+    rounds, device = bench.effort.rounds, str(bench.device)
+    runs = rounds + WARM_UP
+    return {
+        'width': bench.watch(
+            'by width',
+            2 * len(growth.WIDTHS) * 2 * runs,
+            lambda tick: growth.by_width(rounds, tick, device),
+        ),
+        'ratio': bench.watch(
+            'by ratio',
+            2 * len(growth.RATIOS) * 2 * runs,
+            lambda tick: growth.by_ratio(rounds, tick, device),
+        ),
+        'layers': bench.watch(
+            'by layers',
+            len(growth.LAYERS) * len(growth.STEPS) * runs,
+            lambda tick: growth.by_layers(rounds, tick, device),
+        ),
+    }
+
+
+def _busy_machine(bench: Bench) -> dict:
+    rounds = bench.effort.rounds
+    return bench.watch(
+        'training step beside busy processes',
+        rounds * len(busy.BUSY) * len(busy.SPIN_COUNTS),
+        lambda tick: busy.time_beside_busy_processes(rounds, tick),
+    )
+
+
+SECTIONS: dict[str, Callable[[Bench], object]] = {
+    'convolution': _convolution,
+    'selection': _selection,
+    'optimizer step': _optimizer_step,
+    'memory': _memory,
+    'bytes sent': _bytes_sent,
+    'networks': _networks,
+    'growth': _growth,
+    'busy machine': _busy_machine,
+}

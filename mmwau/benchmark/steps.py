@@ -1,0 +1,105 @@
+"""Whole training steps of a network, and what its weight gradients take of them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mmwau.core.narrow_convolution import CONVOLUTIONS
+from mmwau.targets import find_layers
+
+from .arms import BASELINE, WALL, Trainer, now
+from .networks import Network
+from .rounds import WARM_UP, Effort, Progress, Ratio, interleave, median_of, phase_table
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute with so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def time_training(
+    network: Network, arms: Sequence[str], effort: Effort, tick: Progress
+) -> dict[str, dict]:
+    """Time whole training steps of a network in each arm; see :func:`.rounds.phase_table`."""
+    trainers = {arm: Trainer(arm, network).step for arm in arms}
+    return phase_table(interleave(trainers, effort, tick))
+
+
+def weight_gradient_share(network: Network, rounds: int, tick: Progress) -> Ratio:
+    """Fraction of a baseline step that the weight gradients of the layers to hold take.
+
+    The backward passes of these convolutions are made in two halves, input and weight, and those
+    of the weight are timed. A rule that holds a fraction of the layers can save that fraction of
+    it, and the work of the optimizer and the input gradients that nobody needs.
+
+    Args:
+        network: The network.
+        rounds: Training steps that count.
+        tick: Called after each step, to show progress.
+    """
+    trainer = Trainer(BASELINE, network)
+    seconds = []
+    for name in find_layers(trainer.model, network.targets, 'layer'):
+        module = trainer.model.get_submodule(name)
+        if can_be_timed(module):
+            module._conv_forward = TimedConvolution(module, seconds)
+    shares = []
+    for turn in range(WARM_UP + rounds):
+        seconds.clear()
+        whole = trainer.step()[WALL]
+        if turn >= WARM_UP:
+            shares.append(sum(seconds) / whole)
+        tick()
+    return median_of(shares)
+
+
+def can_be_timed(module: nn.Module) -> bool:
+    """Whether the backward pass of a convolution can be made in halves."""
+    is_plain = type(module) in CONVOLUTIONS and not isinstance(module.padding, str)
+    return is_plain and module.padding_mode == 'zeros'
+
+
+class TimedConvolution:
+    """A convolution whose backward pass times the gradient of its weight."""
+
+    def __init__(self, module: nn.Module, seconds: list[float]):
+        self.module, self.seconds = module, seconds
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve; the arguments are those of ``_conv_forward``."""
+        return _Timed.apply(x, weight, bias, self.module, self.seconds)
+
+
+class _Timed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, module, seconds):
+        ctx.save_for_backward(x, weight)
+        ctx.module, ctx.seconds = module, seconds
+        return type(module)._conv_forward(module, x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        needs_x, _, needs_bias, *_ = ctx.needs_input_grad
+        module = ctx.module
+        no_output_padding = [0] * len(module.stride)
+        geometry = module.stride, module.padding, module.dilation, False, no_output_padding
+
+        def half(mask):
+            return torch.ops.aten.convolution_backward(
+                grad, x, weight, [grad.size(1)], *geometry, module.groups, mask
+            )
+
+        grad_x = half([True, False, False])[0] if needs_x else None
+        start = now(grad.device)
+        _, grad_weight, grad_bias = half([False, True, needs_bias])
+        ctx.seconds.append(now(grad.device) - start)
+        return grad_x, grad_weight, grad_bias, None, None
