@@ -108,10 +108,13 @@ def _choose_sections(args: argparse.Namespace, error: Callable[[str], None]) -> 
 def _choose_effort(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     if args.rounds is None:
         args.rounds = FEWEST if args.quick else 15
-    if args.rounds < FEWEST:
+    # Beside busy processes medians are shown without intervals.
+    if args.rounds < FEWEST and args.sections != ['busy machine']:
         error(
             f'--rounds must be at least {FEWEST}, got {args.rounds}: fewer have no interval of 95 %'
         )
+    if args.rounds < 1:
+        error(f'--rounds must be at least 1, got {args.rounds}')
     if args.max_rounds is None:
         args.max_rounds = args.rounds if args.quick else max(200, args.rounds)
     if args.max_rounds < args.rounds:

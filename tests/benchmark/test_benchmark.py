@@ -86,6 +86,7 @@ def test_script_prints_the_table_and_writes_json_and_picture(tmp_path):
     ('options', 'words'),
     [
         (['--rounds', '5'], '--rounds must be at least 6, got 5: fewer have no interval of 95 %'),
+        (['--sections', 'busy machine', '--rounds', '0'], '--rounds must be at least 1, got 0'),
         (['--max-rounds', '9'], '--max-rounds must be at least --rounds, 15, got 9'),
         (['--minutes', 'nan'], '--minutes must be at least 0, got nan'),
         (['--threads', '2', '0'], '--threads must be at least 1, got 0'),
@@ -99,6 +100,17 @@ def test_wrong_options_are_reported(monkeypatch, capsys, options, words):
     with pytest.raises(SystemExit, match='2'):
         runpy.run_path(str(SCRIPT), run_name='__main__')
     assert words in ' '.join(capsys.readouterr().err.split())
+
+
+def test_busy_machine_needs_no_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(busy, 'BUSY', (0,))
+    monkeypatch.setattr(busy, 'STEPS', 'print([0.5])')
+    arguments = ['--sections', 'busy machine', '--rounds', '3', '--work-dir', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', [str(SCRIPT), *arguments])
+    monkeypatch.setattr(logging.root.manager, 'disable', logging.root.manager.disable)
+    runpy.run_path(str(SCRIPT), run_name='__main__')
+    results = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert results['busy machine'] == {'0': {'300000': 0.5, '1000': 0.5}}
 
 
 class Full(io.StringIO):
