@@ -26,7 +26,7 @@ class DetachedConvolution:
     Args:
         module: The convolution.
         layer: Its layer.
-        full_grads: Whether ``DistributedDataParallel`` may wait for gradients of it.
+        full_grads: Whether its parameters get a gradient of zeros, rather than none.
     """
 
     def __init__(self, module: nn.Module, layer: Layer, full_grads: bool):
@@ -114,7 +114,7 @@ class DetachedConvolution:
         was_inside = self._is_inside
         self._put_back()
         if was_inside and output is not None and self._is_waited_for():
-            return _Join.apply(output, *(param for _, _, param in self.places))
+            return _Join.apply(output, self.full_grads, *(param for _, _, param in self.places))
         return None
 
     def _put_back(self) -> None:
@@ -123,7 +123,8 @@ class DetachedConvolution:
         self._is_inside = False
 
     def _is_waited_for(self) -> bool:
-        return self.full_grads and distributed.is_available() and distributed.is_initialized()
+        """Whether something has to come where the gradients of the parameters would."""
+        return self.full_grads or (distributed.is_available() and distributed.is_initialized())
 
     def __reduce__(self) -> tuple:
         # Copies of the module, by deepcopy or pickle, convolve as ever.
@@ -131,19 +132,20 @@ class DetachedConvolution:
 
 
 class _Join(torch.autograd.Function):
-    """Brings parameters into the graph again, with no gradient.
+    """Brings parameters into the graph again, with zeros for a gradient or with none.
 
-    ``DistributedDataParallel`` waits for each parameter, and takes no gradient for zeros.
+    ``DistributedDataParallel`` waits for each parameter, and takes none for zeros.
     """
 
     @staticmethod
-    def forward(ctx, output: Tensor, *params: Parameter) -> Tensor:
-        ctx.num_params = len(params)
+    def forward(ctx, output: Tensor, with_zeros: bool, *params: Parameter) -> Tensor:
+        ctx.params, ctx.with_zeros = params, with_zeros
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        return grad, *[None] * ctx.num_params
+        zeros = [torch.zeros_like(param) if ctx.with_zeros else None for param in ctx.params]
+        return grad, None, *zeros
 
 
 def why_not_whole(module: nn.Module) -> str:
