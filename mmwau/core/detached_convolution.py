@@ -114,7 +114,7 @@ class DetachedConvolution:
         was_inside = self._is_inside
         self._put_back()
         if was_inside and output is not None and self._is_waited_for():
-            return _Join.apply(output, self.full_grads, *(param for _, _, param in self.places))
+            return _WithZeros.apply(output, *(param for _, _, param in self.places))
         return None
 
     def _put_back(self) -> None:
@@ -123,7 +123,7 @@ class DetachedConvolution:
         self._is_inside = False
 
     def _is_waited_for(self) -> bool:
-        """Whether something has to come where the gradients of the parameters would."""
+        """Whether gradients have to come: of zeros, for which a step or other processes wait."""
         return self.full_grads or (distributed.is_available() and distributed.is_initialized())
 
     def __reduce__(self) -> tuple:
@@ -131,21 +131,17 @@ class DetachedConvolution:
         return getattr, (self.module, PATCHED)
 
 
-class _Join(torch.autograd.Function):
-    """Brings parameters into the graph again, with zeros for a gradient or with none.
-
-    ``DistributedDataParallel`` waits for each parameter, and takes none for zeros.
-    """
+class _WithZeros(torch.autograd.Function):
+    """Brings parameters into the graph again, with zeros for their gradients."""
 
     @staticmethod
-    def forward(ctx, output: Tensor, with_zeros: bool, *params: Parameter) -> Tensor:
-        ctx.params, ctx.with_zeros = params, with_zeros
+    def forward(ctx, output: Tensor, *params: Parameter) -> Tensor:
+        ctx.params = params
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        zeros = [torch.zeros_like(param) if ctx.with_zeros else None for param in ctx.params]
-        return grad, None, *zeros
+        return grad, *map(torch.zeros_like, ctx.params)
 
 
 def why_not_whole(module: nn.Module) -> str:
