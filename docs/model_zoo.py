@@ -9,7 +9,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmwau.experiment.record import Record
-from mmwau.experiment.report import Report, Setting
+from mmwau.experiment.report import SuiteReport
+from mmwau.experiment.setting import Setting
 from mmwau.experiment.suite import Suite, read_suite
 from mmwau.files.records import read_records
 from mmwau.files.whole import write_whole
@@ -70,7 +71,7 @@ def data_of(config: Path) -> str:
     return config.stem.rpartition('_')[2]
 
 
-def read_report(path: Path) -> tuple[Suite, Report]:
+def read_report(path: Path) -> tuple[Suite, SuiteReport]:
     """The suite that a file of records belongs to, and what came out."""
     suite = read_suite(SUITES / path.name.replace('.json', '.py'))
     records = {record.key: record for record in read_records(Record, path)}
@@ -79,7 +80,7 @@ def read_report(path: Path) -> tuple[Suite, Report]:
         for one in suite.trainings
         if (key := (one.setting, one.arm, one.seed)) in records
     }
-    return suite, Report(suite, trained)
+    return suite, SuiteReport(suite, trained)
 
 
 def trained_rows(setting: Setting, configs: dict[str, Path], record: str) -> Iterator[list[str]]:
