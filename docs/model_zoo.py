@@ -2,13 +2,15 @@
 
 import argparse
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
 
 from mmwau.experiment.record import Record
-from mmwau.experiment.report import Report, Setting
+from mmwau.experiment.report import SuiteReport
+from mmwau.experiment.setting import Setting
 from mmwau.experiment.suite import Suite, read_suite
 from mmwau.files.records import read_records
 from mmwau.files.whole import write_whole
@@ -31,6 +33,13 @@ HEADER = """\
 |---|---|--:|--:|--:|--:|---|
 """
 NONE = '–'
+# The readings by what names them in the names of configs, the longest first.
+READINGS = {
+    '_wau_authors_layers_': "WAU, authors' second way",
+    '_wau_layers_': 'WAU, whole layers',
+    '_wau_authors_': "WAU, authors' code",
+    '_wau_': 'WAU',
+}
 HEAD = """\
 # Model zoo
 
@@ -62,7 +71,7 @@ def data_of(config: Path) -> str:
     return config.stem.rpartition('_')[2]
 
 
-def read_report(path: Path) -> tuple[Suite, Report]:
+def read_report(path: Path) -> tuple[Suite, SuiteReport]:
     """The suite that a file of records belongs to, and what came out."""
     suite = read_suite(SUITES / path.name.replace('.json', '.py'))
     records = {record.key: record for record in read_records(Record, path)}
@@ -71,7 +80,7 @@ def read_report(path: Path) -> tuple[Suite, Report]:
         for one in suite.trainings
         if (key := (one.setting, one.arm, one.seed)) in records
     }
-    return suite, Report(suite, trained)
+    return suite, SuiteReport(suite, trained)
 
 
 def trained_rows(setting: Setting, configs: dict[str, Path], record: str) -> Iterator[list[str]]:
@@ -83,13 +92,15 @@ def trained_rows(setting: Setting, configs: dict[str, Path], record: str) -> Ite
         recipe = ''  # named once
 
 
-def untrained_row(config: Path) -> list[str]:
-    """The row of a recipe that nobody has trained with WAU, for both readings."""
-    baseline = config.with_name(config.name.replace('_wau_', '_'))
-    authors = config.with_name(config.name.replace('_wau_', '_wau_authors_'))
-    arms = {'WAU': config, "WAU, authors' code": authors}
-    arms = '; '.join(link(path, name) for name, path in arms.items() if path.exists())
+def untrained_row(baseline: Path, configs: list[Path]) -> list[str]:
+    """The row of a recipe with the readings in which nobody has trained it."""
+    arms = '; '.join(link(config, READINGS[reading_of(config)]) for config in configs)
     return [link(baseline, baseline.stem), arms, '0', NONE, NONE, NONE, 'not trained']
+
+
+def reading_of(config: Path) -> str:
+    """The part of a config's name that says which reading it is, a key of READINGS."""
+    return next(part for part in READINGS if part in config.name)
 
 
 def write_page() -> str:
@@ -115,9 +126,14 @@ def write_page() -> str:
             rows[data] += trained_rows(setting, configs, link(records, records.name))
             if 'options' not in settings[setting.name]:
                 in_full |= set(configs.values())
+    untrained = defaultdict(list)
     for config in sorted((ROOT / 'configs').glob('**/*_wau_*.py')):
-        if '_wau_authors_' not in config.name and config not in in_full:
-            rows[data_of(config)].append(untrained_row(config))
+        if config not in in_full:
+            name = config.name.replace(reading_of(config), '_')
+            untrained[config.with_name(name)].append(config)
+    for baseline, configs in untrained.items():
+        configs.sort(key=lambda config: [*READINGS][::-1].index(reading_of(config)))
+        rows[data_of(baseline)].append(untrained_row(baseline, configs))
     none = ', '.join(title for data, (title, _) in DATA.items() if not trained[data])
     parts = [HEAD.format(none=none or 'none')]
     for data, (title, metric) in DATA.items():

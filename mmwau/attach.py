@@ -8,26 +8,25 @@
 Nothing else in the loop changes.
 """
 
-import logging
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, wraps
+from functools import wraps
 from types import MethodType
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from mmwau.core.checks import check_choice
-from mmwau.core.holds import NEEDS_NO_WHOLE, inner
+from mmwau.core.holds import NEEDS_NO_WHOLE
 from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.sharding import refuse_join, refuse_sharded
 from mmwau.core.slices import Layer
+from mmwau.training import owners
 from mmwau.training.messages import Message
+from mmwau.training.module_hook import ModuleHook
 from mmwau.training.updates import Updates
 
 from .skipping import Patch, check_skip
@@ -38,7 +37,6 @@ from .wau import WAU
 STATE = 'wau'
 # Optimizers of Accelerate and Lightning around another one, with which they make their steps.
 AROUND = ('AcceleratedOptimizer', 'LightningOptimizer', '_FabricOptimizer')
-_attached: 'weakref.WeakSet[Attached]' = weakref.WeakSet()
 
 
 def attach(
@@ -122,6 +120,7 @@ class Attached:
     Attributes:
         optimizer: The optimizer.
         wau: The rule in force.
+        is_stepping: Whether a step is under way.
     """
 
     def __init__(
@@ -140,9 +139,8 @@ class Attached:
             model = model.module
         self._has_seed, self._shares_seed = has_seed, False
         self._hooks: list[RemovableHandle] = []
-        self._is_attached, self._is_stepping = True, False
+        self._is_attached, self.is_stepping = True, False
         self._skipping: Patch | None = None
-        self._has_warned = False
         self._updates = Updates(
             model,
             optimizer,
@@ -156,7 +154,7 @@ class Attached:
             log=_log,
             on_change=self._hook_convolutions,
         )
-        _remove_others(self)
+        owners.remove_others(self)
         self._state_hooks = [
             optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._load),
@@ -171,8 +169,7 @@ class Attached:
         # A method, as schedules that count steps expect it.
         self._step = optimizer.step = MethodType(step, optimizer)
         self._hook_convolutions()
-        _attached.add(self)
-        _check_owners()
+        owners.add(self)
 
     def __reduce__(self) -> tuple:
         # Copies of a module that keeps this, or of an optimizer, are plain.
@@ -207,7 +204,7 @@ class Attached:
         if not self._is_attached:
             return
         self._is_attached = False
-        _attached.discard(self)
+        owners.discard(self)
         for hook in (*self._state_hooks, *self._hooks):
             hook.remove()
         if self._updates.skipper is not None:
@@ -235,11 +232,11 @@ class Attached:
         refuse_join(self._wrapped)
         self._after_forward()
         self._share_seed()
-        self._is_stepping = True
+        self.is_stepping = True
         try:
             return self._updates.step(self._inner_step, *args, **kwargs)
         finally:
-            self._is_stepping = False
+            self.is_stepping = False
 
     def _hook_convolutions(self) -> None:
         """Let each convolution skip in its own forward pass, whoever calls it."""
@@ -250,9 +247,9 @@ class Attached:
             return
         for module, patch in self._updates.skipper.convolutions:
             self._hooks += [
-                module.register_forward_pre_hook(_Hook(Attached._before_forward, self, patch)),
+                module.register_forward_pre_hook(ModuleHook(Attached._before_forward, self, patch)),
                 module.register_forward_hook(
-                    _Hook(Attached._after_forward, self, patch), always_call=True
+                    ModuleHook(Attached._after_forward, self, patch), always_call=True
                 ),
             ]
 
@@ -292,7 +289,8 @@ class Attached:
         self.wau = self._updates.wau = replace(self.wau, seed=seeds[0])
         self._shares_seed = True
 
-    def _is_under_way(self) -> bool:
+    @property
+    def is_under_way(self) -> bool:
         """Whether gradients were perhaps skipped since the last step."""
         return self._updates.skipper is not None and self._updates.active is not None
 
@@ -309,89 +307,5 @@ class Attached:
             self.wau = self._updates.wau = replace(self.wau, seed=loaded['seed'])
 
 
-class _Hook:
-    """A hook of one module; copies of the module have one without effect."""
-
-    def __init__(self, act: Callable, attached: Attached, patch: Patch):
-        # The model does not keep the optimizer alive.
-        self.act, self.attached, self.patch = act, weakref.ref(attached), patch
-        self.__name__ = 'mmwau_hook'
-
-    def __call__(self, module: nn.Module, inputs: tuple, output: object = None) -> object:
-        attached = self.attached()
-        if attached is not None and module is self.patch.module:
-            return self.act(attached, self.patch, output)
-        return None
-
-    def __reduce__(self) -> tuple:
-        return _no_hook, ()
-
-
-def _no_hook() -> Callable[..., None]:
-    return _do_nothing
-
-
-def _do_nothing(*args) -> None:
-    pass
-
-
-def _remove_others(new: Attached) -> None:
-    """Remove what was attached to the same optimizer or layers: two would skip different things."""
-    for old in list(_attached):
-        if old.optimizer is new.optimizer or _shares(old, new.optimizer):
-            text = 'WAU was attached to this optimizer or to these layers before; that is removed'
-            _log(Message(logging.WARNING, text))
-            old.remove()
-
-
-def _shares(attached: Attached, optimizer: Optimizer) -> bool:
-    """Whether an optimizer updates a layer that is held."""
-    own = {id(param) for group in optimizer.param_groups for param in group['params']}
-    layers = attached.layers.values()
-    return any(id(param) in own for layer in layers for param, _ in layer.tensors)
-
-
-@lru_cache(maxsize=1)
-def _check_owners() -> None:
-    """From the first attach on, look at every step of every optimizer."""
-    register_optimizer_step_pre_hook(_check_owner)
-
-
-def _check_owner(optimizer: Optimizer, *args) -> None:
-    """Raise if a step goes past WAU where some gradients were skipped for it, or warn.
-
-    Raises:
-        RuntimeError: If it does.
-    """
-    for attached in list(_attached):
-        own = attached.optimizer
-        if optimizer in (own, inner(own)):
-            if not attached._is_stepping:
-                raise RuntimeError(
-                    f'A step of this {type(optimizer).__name__} goes past WAU: somebody has kept '
-                    'its step from before attach, as Accelerate does with a GradScaler. Call '
-                    'attach before, with Accelerate before prepare'
-                )
-        elif attached._is_stepping or not _shares(attached, optimizer):
-            continue
-        elif attached._is_under_way():
-            raise RuntimeError(
-                f'This {type(optimizer).__name__} steps parameters whose gradients were skipped '
-                f'for the {type(own).__name__} that WAU is attached to. Call remove() of what '
-                'attach returned before another optimizer takes over, or attach WAU to the '
-                'outermost optimizer'
-            )
-        elif not attached._has_warned:
-            attached._has_warned = True
-            text = (
-                f'This {type(optimizer).__name__} steps layers of a {type(own).__name__} that WAU '
-                'is attached to, and holds nothing'
-            )
-            _log(Message(logging.WARNING, text))
-
-
-setattr(_check_owner, NEEDS_NO_WHOLE, True)
-
-
 def _log(message: Message) -> None:
-    logging.getLogger('mmwau').log(message.level, message.text)
+    owners.LOGGER.log(message.level, message.text)

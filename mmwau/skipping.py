@@ -55,7 +55,8 @@ class HeldGradSkipper:
         full_grads: Where gradients go. True: into ``grad`` of each parameter, with zeros for the
             held slices. False: into :attr:`grads`, without the held slices; for ``hold='state'``
             with an optimizer that :func:`mmwau.core.holds.can_step_active_alone`. Of several
-            processes each one does as with True: what they send each other is in ``grad``.
+            processes each one does as with True: what they send each other is in ``grad``. Of
+            layers that are held as a whole, False leaves no gradient at all.
 
     Attributes:
         grads: With ``full_grads=False``, gradients of active slices by parameter, for

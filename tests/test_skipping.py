@@ -162,7 +162,7 @@ def test_training_goes_as_without_skipping(
             optimizer.zero_grad()
         assert not skipper.grads
         assert_close_training(models, optimizers)
-        for (layer, _, tensors), mask in zip(layers[1].values(), active, strict=True):
+        for (layer, _, tensors, _), mask in zip(layers[1].values(), active, strict=True):
             if hold == 'state':
                 param, dim = tensors[0]
                 held = (~mask).nonzero().flatten()

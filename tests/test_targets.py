@@ -38,7 +38,7 @@ def test_targets_of_a_wrong_type_are_told(targets):
 
 
 def test_unknown_axis_is_told():
-    with pytest.raises(ValueError, match=r"axis must be one of 'out', 'in', got 'both'"):
+    with pytest.raises(ValueError, match=r"axis must be one of 'out', 'in', 'layer', got 'both'"):
         find_layers(Model(), axis='both')
 
 

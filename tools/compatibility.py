@@ -22,7 +22,7 @@ from pathlib import Path
 from mmwau.compatibility.data import make_data
 from mmwau.compatibility.recipes import PROJECTS, Recipe, choose_recipe, find_families
 from mmwau.compatibility.report import write_report
-from mmwau.compatibility.trial import FAILED, Record, try_recipe
+from mmwau.compatibility.trial import FAILED, TrialRecord, try_recipe
 from mmwau.files.records import read_records, write_records
 from mmwau.files.whole import check_folder
 
@@ -70,7 +70,7 @@ def train_in_process(recipe: Recipe, data: Path, folder: Path) -> None:
         write_records([try_recipe(recipe, data, folder / 'run')], folder / 'record.json')
 
 
-def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) -> Record:
+def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) -> TrialRecord:
     """Try a recipe in a process of its own; a crash and a process that hangs are records too."""
     folder = work_dir / recipe.project / recipe.family
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,17 +90,17 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
         reason = f'not done after {time_limit} seconds'
     else:
         reason = f'the process ended with exit status {process.exitcode}'
-    records = read_records(Record, result)
+    records = read_records(TrialRecord, result)
     if records:
         return records[0]
     name = recipe.path.parent.name + '/' + recipe.path.name
-    return Record(recipe.project, recipe.family, name, FAILED, reason, seconds=seconds)
+    return TrialRecord(recipe.project, recipe.family, name, FAILED, reason, seconds=seconds)
 
 
-def run(args: argparse.Namespace) -> list[Record]:
+def run(args: argparse.Namespace) -> list[TrialRecord]:
     """Try what is not done yet; return all records."""
     path = args.work_dir / 'records.json'
-    records = {record.name: record for record in read_records(Record, path)}
+    records = {record.name: record for record in read_records(TrialRecord, path)}
     names = [f'{project}/{family}' for project in PROJECTS for family in find_families(project)]
     if args.only:
         chosen = [name for name in names if args.only in name]
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> list[Record]:
     for done, name in enumerate(chosen):
         recipe = choose_recipe(*name.split('/', 1))
         if recipe.path is None:
-            record = Record(recipe.project, recipe.family, reason=recipe.reason)
+            record = TrialRecord(recipe.project, recipe.family, reason=recipe.reason)
         else:
             record = try_in_process(recipe, data, args.work_dir, args.time_limit)
         records[name] = record
@@ -138,7 +138,7 @@ def main() -> None:
     args = parse_args()
     try:
         if args.report:
-            records = read_records(Record, args.work_dir / 'records.json')
+            records = read_records(TrialRecord, args.work_dir / 'records.json')
             if not records:
                 raise FileNotFoundError(
                     f'There are no records in {args.work_dir}: run the same command without '

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmwau.experiment.processes import end_on_signals
 from mmwau.experiment.record import Record, left_of, update_records
-from mmwau.experiment.report import Report
+from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import Suite, Training, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
 from mmwau.files.records import read_records
@@ -170,7 +170,7 @@ def show_list(
         console.print(f'    {shlex.join(trainer.command(training))}', soft_wrap=True)
 
 
-def write_report(report: Report, out: Path, console: Console) -> None:
+def write_report(report: SuiteReport, out: Path, console: Console) -> None:
     """Print the tables; write the page and the pictures."""
     name, pictures = report.suite.name, {}
     settings = report.settings
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = 130
         console.print('Stopped; the same command goes on from the last checkpoints')
     others = left_of(published, [one for one in done.values() if one.status != 'failed'])
-    report = Report(suite, done, [one for one in others if one.status != 'failed'])
+    report = SuiteReport(suite, done, [one for one in others if one.status != 'failed'])
     if not report.settings:
         console.print('No training is finished: there is nothing to compare')
     else:

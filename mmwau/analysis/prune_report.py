@@ -38,7 +38,7 @@ HOW_TO_READ = (
 
 
 @dataclass(frozen=True)
-class Report:
+class PruneReport:
     """Tables and pictures of curves that are measured.
 
     Args:

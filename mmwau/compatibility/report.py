@@ -12,7 +12,7 @@ from mmwau.version import __version__
 
 from .data import SIDE
 from .recipes import BATCH_SIZE, UPDATE_RATIO, UPDATES
-from .trial import FAILED, FAILS_PLAIN, NOT_FOR_IT, NOT_TRIED, WORKS, Record
+from .trial import FAILED, FAILS_PLAIN, NOT_FOR_IT, NOT_TRIED, WORKS, TrialRecord
 
 # Either name of a distribution may be installed.
 PACKAGES = {
@@ -77,7 +77,7 @@ Columns:
 """
 
 
-def write_report(records: Sequence[Record], folder: Path) -> None:
+def write_report(records: Sequence[TrialRecord], folder: Path) -> None:
     """Write ``compatibility.md``, and beside it the records as ``compatibility.json``.
 
     Raises:
@@ -102,7 +102,7 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def page_of(records: Sequence[Record], versions: Mapping[str, str]) -> str:
+def page_of(records: Sequence[TrialRecord], versions: Mapping[str, str]) -> str:
     """The page as Markdown: how it was done, then a table for each project."""
     said = ', '.join(f'{name} {number}' for name, number in versions.items())
     parts = [
@@ -124,7 +124,7 @@ def page_of(records: Sequence[Record], versions: Mapping[str, str]) -> str:
     return '\n'.join(parts)
 
 
-def row_of(record: Record) -> tuple[str, ...]:
+def row_of(record: TrialRecord) -> tuple[str, ...]:
     """The cells of a recipe's row."""
     result = record.result if record.result == WORKS else f'**{record.result}**'
     if record.reason:

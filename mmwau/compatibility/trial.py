@@ -53,7 +53,7 @@ REASONS = (
 
 
 @dataclass(frozen=True)
-class Record:
+class TrialRecord:
     """The outcome of a recipe, for the report.
 
     Args:
@@ -188,7 +188,7 @@ class Watch(Hook):
 
 def try_recipe(
     recipe: Recipe, data: str | Path, work_dir: str | Path, wrapper: str = WRAPPER
-) -> Record:
+) -> TrialRecord:
     """Train a recipe for two updates with WAU, and check what moved.
 
     Args:
@@ -203,7 +203,7 @@ def try_recipe(
     start = time.monotonic()
     found = dict(project=recipe.project, family=recipe.family)
     if recipe.path is None:
-        return Record(**found, reason=recipe.reason)
+        return TrialRecord(**found, reason=recipe.reason)
     found['recipe'] = str(recipe.path.relative_to(zoo_of(recipe.project)))
     remarks = [EXEMPT[recipe.name].reason] if recipe.name in EXEMPT else []
     try:
@@ -240,7 +240,7 @@ def try_recipe(
         if result == FAILED and wrapper == WRAPPER and reason == error_of_plain(recipe, data):
             result = FAILS_PLAIN
     seconds = round(time.monotonic() - start, 1)
-    return Record(**found, result=result, reason=reason, seconds=seconds)
+    return TrialRecord(**found, result=result, reason=reason, seconds=seconds)
 
 
 def skip_in_one_update(runner: Runner, watch: Watch) -> int:

@@ -26,7 +26,7 @@ class DetachedConvolution:
     Args:
         module: The convolution.
         layer: Its layer.
-        full_grads: Whether ``DistributedDataParallel`` may wait for gradients of it.
+        full_grads: Whether its parameters get a gradient of zeros, rather than none.
     """
 
     def __init__(self, module: nn.Module, layer: Layer, full_grads: bool):
@@ -114,7 +114,7 @@ class DetachedConvolution:
         was_inside = self._is_inside
         self._put_back()
         if was_inside and output is not None and self._is_waited_for():
-            return _Join.apply(output, *(param for _, _, param in self.places))
+            return _WithZeros.apply(output, *(param for _, _, param in self.places))
         return None
 
     def _put_back(self) -> None:
@@ -123,27 +123,25 @@ class DetachedConvolution:
         self._is_inside = False
 
     def _is_waited_for(self) -> bool:
-        return self.full_grads and distributed.is_available() and distributed.is_initialized()
+        """Whether gradients have to come: of zeros, for which a step or other processes wait."""
+        return self.full_grads or (distributed.is_available() and distributed.is_initialized())
 
     def __reduce__(self) -> tuple:
         # Copies of the module, by deepcopy or pickle, convolve as ever.
         return getattr, (self.module, PATCHED)
 
 
-class _Join(torch.autograd.Function):
-    """Brings parameters into the graph again, with no gradient.
-
-    ``DistributedDataParallel`` waits for each parameter, and takes no gradient for zeros.
-    """
+class _WithZeros(torch.autograd.Function):
+    """Brings parameters into the graph again, with zeros for their gradients."""
 
     @staticmethod
     def forward(ctx, output: Tensor, *params: Parameter) -> Tensor:
-        ctx.num_params = len(params)
+        ctx.params = params
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        return grad, *[None] * ctx.num_params
+        return grad, *map(torch.zeros_like, ctx.params)
 
 
 def why_not_whole(module: nn.Module) -> str:

@@ -214,8 +214,8 @@ def rescale_movement(slices: Sequence[Slices]) -> Iterator[None]:
 def zero_grads(slices: Sequence[Slices]) -> None:
     """Make the gradients of held slices zero."""
     for param, dim, _, held, _ in slices:
-        if held is ALL:  # whose gradients may have been skipped
-            param.grad = torch.zeros_like(param) if param.grad is None else param.grad.zero_()
+        if param.grad is not None and held is ALL:
+            param.grad.zero_()
         elif param.grad is not None:
             param.grad.index_fill_(dim, held, 0)
 

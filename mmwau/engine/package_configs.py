@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 PREFIX = 'mmwau::'
 # Where MIM looks too; setup.py puts them there.
-FOLDER = Path(__file__).parent / '.mim' / 'configs'
+FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
 
 _find_config = Config._get_cfg_path
 

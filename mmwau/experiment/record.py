@@ -11,7 +11,7 @@ from mmengine.device import get_device
 from mmwau.engine.overlap_hook import log_key
 from mmwau.files.records import read_records, write_records
 from mmwau.runs.metrics import is_number
-from mmwau.runs.reader import Run
+from mmwau.runs.run import Run
 
 from .suite import Training
 

@@ -1,24 +1,20 @@
 """What came out of a suite: tables, warnings, pictures."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.reporting.labels import name_some
-from mmwau.reporting.page import Table
-from mmwau.reporting.plots import COLOURS, MARKERS, legend_above, tidy
-from mmwau.runs.arms import Summary, difference, half_width, summarise
-from mmwau.runs.metrics import is_measured, is_number
-from mmwau.runs.report import MINUS, NO_BREAK, NO_VALUE
+from mmwau.reporting.numbers import MINUS, number_text
+from mmwau.reporting.plots import COLOURS, tidy
+from mmwau.reporting.statistics import half_width
+from mmwau.runs.metrics import is_measured
 
-from .equal_terms import at_equal_loss, at_equal_movement, interpolate
 from .record import Record
+from .setting import Setting
 from .suite import Suite, Training
 
 # From so many pairs on an interval is narrow enough to be of use.
@@ -42,192 +38,7 @@ HOW_TO_READ = (
 
 
 @dataclass(frozen=True)
-class Setting:
-    """The arms of one setting, with what came out.
-
-    Args:
-        name: Its name.
-        number: Its place in the suite, from 1.
-        metric: Name of the metric.
-        other_metrics: Names of metrics that are shown beside it.
-        arms: For each arm its finished records; the first arm is the baseline.
-        planned: For each arm how many trainings the suite has.
-    """
-
-    name: str
-    number: int
-    metric: str
-    other_metrics: Sequence[str]
-    arms: Mapping[str, Sequence[Record]]
-    planned: Mapping[str, int]
-
-    @property
-    def baseline(self) -> str:
-        """Name of the arm that the others are compared with."""
-        return next(iter(self.arms))
-
-    def values(self, arm: str, name: str) -> list[tuple[int, float]]:
-        """Seed and final value of each finished training of an arm that has one."""
-        name = self.metric if name == 'metric' else name
-        found = [(record.seed, record.values.get(name)) for record in self.arms[arm]]
-        return [(seed, value) for seed, value in found if self._counts(name, value)]
-
-    def _counts(self, name: str, value: float | None) -> bool:
-        # Records of earlier versions have what is no measurement too.
-        is_metric = name in (self.metric, *self.other_metrics, 'metric')
-        return is_measured(value) if is_metric else is_number(value)
-
-    def mean(self, arm: str, name: str) -> Summary | None:
-        """Mean and spread of a final value; None if there is none."""
-        values = [value for _, value in self.values(arm, name)]
-        return summarise(values) if values else None
-
-    def gap(self, arm: str, name: str) -> Summary | None:
-        """Difference of a final value to the baseline, paired by seed; None if there is no pair."""
-        return _paired(self.values(arm, name), self.values(self.baseline, name))
-
-    def pairs(self, arm: str) -> list[tuple[Record, Record]]:
-        """Records of an arm, each with that of the baseline with the same seed."""
-        theirs = {record.seed: record for record in self.arms[self.baseline]}
-        return [(record, theirs[record.seed]) for record in self.arms[arm] if record.seed in theirs]
-
-    def gap_at(
-        self, arm: str, compare: Callable[[Record, Record], tuple[float, float] | None]
-    ) -> Summary | None:
-        """Difference of the overlap to the baseline at a point of equal terms."""
-        found = [compare(*pair) for pair in self.pairs(arm)]
-        gaps = [both[0] - both[1] for both in found if both is not None]
-        return summarise(gaps) if gaps else None
-
-    def time(self, arm: str) -> float | None:
-        """Training time relative to the baseline, median over pairs; None if not known."""
-        ratios = [
-            ours.seconds / theirs.seconds
-            for ours, theirs in self.pairs(arm) if ours.seconds and theirs.seconds
-        ]  # fmt: skip
-        return median(ratios) if ratios else None
-
-    @property
-    def decimals(self) -> int:
-        """Decimals that the metric is shown with: of a percentage 2, of a fraction 3."""
-        values = [value for arm in self.arms for _, value in self.values(arm, 'metric')]
-        return 2 if values and max(map(abs, values)) > 1 else 3
-
-    def tables(self) -> list[Table]:
-        """What came out, and the overlap beside the baseline's where there are other arms."""
-        return [self.table(), *([self.overlap_table()] if len(self.arms) > 1 else [])]
-
-    def table(self) -> Table:
-        """What came out."""
-        rows = []
-        for arm, records in self.arms.items():
-            time = self.time(arm)
-            rows.append([
-                arm,
-                f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK),
-                _mean(self.mean(arm, 'metric'), self.decimals),
-                self._gap(self.gap(arm, 'metric'), arm, self.decimals),
-                *(_mean(self.mean(arm, name), self.decimals) for name in self.other_metrics),
-                _mean(self.mean(arm, 'loss'), 3),
-                _mean(self.mean(arm, 'overlap'), 4),
-                _mean(self.mean(arm, 'path_length'), 2),
-                _mean(self.mean(arm, 'displacement'), 3),
-                NO_VALUE if time is None else f'{time:.2f}',
-            ])  # fmt: skip
-        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *self.other_metrics,
-                   'training loss', 'overlap', 'path length', 'displacement', 'time']  # fmt: skip
-        return Table(self.name, columns, rows)
-
-    def overlap_table(self) -> Table:
-        """The overlap beside the baseline's, on four sorts of equal terms."""
-        rows = [
-            [
-                arm,
-                self._gap(self.gap(arm, 'overlap'), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_loss), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_movement), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_displacement), arm, 4),
-            ]
-            for arm in self.arms if arm != self.baseline
-        ]  # fmt: skip
-        columns = ['arm', 'at the end', 'at equal training loss', 'at equal path length',
-                   'at equal displacement']  # fmt: skip
-        title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
-        return Table(title, columns, rows)
-
-    def _gap(self, found: Summary | None, arm: str, decimals: int) -> str:
-        if found is None or arm == self.baseline:
-            return NO_VALUE
-        half = half_width(found)
-        text = _number(found.mean, decimals, '+')
-        if half is None:
-            return text
-        low, high = (_number(found.mean + sign * half, decimals, '+') for sign in (-1, 1))
-        return f'{text} ({low}, {high})'.replace(' ', NO_BREAK)
-
-    def draw_curves(self) -> Figure:
-        """Metric, loss and overlap as training goes on, and the overlap along the others."""
-        figure = Figure(figsize=(16, 8.4), layout='constrained')
-        panels = figure.subplots(2, 3).ravel()
-        drawn = [
-            ('metric', None), ('loss', None), ('overlap', None), ('overlap', 'loss'),
-            ('overlap', 'path_length'), ('overlap', 'displacement'),
-        ]  # fmt: skip
-        for index, arm in enumerate(self.arms):
-            look = dict(
-                label=arm, color=COLOURS[index % len(COLOURS)],
-                linestyle='-' if index < len(COLOURS) else '--', marker=MARKERS[index % 8],
-                markersize=5, markerfacecolor='white', linewidth=1.6,
-            )  # fmt: skip
-            for axes, (name, along) in zip(panels, drawn, strict=True):
-                self._draw(axes, arm, name, along, look)
-        texts = dict(
-            metric=self.metric, loss='training loss', overlap='filter overlap',
-            path_length='path length of filters (radians)',
-            displacement='displacement of filters from the start (radians)',
-        )  # fmt: skip
-        for axes, (name, along) in zip(panels, drawn, strict=True):
-            axes.set_xlabel('iterations' if along is None else texts[along])
-            axes.set_ylabel(texts[name])
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-            tidy(axes)
-        panels[3].invert_xaxis()
-        panels[0].set_title(self.name, fontsize=10, loc='left')
-        legend_above(figure, max(panels, key=lambda axes: len(axes.get_lines())))
-        return figure
-
-    def _draw(self, axes: Axes, arm: str, name: str, along: str | None, look: dict) -> None:
-        """Draw a curve, mean over seeds, over the iterations or along another curve."""
-        records = [
-            record for record in self.arms[arm]
-            if record.curves.get(name) and (along is None or record.curves.get(along))
-        ]  # fmt: skip
-        if not records:
-            return
-        values = [
-            {step: value for step, value in record.curves[name] if self._counts(name, value)}
-            for record in records
-        ]
-        steps = sorted(set.intersection(*map(set, values)))
-        if along == 'loss':  # before the first epoch ended there is none
-            steps = [step for step in steps if step >= records[0].curves['loss'][0][0]]
-        means = [fmean(curve[step] for curve in values) for step in steps]
-        where = steps
-        if along is not None:
-            curves = [self._from_start(record, along) for record in records]
-            where = [fmean(interpolate(curve, step) for curve in curves) for step in steps]
-        every = max(1, len(steps) // 8)
-        axes.plot(where, means, markevery=every, **look)
-
-    @staticmethod
-    def _from_start(record: Record, name: str) -> Sequence[tuple[float, float]]:
-        """A curve with the start of training, where nothing has moved yet."""
-        start = [(0.0, 0.0)] if name in MOVEMENTS else []
-        return [*start, *record.curves[name]]
-
-
-@dataclass(frozen=True)
-class Report:
+class SuiteReport:
     """A suite with what came out of it so far.
 
     Args:
@@ -392,36 +203,9 @@ def _seed_warnings(setting: Setting) -> list[str]:
     if unclear:
         found.append(
             f'{setting.name}: {len(unclear)} of {len(spread)} gaps cannot be distinguished from 0; '
-            f'only gaps above about {_number(median(unclear), setting.decimals)} could be'
+            f'only gaps above about {number_text(median(unclear), setting.decimals)} could be'
         )
     few = [f'{arm} ({gap.count})' for arm, (gap, _) in spread.items() if gap.count < FEW_SEEDS]
     if few:
         found.append(f'{setting.name}: too few seeds to show any but huge gaps: {"; ".join(few)}')
     return found
-
-
-def at_equal_displacement(record: Record, baseline: Record) -> tuple[float, float] | None:
-    """See :func:`mmwau.experiment.equal_terms.at_equal_movement`."""
-    return at_equal_movement(record, baseline, 'displacement')
-
-
-def _paired(
-    values: Sequence[tuple[int, float]], baseline: Sequence[tuple[int, float]]
-) -> Summary | None:
-    if not values or not baseline:
-        return None
-    found = difference(values, baseline)
-    return found if found.paired else None
-
-
-def _mean(found: Summary | None, decimals: int) -> str:
-    if found is None:
-        return NO_VALUE
-    spread = '' if found.std is None else f'{NO_BREAK}±{NO_BREAK}{_number(found.std, decimals)}'
-    return f'{_number(found.mean, decimals)}{spread}'
-
-
-def _number(value: float, decimals: int, sign: str = '') -> str:
-    if not math.isfinite(value):
-        return NO_VALUE
-    return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmwau.runs.reader import split_settings
+from mmwau.runs.settings import split_settings
 
 # What each part of a suite can have, and of what type; seeds and processes have their own checks.
 PARTS = {

@@ -6,7 +6,7 @@ from mmwau.reporting.labels import name_some
 
 from .arms import Arm, differences_of_settings
 from .metrics import choose_metric, is_measured, why_left_out
-from .reader import Run
+from .run import Run
 
 # How many names a warning lists.
 NAMED = 8

@@ -2,186 +2,23 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from inspect import Parameter, signature
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from os import PathLike
 from pathlib import Path
-from statistics import fmean
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
-from mmwau.engine.optim_wrapper import WAUMixin
 from mmwau.engine.overlap_hook import MOVEMENTS, log_key
-from mmwau.engine.type_names import type_name
-from mmwau.engine.wau_hook import WAUHook
 from mmwau.overlap import STAGE_OVERLAP
 from mmwau.reporting.labels import name_some
 
-from .metrics import is_measured, is_number
+from .run import Run
+from .settings import split_settings
 
 SCALARS = 'vis_data/scalars.json'
-# Arguments of the Runner that make no difference to how a network is trained.
-NOT_TRAINING = {
-    'self', 'cfg', 'work_dir', 'resume', 'launcher', 'experiment_name', 'visualizer', 'log_level',
-}  # fmt: skip
-# Other variables of a config are there for these to be made from.
-TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
-WITHOUT_WAU = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
-MEASURING = ('overlap_interval', 'movement')
 # Means of the validation loop that are no metrics.
 TIMES = {'time', 'data_time', 'step'}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training, read from its work_dir.
-
-    Curves are as logged, with what is no measurement; :meth:`final` and :meth:`curve` leave that
-    out.
-
-    Args:
-        work_dir: Its folder.
-        config: Its config file, that of the last start.
-        settings: What was trained and how, by dotted name, without WAU and the seed.
-        wau: WAU's arguments that are not the defaults; None for a run without WAU.
-        seed: ``randomness.seed``; None if it was not given.
-        by_epoch: Whether training counts epochs or iterations.
-        length: Epochs or iterations that were planned.
-        loss: Training loss by iteration, as logged.
-        epochs: Epoch, from 1, by iteration, as logged.
-        metrics: Validation metrics by name, each by epoch or iteration.
-        validations: Epochs or iterations after which there was a validation.
-        overlaps: Filter overlap, each by iteration: ``'overlap'`` that of the network,
-            ``'stage_overlap/STAGE'`` that of a stage.
-        movements: How far filters moved, each by iteration, in radians: ``'path_length'`` and
-            ``'displacement'``; empty where a hook did not measure it.
-        times: Seconds of an iteration by iteration, as logged.
-        notes: Sentences on what was odd.
-        starts: In how many parts it was trained: 1, or more for a run that was resumed.
-    """
-
-    work_dir: Path
-    config: Path
-    settings: Mapping[str, object]
-    wau: Mapping[str, object] | None
-    seed: int | None
-    by_epoch: bool
-    length: int
-    loss: Mapping[int, float]
-    epochs: Mapping[int, int]
-    metrics: Mapping[str, Mapping[int, float]]
-    validations: Sequence[int]
-    overlaps: Mapping[str, Mapping[int, float]]
-    movements: Mapping[str, Mapping[int, float]]
-    times: Mapping[int, float]
-    notes: Sequence[str]
-    starts: int = 1
-
-    @property
-    def unit(self) -> str:
-        """What training counts: ``'epoch'`` or ``'iteration'``."""
-        return 'epoch' if self.by_epoch else 'iteration'
-
-    @property
-    def trained(self) -> int:
-        """Epochs or iterations that were trained to their end, as far as the log shows."""
-        validated = max(self.validations, default=0)
-        if not self.by_epoch:
-            return max([validated, *self.epochs, *self.overlaps.get('overlap', ())])
-        lines = list(self.epochs.values())
-        first, last = lines[0], lines[-1]
-        whole = lines.count(last) >= lines.count(first)
-        if first == last:  # no other epoch to compare it with
-            whole = last == self.length
-        return max(validated, last if whole else last - 1)
-
-    @property
-    def finished(self) -> bool:
-        """Whether it was trained as long as planned."""
-        steps = list(self.epochs)
-        if self.by_epoch or len(steps) < 2:
-            return self.trained >= self.length
-        # What is left at the end, less than the interval of logging, is not logged.
-        return self.length - self.trained < steps[-1] - steps[-2]
-
-    def final(self, name: str, at: int | None = None) -> float | None:
-        """A value at the end of training, or at an earlier point.
-
-        Args:
-            name: ``'loss'``, ``'overlap'``, ``'stage_overlap/STAGE'``, ``'path_length'``,
-                ``'displacement'``, or a metric.
-            at: Epoch or iteration; None for the end.
-
-        Returns:
-            A metric of the last validation, or of the one at that point. The loss as the mean over
-            the last whole epoch, or over the last tenth of the logged points where training counts
-            iterations. The overlap as measured last. None if there is no value, or it is no
-            measurement (:func:`mmwau.runs.metrics.is_measured`).
-        """
-        value = self.logged(name, at)
-        return value if self._counts(name, value) else None
-
-    def logged(self, name: str, at: int | None = None) -> float | None:
-        """What stands in the log for :meth:`final`, be it a measurement or not."""
-        if name == 'loss':
-            return self._mean_loss(at)
-        curve = self.overlaps.get(name) or self.movements.get(name)
-        if curve:
-            end = math.inf if at is None else self._iterations(at)
-            measured = [value for step, value in curve.items() if step <= end]
-            return measured[-1] if measured else None
-        if at is None:
-            at = max(self.validations, default=None)
-        return self.metrics.get(name, {}).get(at)
-
-    def curve(self, name: str) -> dict[int, float]:
-        """The points of a curve that are measurements.
-
-        Args:
-            name: See :meth:`final`.
-
-        Returns:
-            Values by iteration, those of a metric by epoch or iteration.
-        """
-        curves = {**self.metrics, **self.overlaps, **self.movements, 'loss': self.loss}
-        points = curves.get(name, {})
-        return {step: value for step, value in points.items() if self._counts(name, value)}
-
-    def _counts(self, name: str, value: float | None) -> bool:
-        return is_measured(value) if name in self.metrics else is_number(value)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether its loss, as logged last, is no finite number."""
-        return not is_number(self.loss[max(self.loss)]) if self.loss else False
-
-    def _mean_loss(self, at: int | None) -> float | None:
-        if self.by_epoch:
-            # Of a run that was stopped in its first epoch, what there is of it.
-            epoch = max(1, self.trained) if at is None else at
-            losses = [loss for step, loss in self.loss.items() if self.epochs[step] == epoch]
-        else:
-            losses = [loss for step, loss in self.loss.items() if at is None or step <= at]
-            losses = losses[-max(1, round(len(losses) / 10)) :]
-        if not losses:
-            return None
-        return fmean(losses) if all(map(is_number, losses)) else math.nan
-
-    def _iterations(self, at: int) -> float:
-        """Iterations done at a point of training."""
-        if not self.by_epoch:
-            return at
-        first = {}
-        for step, epoch in self.epochs.items():
-            first.setdefault(epoch, step)
-        begin, end = min(first), max(first)
-        if begin == end:
-            return max(self.epochs)
-        # Each epoch is logged at the same iterations of it.
-        return at * (first[end] - first[begin]) / (end - begin)
 
 
 def read_run(work_dir: str | PathLike) -> Run:
@@ -356,77 +193,3 @@ def _columns(lines: Mapping[int, Mapping], is_wanted) -> dict[str, dict[int, flo
             if is_wanted(name) and isinstance(value, Real):
                 columns.setdefault(name, {})[step] = value
     return columns
-
-
-def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] | None]:
-    """What is trained and how, and with which WAU, from a config.
-
-    Args:
-        cfg: The config as a dict; left as it is.
-
-    Returns:
-        The settings of the training by dotted name, without WAU and the seed; and WAU's arguments
-        that are not the defaults, None without WAU.
-    """
-    parts = {name: value for name, value in cfg.items() if name in TRAINING and value is not None}
-    parts['randomness'] = {
-        name: value for name, value in (parts.get('randomness') or {}).items() if name != 'seed'
-    }
-    parts['default_hooks'] = {
-        name: hook for name, hook in parts.get('default_hooks', {}).items()
-        if name != 'visualization'
-    }  # fmt: skip
-    hooks = parts.pop('custom_hooks', None) or []
-    # Of these the one only measures, and what the other one does is WAU.
-    others = [hook for hook in hooks if _type(hook) not in ('WAUHook', 'OverlapHook')]
-    if others:
-        parts['custom_hooks'] = others
-    wrapper = dict(parts['optim_wrapper'])
-    kind = _type(wrapper) or 'OptimWrapper'
-    wrapper['type'] = WITHOUT_WAU.get(kind, kind)
-    wau = None
-    if kind in WITHOUT_WAU:
-        defaults = _defaults(WAUMixin)
-        wau = {name: wrapper.pop(name) for name in defaults if name in wrapper}
-        for hook in hooks:
-            if _type(hook) == 'WAUHook':
-                hook_defaults = _defaults(WAUHook)
-                wau |= {name: value for name, value in hook.items() if name in hook_defaults}
-                defaults |= hook_defaults
-        wau = {
-            name: _plain(value) for name, value in wau.items()
-            if _plain(value) != _plain(defaults[name])
-        }  # fmt: skip
-    parts['optim_wrapper'] = wrapper
-    return dict(_flatten(parts)), wau
-
-
-def _type(part: Mapping) -> str | None:
-    return type_name(part.get('type'))
-
-
-def _defaults(owner: type) -> dict[str, object]:
-    """Arguments that have a default, without those that only say what is measured."""
-    parameters = signature(owner.__init__).parameters
-    return {
-        name: parameter.default for name, parameter in parameters.items()
-        if parameter.default is not Parameter.empty and name not in MEASURING
-    }  # fmt: skip
-
-
-def _plain(value: object) -> object:
-    """Tuples as lists, which is how most configs come back from a file."""
-    if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def _flatten(value: object, name: str = '') -> Iterator[tuple[str, object]]:
-    """The values of nested dicts and of lists of dicts, by dotted name."""
-    if isinstance(value, (list, tuple)) and value and all(isinstance(v, Mapping) for v in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping):
-        yield name, _plain(value)
-        return
-    for key, inner in value.items():
-        yield from _flatten(inner, f'{name}.{key}' if name else str(key))

@@ -11,17 +11,18 @@ from matplotlib.ticker import MaxNLocator
 
 from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.overlap import STAGE_OVERLAP
+from mmwau.reporting.numbers import MINUS, NO_BREAK, NO_VALUE, number_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
+from mmwau.reporting.statistics import Summary, difference, summarise
 
-from .arms import Arm, Summary, difference, summarise
+from .arms import Arm
 from .checks import metric_names
-from .reader import Run
+from .run import Run
 
 # With more arms, differences get a table of their own.
 ARMS_IN_ONE_TABLE = 3
 LABELS = {'path_length': 'path length'}
-NO_VALUE, MINUS, NO_BREAK = '\u2013', '\u2212', '\u00a0'
 HOW_TO_READ = (
     'An arm is all runs whose configs agree in everything but the seed. A mean is shown with ± the '
     'sample standard deviation over the runs of the arm, and their number in brackets; one run has '
@@ -44,7 +45,7 @@ HOW_TO_READ = (
 
 
 @dataclass(frozen=True)
-class Report:
+class RunsReport:
     """Arms that are compared.
 
     Args:
@@ -140,7 +141,7 @@ class Report:
         values = [value for arm in self.arms for _, value in arm.values(name, self.at)]
         percent = max(map(abs, values)) >= 10
         decimals = 4 if name == 'overlap' or name.startswith(STAGE_OVERLAP) else 2 if percent else 3
-        return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)
+        return number_text(value, decimals, sign)
 
     def table_by_run(self) -> Table:
         """Each run's final values."""

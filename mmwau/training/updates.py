@@ -180,7 +180,9 @@ class Updates:
         for message in about_layers(self.wau, self.axis, self.targets, self.layers, left_out):
             self._tell(message)
         if self.skips:
-            self.skipper = HeldGradSkipper(self.model, self.layers, self.full_grads)
+            # Only under 'grad' does a step look at what is held as a whole.
+            full_grads = self.wau.hold == 'grad' if self.axis == 'layer' else self.full_grads
+            self.skipper = HeldGradSkipper(self.model, self.layers, full_grads)
 
     def _list_parameters(self) -> list[tuple]:
         """All that decides which layers are held.

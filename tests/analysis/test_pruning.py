@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import Dataset
 
-from mmwau.analysis.prune_report import Report, fraction_kept
+from mmwau.analysis.prune_report import PruneReport, fraction_kept
 from mmwau.analysis.prune_results import Curves, Point, Results
 from mmwau.analysis.pruning import (
     Removable,
@@ -248,7 +248,7 @@ class TestReport:
                 metrics[point] = {'other': 9.0, 'ap': moved}
         fast = Point('b', 'l1', None, None, 0.4)
         metrics[fast] = {}  # a detector that found nothing
-        return Report(CURVES, metrics, 'ap')
+        return PruneReport(CURVES, metrics, 'ap')
 
     def test_network_table(self):
         table = self.report().network_table()
@@ -314,7 +314,9 @@ class TestReport:
         # That one had fallen before.
         assert report.network_table().rows[1] == ['l1, fast', '0.500', '0.250', '-', '4.0 %', '-']
 
-    @pytest.mark.parametrize('draw', [Report.draw_network, lambda report: report.draw_layers(0.5)])
+    @pytest.mark.parametrize(
+        'draw', [PruneReport.draw_network, lambda report: report.draw_layers(0.5)]
+    )
     def test_pictures_have_each_checkpoint_in_each_panel(self, draw, tmp_path):
         (tmp_path / 'picture.png').write_bytes(png(draw(self.report())))
         with Image.open(tmp_path / 'picture.png') as picture:

@@ -24,7 +24,7 @@ from mmwau.compatibility.recipes import (
     zoo_of,
 )
 from mmwau.compatibility.report import page_of
-from mmwau.compatibility.trial import Record, explain, try_recipe
+from mmwau.compatibility.trial import TrialRecord, explain, try_recipe
 from mmwau.files.records import read_records, write_records
 
 NAMED = {
@@ -229,9 +229,9 @@ def test_a_recipe_that_raises_is_a_row(data, tmp_path, monkeypatch):
 
 def test_rows_show_the_reasons():
     records = [
-        Record('mmdet', 'video', reason='needs videos'),
-        Record('mmdet', 'other', 'other/a.py', 'failed', 'KeyError: a | b'),
-        Record('mmpretrain', 'mlp', 'mlp/b.py', 'does not apply', 'no convolution'),
+        TrialRecord('mmdet', 'video', reason='needs videos'),
+        TrialRecord('mmdet', 'other', 'other/a.py', 'failed', 'KeyError: a | b'),
+        TrialRecord('mmpretrain', 'mlp', 'mlp/b.py', 'does not apply', 'no convolution'),
     ]
     page = page_of(records, {'torch': '2'})
     assert '| video | – | – | – | – | – | – | **not tried**: needs videos |' in page
@@ -243,11 +243,13 @@ def test_rows_show_the_reasons():
 def test_the_script_goes_on_with_what_is_not_done(tool, tmp_path, monkeypatch, capsys):
     names = [(project, family) for project in ('mmdet', 'mmpretrain')
              for family in find_families(project)]  # fmt: skip
-    done = [Record(*name, reason='before') for name in names if name != ('mmdet', 'common')]
+    done = [TrialRecord(*name, reason='before') for name in names if name != ('mmdet', 'common')]
     write_records(done, tmp_path / 'records.json')
     monkeypatch.setattr(sys, 'argv', ['compatibility.py', '--work-dir', str(tmp_path)])
     tool.main()
-    records = {record.name: record for record in read_records(Record, tmp_path / 'records.json')}
+    records = {
+        record.name: record for record in read_records(TrialRecord, tmp_path / 'records.json')
+    }
     assert list(records) == ['/'.join(name) for name in names]
     assert records.pop('mmdet/common').reason == 'no recipe with a training part'
     assert {record.reason for record in records.values()} == {'before'}
@@ -276,7 +278,7 @@ def test_a_recipe_that_takes_too_long_is_a_row(tool, data, tmp_path):
 
 
 def test_the_page_shows_the_records():
-    records = [Record(**record) for record in PUBLISHED['records']]
+    records = [TrialRecord(**record) for record in PUBLISHED['records']]
     assert page_of(records, PUBLISHED['versions']) == PAGE
 
 

@@ -27,6 +27,19 @@ ARMS = {
         min_active=0,
     ),
 }
+# The reading that not every baseline has configs of.
+LAYERS = {
+    '_wau_layers': dict(type='WAUOptimWrapper', update_ratio=0.5, axis='layer', hold='state'),
+    '_wau_authors_layers': dict(
+        type='WAUOptimWrapper',
+        update_ratio=0.5,
+        axis='layer',
+        sampler='with_replacement',
+        hold='state',
+        min_active=0,
+    ),
+}
+BY_LAYERS = 'cifar/resnet20_cifar10'
 # Epochs, after which of them the learning rate is multiplied, by what, and the batch.
 SHORT, LONG = (164, [81, 122], 0.1, 128), (300, [150, 225], 0.1, 128)
 RECIPES = {
@@ -76,6 +89,7 @@ def beside(baseline, arm):
 
 
 NAMES = [beside(baseline, arm) for baseline in [*BASELINES, IMAGENET] for arm in ('', *ARMS)]
+NAMES += [beside(BY_LAYERS, arm) for arm in LAYERS]
 
 
 @cache
@@ -98,7 +112,8 @@ def test_arms_differ_from_their_baseline_only_in_the_lines_of_wau(baseline):
     assert expected.pop('custom_hooks') == [dict(type='OverlapHook')]
     assert expected['custom_imports'] == dict(imports=['mmwau'], allow_failed_imports=False)
     assert expected['optim_wrapper'].pop('type', 'OptimWrapper') == 'OptimWrapper'
-    for arm, lines in ARMS.items():
+    arms = {**ARMS, **LAYERS} if baseline == BY_LAYERS else ARMS
+    for arm, lines in arms.items():
         wau = load(beside(baseline, arm))
         check_wau(wau)
         wau = wau.to_dict()
@@ -282,6 +297,11 @@ def test_trains_two_updates_and_holds(name, data, trained, tmp_path):
             continue
         layers = {layer.name: layer for layer in wrapper.layers.values()}
         assert layers.keys() == moved.keys()
+        if '_layers' in name:
+            active = wrapper.wau.select(layers.values(), update)
+            assert [moved[layer].any() for layer in layers] == active
+            assert not all(active)
+            continue
         dim = 1 if '_authors' in name else 0
         for layer, active in zip(layers, wrapper.wau.select(layers.values(), update), strict=True):
             moved_slices = moved[layer].transpose(0, dim).flatten(1).any(dim=1)

@@ -49,6 +49,9 @@ ARMS = {
     'wau': dict(update_ratio=0.5),
     'wau_authors': dict(update_ratio=0.5, axis='in', sampler='with_replacement', min_active=0),
 }
+# The reading that not every baseline has a config of.
+LAYERS = dict(update_ratio=0.5, axis='layer', hold='state')
+BY_LAYERS = ('faster_rcnn_r50_coco', 'faster_rcnn_r18_bccd', DEMO)
 # The recipes at 64 pixels, with the learning rate of after the warm-up: there only weight decay
 # moves every weight by more than float32 rounds off, whatever the gradients are.
 SMALL = {
@@ -101,11 +104,17 @@ def test_every_config_is_in_a_pair():
     paths = [*CONFIGS.glob('*.py'), *CONFIGS.glob('detection/*.py')]
     found = [str(path.relative_to(CONFIGS).with_suffix('')) for path in paths]
     names = list(HELD) + [arm_of(baseline, arm) for baseline in HELD for arm in ARMS]
-    assert sorted(found) == sorted([*names, DEMO, arm_of(DEMO, 'wau')])
+    names += [DEMO, arm_of(DEMO, 'wau'), *(arm_of(name, 'wau_layers') for name in BY_LAYERS)]
+    assert sorted(found) == sorted(names)
 
 
 @pytest.mark.parametrize(
-    ('baseline', 'arm'), [*((baseline, arm) for baseline in HELD for arm in ARMS), (DEMO, 'wau')]
+    ('baseline', 'arm'),
+    [
+        *((baseline, arm) for baseline in HELD for arm in ARMS),
+        (DEMO, 'wau'),
+        *((baseline, 'wau_layers') for baseline in BY_LAYERS),
+    ],
 )
 def test_pairs_differ_only_in_the_lines_of_wau(baseline, arm):
     wau, baseline = load(arm_of(baseline, arm)).to_dict(), load(baseline).to_dict()
@@ -118,8 +127,9 @@ def test_pairs_differ_only_in_the_lines_of_wau(baseline, arm):
     assert hook == baseline_hook
     assert wau['optim_wrapper'].pop('type') == 'WAUOptimWrapper'
     assert baseline['optim_wrapper'].pop('type') == 'OptimWrapper'
-    options = {key: wau['optim_wrapper'].pop(key) for key in (*ARMS[arm], *targets)}
-    assert options == {**ARMS[arm], **targets}
+    lines = {**ARMS, 'wau_layers': LAYERS}[arm]
+    options = {key: wau['optim_wrapper'].pop(key) for key in (*lines, *targets)}
+    assert options == {**lines, **targets}
     assert wau == baseline
 
 

@@ -20,7 +20,8 @@ from mmwau.datasets.shapes import make_shapes
 from mmwau.engine.type_names import type_name
 from mmwau.experiment.suite import digest
 from mmwau.runs.arms import group_into_arms
-from mmwau.runs.reader import read_run, split_settings
+from mmwau.runs.reader import read_run
+from mmwau.runs.settings import split_settings
 from mmwau.scripts.preflight import check_train_config
 
 NEW = Path(mmwau.__file__).parent / 'configs'

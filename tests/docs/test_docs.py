@@ -271,12 +271,15 @@ def test_tables_of_arguments_are_the_signatures():
 def test_settings_to_choose_from_are_taken():
     (rows,) = rows_below(USAGE, 'Which settings')
     chosen = {row[0]: eval(f'dict({row[1].strip("`")})') for row in rows}
-    assert len(chosen) == 6
+    assert len(chosen) == 8
     for settings in chosen.values():
         WAUOptimWrapper(optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1), **settings)
     config = Config.fromfile(ROOT / 'configs' / 'faster_rcnn_r50_wau_authors_coco.py')
     used = {name: config.optim_wrapper[name] for name in chosen["the authors' code"]}
     assert chosen["the authors' code"] == used
+    config = Config.fromfile(ROOT / 'configs/cifar/resnet20_wau_authors_layers_cifar10.py')
+    way = chosen["the authors' second way"]
+    assert way == {name: config.optim_wrapper[name] for name in way}
 
 
 def test_schedule_is_as_asked():
@@ -352,6 +355,15 @@ def test_formulas_of_what_is_held_are_the_method(hold):
     }
     for told, done in zip(train(step), with_mmwau(hold), strict=True):
         torch.testing.assert_close(told, done)
+
+
+def test_drawings_name_every_folder_of_the_package():
+    (drawing,) = of_kind('drawing')
+    named = set(re.findall(r'(\w+)/', drawing.values[0].text))
+    assert all((ROOT / 'mmwau' / name).is_dir() or (ROOT / name).is_dir() for name in named)
+    folders = {path.name for path in (ROOT / 'mmwau').iterdir() if path.is_dir()}
+    data = {'models', 'datasets', 'configs', 'files'}
+    assert {name for name in folders if name[0] not in '._'} - data <= named
 
 
 def test_contributing_names_every_module_once():

@@ -4,7 +4,7 @@ import pytest
 from detection import ROOT
 
 from mmwau.experiment.record import Record
-from mmwau.experiment.report import Report
+from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import read_suite
 from mmwau.files.records import read_records
 
@@ -21,7 +21,7 @@ def report_of(name):
     }
     planned = {(one.setting, one.arm, one.seed): one for one in suite.trainings}
     assert set(records) <= set(planned)
-    return Report(suite, {planned[key]: record for key, record in records.items()})
+    return SuiteReport(suite, {planned[key]: record for key, record in records.items()})
 
 
 def test_there_are_results():

@@ -80,9 +80,25 @@ def test_sending_only_active_slices_trains_with_the_same_bits_and_sends_half(sai
         assert said[f'send {arm} {sends}'][0] == 'equal'
 
 
+LAYER_ARMS = ['', ' dense', ' grad', ' accumulation', ' unused', ' buckets', ' views', ' static']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arm', LAYER_ARMS)
+def test_whole_layers_that_are_held_are_not_sent(said, arm):
+    same, sent = said[f'SENT send layer{arm}']
+    assert same == 'equal'
+    if arm != ' unused':
+        # The least is sent where the larger of two layers, the one before the neck, is held.
+        assert float(sent) * 1e6 == pytest.approx(OTHERS + 4 * (6 * 8 + 6))
+    for sends in ('all', 'active'):
+        assert said[f'send layer{arm} {sends}'][0] == 'equal'
+
+
 @pytest.mark.slow
 def test_processes_that_skip_train_as_those_that_do_not(said):
     assert said['SKIP state'] == ['True']
+    assert said['SKIP layer'] == ['True']
 
 
 @pytest.mark.slow

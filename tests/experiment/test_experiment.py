@@ -27,11 +27,11 @@ from scipy import stats
 from mmwau.experiment.equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
 from mmwau.experiment.processes import find_processes
 from mmwau.experiment.record import Record, summarise_run, update_records
-from mmwau.experiment.report import Report
+from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import Suite, Training, _option, read_suite
 from mmwau.experiment.trainer import Trainer, find_records
 from mmwau.files.records import read_records, write_records
-from mmwau.runs.arms import half_width, summarise
+from mmwau.reporting.statistics import half_width, summarise
 from mmwau.runs.reader import read_run
 from mmwau.runs.report import MINUS, NO_BREAK
 
@@ -327,7 +327,7 @@ def report_of(records, planned=None, seeds=(0, 1, 2)):
     trainings = [Training('small', arm, seed, None, {}) for seed in seeds for arm in arms]
     by_name = {(one.arm, one.seed): one for one in records}
     found = {one: by_name[one.arm, one.seed] for one in trainings if (one.arm, one.seed) in by_name}
-    return Report(Suite('suite', 'Small networks', 'mean', trainings), found)
+    return SuiteReport(Suite('suite', 'Small networks', 'mean', trainings), found)
 
 
 def rows(table):

@@ -25,8 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 from two_processes import WRAPPER
 
-from mmwau import WAU, HeldGradSkipper, WAUOptimWrapper, attach, find_layers, skipping
+from mmwau import WAU, HeldGradSkipper, WAUOptimWrapper, attach, find_layers
 from mmwau.comparison.weights import find_weights
+from mmwau.core import narrow_convolution
 from mmwau.scripts.launch import leave_processes
 from mmwau.traffic import send_active_only
 
@@ -332,7 +333,7 @@ def skipping_with_gradients_averaged_by_hand(work_dir):
 def main():
     distributed.init_process_group('gloo', timeout=timedelta(seconds=60))
     # The layers are small: skip in them all the same.
-    skipping.MIN_SAVED, skipping.BLOCK = 0, 1
+    narrow_convolution.MIN_SAVED, narrow_convolution.BLOCK = 0, 1
     place, *ways = sys.argv[1:]
     for way in ways:
         try:

@@ -67,6 +67,8 @@ def kind_of(block):
         return 'commands'
     if block.language == 'bibtex':
         return 'citation'
+    if block.language == 'text' and '──' in block.text:
+        return 'drawing'
     if block.language != 'python':
         return None
     if 'read_base' in block.text:

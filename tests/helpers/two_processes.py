@@ -13,7 +13,8 @@ from small import SmallModel, small_runner
 from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_wrapper
 
-from mmwau import WAU, find_layers, skipping
+from mmwau import WAU, find_layers
+from mmwau.core import narrow_convolution
 from mmwau.scripts.launch import leave_processes
 from mmwau.traffic import ActiveTraffic, all_reduce_active, send_active_only
 from mmwau.wau import HOLDS, SAMPLERS
@@ -74,6 +75,15 @@ def sending_arms():
     yield 'send views', state, dict(gradient_as_bucket_view=True)
     yield 'send static', state, dict(static_graph=True)
     yield 'send last', state, dict(model=channels_last)
+    layer = dict(state, axis='layer')
+    yield 'send layer', layer, {}
+    yield 'send layer dense', dict(layer, skip_held_grads=False), {}
+    yield 'send layer grad', dict(layer, hold='grad'), {}
+    yield 'send layer accumulation', dict(layer, accumulative_counts=2), {}
+    yield 'send layer unused', layer, dict(model=ModelWithUnused, find_unused_parameters=True)
+    yield 'send layer buckets', layer, dict(bucket_cap_mb=1e-4)
+    yield 'send layer views', layer, dict(gradient_as_bucket_view=True)
+    yield 'send layer static', layer, dict(static_graph=True)
 
 
 def channels_last():
@@ -151,7 +161,7 @@ def print_hooks():
 def main():
     distributed.init_process_group('gloo')
     # The layers are small: skip in them all the same.
-    skipping.MIN_SAVED, skipping.BLOCK = 0, 1
+    narrow_convolution.MIN_SAVED, narrow_convolution.BLOCK = 0, 1
     ends, sent = {}, {}
     for name, options, others in arms():
         runner, moved = train(Path(sys.argv[1]) / name.replace(' ', '-'), options, **others)
@@ -177,6 +187,8 @@ def main():
         pairs = zip(ends['send state all'], ends['send dense all'], strict=True)
         close = all(torch.allclose(one, two, 1e-4, 1e-6) for one, two in pairs)
         print('SKIP', 'state', close, sep=' | ')
+        pairs = zip(ends['send layer all'], ends['send layer dense all'], strict=True)
+        print('SKIP', 'layer', all(torch.equal(*pair) for pair in pairs), sep=' | ')
     print_hooks()
     leave_processes()
 

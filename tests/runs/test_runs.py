@@ -13,7 +13,8 @@ from small import SmallData, small_runner
 
 from mmwau.files.json_text import to_json
 from mmwau.overlap import layer_overlap
-from mmwau.runs.arms import difference, group_into_arms, summarise
+from mmwau.reporting.statistics import difference, summarise
+from mmwau.runs.arms import group_into_arms
 from mmwau.runs.checks import (
     baseline_first,
     check_comparable,
@@ -21,7 +22,7 @@ from mmwau.runs.checks import (
     find_warnings,
 )
 from mmwau.runs.reader import read_run
-from mmwau.runs.report import MINUS, NO_BREAK, NO_VALUE, Report
+from mmwau.runs.report import MINUS, NO_BREAK, NO_VALUE, RunsReport
 
 SCRIPT = ROOT / 'tools' / 'analysis_tools' / 'compare_runs.py'
 PLAIN = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
@@ -354,7 +355,7 @@ def test_tables_show_mean_spread_and_difference(tmp_path):
         write(tmp_path / 'w1', two_epochs(0.6, loss=4.0, overlap=0.2), seed=1, optim_wrapper=wau()),
         write(tmp_path / 'w0', two_epochs(0.6, loss=4.0, overlap=0.1), seed=0, optim_wrapper=wau()),
     ]  # fmt: skip
-    report = Report(arms_of(*folders), BOX)
+    report = RunsReport(arms_of(*folders), BOX)
     (values,), (stages,) = report.value_tables(), report.stage_tables()
     assert cells(values) == {
         BOX: {
@@ -374,7 +375,7 @@ def test_tables_show_mean_spread_and_difference(tmp_path):
         },
     }
     assert cells(stages)['neck']['WAU - baseline'] == '-0.3000 ± 0.1414 (2 pairs)'
-    (single,) = Report(arms_of(folders[0], folders[2]), BOX).value_tables()
+    (single,) = RunsReport(arms_of(folders[0], folders[2]), BOX).value_tables()
     assert cells(single)[BOX] == {
         'baseline': '0.500 (1)', 'WAU': '0.600 (1)', 'WAU - baseline': '+0.100 (unpaired)',
     }  # fmt: skip
@@ -396,7 +397,7 @@ def test_the_baseline_can_be_chosen(tmp_path):
     assert baseline_first(arms, None)[0].label == 'baseline'
     chosen = baseline_first(arms, 'WAU hold=state')
     assert [arm.label for arm in chosen] == ['WAU hold=state', 'baseline', 'WAU', 'WAU axis=in']
-    _, minus = Report(chosen, BOX).value_tables()
+    _, minus = RunsReport(chosen, BOX).value_tables()
     assert minus.title == 'Values at the end, difference to WAU hold=state'
     row = {label: text.split() for label, text in cells(minus)[BOX].items()}
     assert row['WAU'] == ['+0.500', '(1', 'pair)']
@@ -408,8 +409,8 @@ def test_metrics_that_say_nothing_are_left_out(tmp_path):
     more = dict(large=-1.0, text='0.5', flag=0.5)
     folders = [write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5, **more)], seed=0),
                write(tmp_path / 'b', [train(2, 1.0), val(1, 0.5, large=-1.0)], seed=1)]  # fmt: skip
-    assert Report(arms_of(*folders), BOX).names() == [BOX, 'loss']
-    assert Report(arms_of(folders[0]), BOX).names() == [BOX, 'flag', 'loss']
+    assert RunsReport(arms_of(*folders), BOX).names() == [BOX, 'loss']
+    assert RunsReport(arms_of(folders[0]), BOX).names() == [BOX, 'flag', 'loss']
     assert choose_shown_metric(read(folders[0]), 'flag') == 'flag'
     with pytest.raises(ValueError, match=r'--metric mAP is unknown\. .*: coco/bbox_mAP, flag'):
         choose_shown_metric(read(folders[0]), 'mAP')
@@ -427,7 +428,7 @@ def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
               seed=1, optim_wrapper=wau()),
     ]  # fmt: skip
     arms = arms_of(*folders)
-    report = Report(arms, large)
+    report = RunsReport(arms, large)
     table = cells(report.value_tables()[0])
     assert list(table) == [BOX, large, 'loss']
     assert table[large] == {
@@ -447,7 +448,7 @@ def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
         f'{begin}{large} of {folders[1]}',
     ]
     # At an earlier point all is there.
-    assert Report(arms, large, at=1).summary(arms[0], large).count == 2
+    assert RunsReport(arms, large, at=1).summary(arms[0], large).count == 2
     with pytest.raises(
         ValueError, match=rf'--metric {square} is no measurement: it is {reason}\. M'
     ):
@@ -471,7 +472,7 @@ def test_a_run_that_never_detects_anything_leaves_the_others_their_metric(tmp_pa
                write(tmp_path / 'b', nothing, seed=1)]  # fmt: skip
     assert choose_shown_metric(read(*folders), None) == BOX
     arms = arms_of(*folders)
-    assert cells(Report(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
+    assert cells(RunsReport(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
     assert (
         f'No {BOX} in the last validation of {folders[1]} (' in find_warnings(arms, BOX, None)[-1]
     )
@@ -486,7 +487,7 @@ def test_a_run_that_diverged_is_named_and_its_loss_left_out(tmp_path, losses):
                write(tmp_path / 'c', lines, seed=2)]  # fmt: skip
     arms = arms_of(*folders)
     assert [run.diverged for run in arms[0].runs] == [False, False, True]
-    report = Report(arms, BOX)
+    report = RunsReport(arms, BOX)
     table = cells(report.value_tables()[0])
     assert table['loss'] == {'baseline': '3.000 ± 0.000 (2)'}
     # It was 0.1 before it was none.
@@ -521,14 +522,14 @@ def test_a_run_without_the_metric_is_reported_and_not_counted(tmp_path):
                write(tmp_path / 'b', nothing, seed=1),
                write(tmp_path / 'c', two_epochs(0.5)[:3], seed=2)]  # fmt: skip
     arms = arms_of(*folders)
-    assert cells(Report(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
+    assert cells(RunsReport(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
     told = find_warnings(arms, BOX, None)[-1]
     assert told.startswith(f'No {BOX} in the last validation of {folders[1]}, {folders[2]} (')
     arms = arms_of(folders[2])
     assert choose_shown_metric(read(folders[2]), None) is None
     assert 'No run has a validation: there are no metrics' in find_warnings(arms, None, None)
-    assert Report(arms, None).names() == ['loss', 'overlap']
-    assert len(Report(arms, None).draw_curves().axes) == 2
+    assert RunsReport(arms, None).names() == ['loss', 'overlap']
+    assert len(RunsReport(arms, None).draw_curves().axes) == 2
 
 
 def test_runs_that_are_not_finished_are_reported_and_comparable_earlier(tmp_path):
@@ -545,7 +546,7 @@ def test_runs_that_are_not_finished_are_reported_and_comparable_earlier(tmp_path
     ]
     assert find_warnings(group_into_arms(runs), BOX, 1) == []
     check_comparable(runs, 1)
-    report = Report(group_into_arms(runs), BOX, at=1)
+    report = RunsReport(group_into_arms(runs), BOX, at=1)
     table = cells(report.value_tables()[0])
     assert report.value_tables()[0].title.startswith('Values at epoch 1, mean')
     assert table[BOX]['baseline'] == '0.375 ± 0.177 (2)'
@@ -619,7 +620,7 @@ def test_pictures_show_each_run_and_the_mean_of_each_arm(tmp_path):
         write(tmp_path / f'{name}{seed}', two_epochs(0.5 + seed / 4), seed=seed, optim_wrapper=kind)
         for name, kind in (('baseline', PLAIN), ('wau', wau())) for seed in (0, 1)
     ]  # fmt: skip
-    report = Report(arms_of(*folders), BOX)
+    report = RunsReport(arms_of(*folders), BOX)
     metric, loss, overlap = report.draw_curves().axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in metric.lines}
     assert lines['WAU'] == [[1, 0.375], [2, 0.625]]
@@ -635,7 +636,7 @@ def test_pictures_show_each_run_and_the_mean_of_each_arm(tmp_path):
 def test_the_mean_of_an_arm_is_drawn_where_all_its_runs_have_a_point(tmp_path):
     write(tmp_path / 'a', two_epochs(0.5), seed=0)
     write(tmp_path / 'b', two_epochs(0.75)[:4], seed=1)
-    metric = Report(arms_of(tmp_path / 'a', tmp_path / 'b'), BOX).draw_curves().axes[0]
+    metric = RunsReport(arms_of(tmp_path / 'a', tmp_path / 'b'), BOX).draw_curves().axes[0]
     drawn = [line.get_xydata().tolist() for line in metric.lines]
     assert drawn == [[[1, 0.25], [2, 0.5]], [[1, 0.5]], [[1, 0.375]]]
 
@@ -643,7 +644,7 @@ def test_the_mean_of_an_arm_is_drawn_where_all_its_runs_have_a_point(tmp_path):
 def test_a_single_validation_is_drawn_as_points_side_by_side(tmp_path):
     lines = [train(2, 1.0), val(1, 0.5)]
     folders = [write(tmp_path / 'a', lines), write(tmp_path / 'b', lines, optim_wrapper=wau())]
-    metric = Report(arms_of(*folders), BOX).draw_curves().axes[0]
+    metric = RunsReport(arms_of(*folders), BOX).draw_curves().axes[0]
     assert [line.get_xydata().tolist() for line in metric.lines] == [[[0, 0.5]], [[1, 0.5]]]
     assert metric.get_xlabel().startswith('after epoch 1 (')
 
@@ -654,7 +655,7 @@ def test_legend_of_many_arms_stays_within_the_picture(tmp_path):
     folders = [write(tmp_path / f'{i}', two_epochs(0.5), optim_wrapper=wau(**option))
                for i, option in enumerate(options)]  # fmt: skip
     folders.append(write(tmp_path / 'defaults', two_epochs(0.5), optim_wrapper=wau()))
-    report = Report(arms_of(*folders), BOX)
+    report = RunsReport(arms_of(*folders), BOX)
     for figure in (report.draw_curves(), report.draw_stages()):
         figure.canvas.draw()
         (legend,) = figure.legends
@@ -668,7 +669,7 @@ def test_legend_of_many_arms_stays_within_the_picture(tmp_path):
 
 def test_what_json_has_no_number_for_is_left_open(tmp_path):
     folders = [write(tmp_path / 'a', [train(2, math.nan), val(1, 0.5)], seed=0)]
-    report = Report(arms_of(*folders), BOX)
+    report = RunsReport(arms_of(*folders), BOX)
     text = to_json(report.results(['odd']))
     found = json.loads(text)
     assert found['warnings'] == ['odd']

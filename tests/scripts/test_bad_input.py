@@ -103,8 +103,8 @@ CASES = [
     (wrapper(update_ratio=True), TypeError, 'a number in (0, 1], got True of type bool'),
     (wrapper(update_ratio=[0.5]), TypeError, 'a number in (0, 1], got [0.5] of type'),
     # The wrapper's other arguments.
-    (wrapper(axis='input'), ValueError, "axis must be one of 'out', 'in', got 'input'"),
-    (wrapper(axis=0), ValueError, "axis must be one of 'out', 'in', got 0"),
+    (wrapper(axis='input'), ValueError, "axis must be one of 'out', 'in', 'layer', got 'input'"),
+    (wrapper(axis=0), ValueError, "axis must be one of 'out', 'in', 'layer', got 0"),
     (wrapper(sampler='normal'), ValueError, "'bernoulli', 'cyclic', got 'normal'"),
     (wrapper(sampler=None), ValueError, "'bernoulli', 'cyclic', got None"),
     (wrapper(hold='all'), ValueError, "hold must be one of 'weight', 'state', 'grad', got 'all'"),

@@ -353,7 +353,7 @@ def test_nothing_stays_alive():
     train_plainly(model, optimizer, 2)
     del model, optimizer
     gc.collect()
-    from mmwau.attach import _attached
+    from mmwau.training.owners import _attached
 
     assert not _attached
 

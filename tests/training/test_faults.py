@@ -45,9 +45,9 @@ class FailAt(TorchDispatchMode):
 class PlainLoop:
     """An update with the parts of the method, as in a loop without a framework."""
 
-    def __init__(self, model, optimizer, wau, skips):
+    def __init__(self, model, optimizer, wau, skips, axis):
         self.model, self.optimizer, self.wau = model, optimizer, wau
-        self.layers = find_layers(model, ('backbone', 'neck'))
+        self.layers = find_layers(model, ('backbone', 'neck'), axis)
         alone = wau.hold == 'state' and can_step_active_alone(optimizer)
         self.skipper = HeldGradSkipper(model, self.layers, not alone) if skips else None
         self.index = 0
@@ -80,12 +80,12 @@ class PlainLoop:
 class Wrapped:
     """An update with MMEngine's wrapper."""
 
-    def __init__(self, model, optimizer, wau, skips):
+    def __init__(self, model, optimizer, wau, skips, axis):
         self.model = model
+        options = dict(hold=wau.hold, rescale=wau.rescale, seed=wau.seed)
         self.wrapper = WAUOptimWrapper(
-            optimizer=optimizer, hold=wau.hold, rescale=wau.rescale, seed=wau.seed,
-            skip_held_grads=skips,
-        )  # fmt: skip
+            optimizer=optimizer, axis=axis, skip_held_grads=skips, **options
+        )
         self.wrapper.initialize_count_status(model, 0, 100)
         self.optimizer, self.layers = optimizer, self.wrapper.layers
         self.zero_grad, self.reset = self.wrapper.zero_grad, self.wrapper.end_update
@@ -105,11 +105,11 @@ def loss_of(model, index):
     return model(x, torch.zeros(2), mode='loss')['loss']
 
 
-def make(kind, optimizer_name, hold, rescale, skips):
+def make(kind, optimizer_name, hold, rescale, skips, axis='out'):
     torch.manual_seed(0)
     model = SmallModel()
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())
-    return kind(model, optimizer, WAU(hold=hold, rescale=rescale, seed=4), skips)
+    return kind(model, optimizer, WAU(hold=hold, rescale=rescale, seed=4), skips, axis)
 
 
 def rows(state, layers, active):
@@ -118,6 +118,8 @@ def rows(state, layers, active):
     for layer, mask in zip(layers.values(), active, strict=True):
         for param, dim in layer.tensors:
             held = (~mask).nonzero().flatten()
+            if layer.is_whole and not mask:
+                held = torch.arange(param.size(dim))
             found[param, 'weight'] = param.detach().index_select(dim, held)
             for key, value in state.get(param, {}).items():
                 if torch.is_tensor(value) and value.dim() == param.dim():
@@ -156,7 +158,9 @@ def check_after_fault(loop, fault, before, active, shapes, hold):
     loop.zero_grad()
     clean = clean_copy(loop.model)
     for module in loop.model.modules():
-        assert '_conv_forward' not in module.__dict__
+        assert module.__dict__.keys().isdisjoint(('_conv_forward', 'forward'))
+        own = [param for param in module._parameters.values() if param is not None]
+        assert all(isinstance(param, torch.nn.Parameter) for param in own)
     for one, other in zip(gradients_on(loop.model), gradients_on(clean), strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.equal(one, other)
@@ -204,6 +208,17 @@ def test_what_fails_leaves_nothing_behind(kind, optimizer, hold, rescale, skips)
     assert fail_at_each_operation(loop, hold) > 100
 
 
+@pytest.mark.parametrize('kind', [PlainLoop, Wrapped])
+@pytest.mark.parametrize(
+    ('hold', 'skips'),
+    [('weight', False), ('state', False), ('state', True), ('grad', True)],
+)
+def test_what_fails_leaves_nothing_behind_of_whole_layers(kind, hold, skips):
+    loop = make(kind, 'sgd', hold, True, skips, 'layer')
+    loop.update()
+    assert fail_at_each_operation(loop, hold) > 60
+
+
 @pytest.mark.parametrize('skips', [False, True])
 def test_what_fails_in_the_first_update_leaves_nothing_behind(skips):
     recipe = PlainLoop, 'sgd', 'state', True, skips
@@ -232,9 +247,17 @@ class InterruptAt(FailAt):
 
 @pytest.mark.usefixtures('pythons_own_interrupts')
 @pytest.mark.parametrize('kind', [PlainLoop, Wrapped])
-@pytest.mark.parametrize(('hold', 'skips'), [('weight', False), ('state', True), ('state', False)])
-def test_an_interrupt_leaves_nothing_behind(kind, hold, skips):
-    loop = make(kind, 'sgd', hold, False, skips)
+@pytest.mark.parametrize(
+    ('hold', 'skips', 'axis'),
+    [
+        ('weight', False, 'out'),
+        ('state', True, 'out'),
+        ('state', False, 'out'),
+        ('state', True, 'layer'),
+    ],
+)
+def test_an_interrupt_leaves_nothing_behind(kind, hold, skips, axis):
+    loop = make(kind, 'sgd', hold, False, skips, axis)
     loop.update()
     for place in itertools.count():
         active = loop.select()
@@ -251,4 +274,4 @@ def test_an_interrupt_leaves_nothing_behind(kind, hold, skips):
             break
         check_after_fault(loop, fault, before, active, shapes, hold)
         loop.reset()
-    assert place > 100
+    assert place > 60

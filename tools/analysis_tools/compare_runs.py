@@ -27,7 +27,7 @@ from mmwau.runs.checks import (
     find_warnings,
 )
 from mmwau.runs.reader import read_run
-from mmwau.runs.report import ARMS_IN_ONE_TABLE, Report
+from mmwau.runs.report import ARMS_IN_ONE_TABLE, RunsReport
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def show(report: Report, warnings: Sequence[str], folder: Path, console: Console) -> None:
+def show(report: RunsReport, warnings: Sequence[str], folder: Path, console: Console) -> None:
     """Print the tables; write the JSON file, the pictures and the page."""
     pictures = {'compare_runs.png': report.draw_curves()}
     tables = report.value_tables()
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f'{len(runs)} runs in {len(arms)} arms; differences are relative to {arms[0].label}',
         soft_wrap=True,
     )
-    show(Report(arms, metric, args.at), find_warnings(arms, metric, args.at), args.out, console)
+    show(RunsReport(arms, metric, args.at), find_warnings(arms, metric, args.at), args.out, console)
 
 
 if __name__ == '__main__':

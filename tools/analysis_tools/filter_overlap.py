@@ -19,6 +19,7 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
+from mmwau.analysis import overlap_pictures
 from mmwau.analysis import overlap_report as report
 from mmwau.analysis.filters import find_filters
 from mmwau.files.json_text import to_json
@@ -202,7 +203,7 @@ def main() -> None:
             for label, path in zip(labels, args.checkpoints, strict=True)
         }
         names = report.layer_names(checkpoints)
-        heat_maps = args.heat_maps or report.default_heat_maps(checkpoints)
+        heat_maps = args.heat_maps or overlap_pictures.default_heat_maps(checkpoints)
         unknown = [name for name in heat_maps if name not in names]
         if unknown:
             raise ValueError(f'--heat-maps: {", ".join(unknown)} is none of the measured layers: '
@@ -210,11 +211,11 @@ def main() -> None:
         if cfg is not None and args.images:
             features = compare_outputs(cfg, model, weights, names, args.images, progress)
     figures = {
-        'measures': report.draw_measures(checkpoints),
-        'heat maps': report.draw_heat_maps(checkpoints, heat_maps),
+        'measures': overlap_pictures.draw_measures(checkpoints),
+        'heat maps': overlap_pictures.draw_heat_maps(checkpoints, heat_maps),
     }
     if features is not None:
-        figures['features'] = report.draw_features(features)
+        figures['features'] = overlap_pictures.draw_features(features)
     content = to_json(report.results(checkpoints, args.duplicate_cosine, features))
     if args.json:
         print(content)

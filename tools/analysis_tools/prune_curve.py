@@ -30,7 +30,7 @@ from mmwau.analysis.evaluation import (
     quiet,
     run_first_images,
 )
-from mmwau.analysis.prune_report import Report
+from mmwau.analysis.prune_report import PruneReport
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
 from mmwau.files.whole import check_folder, write_whole
@@ -192,7 +192,7 @@ def measure_all(
 
 
 def show(
-    args: argparse.Namespace, report: Report, left_out: Mapping[str, str], console: Console
+    args: argparse.Namespace, report: PruneReport, left_out: Mapping[str, str], console: Console
 ) -> None:
     """Print the tables; write the pictures and the page."""
     curves, folder = report.curves, Path(args.work_dir)
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(f'Stopped. What is measured is in {results.path}; the same command goes on')
     metric = choose_metric(results.metrics[next(curves.points(labels[0]))], args.metric)
-    show(args, Report(curves, results.metrics, metric), left_out, console)
+    show(args, PruneReport(curves, results.metrics, metric), left_out, console)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,93 @@
+"""What is trained and how, from a config, apart from WAU and the seed."""
+
+from collections.abc import Iterator, Mapping
+from inspect import Parameter, signature
+
+from mmengine.runner import Runner
+
+from mmwau.engine.optim_wrapper import WAUMixin
+from mmwau.engine.type_names import type_name
+from mmwau.engine.wau_hook import WAUHook
+
+# Arguments of the Runner that make no difference to how a network is trained.
+NOT_TRAINING = {
+    'self', 'cfg', 'work_dir', 'resume', 'launcher', 'experiment_name', 'visualizer', 'log_level',
+}  # fmt: skip
+# Other variables of a config are there for these to be made from.
+TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
+WITHOUT_WAU = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
+MEASURING = ('overlap_interval', 'movement')
+
+
+def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] | None]:
+    """What is trained and how, and with which WAU, from a config.
+
+    Args:
+        cfg: The config as a dict; left as it is.
+
+    Returns:
+        The settings of the training by dotted name, without WAU and the seed; and WAU's arguments
+        that are not the defaults, None without WAU.
+    """
+    parts = {name: value for name, value in cfg.items() if name in TRAINING and value is not None}
+    parts['randomness'] = {
+        name: value for name, value in (parts.get('randomness') or {}).items() if name != 'seed'
+    }
+    parts['default_hooks'] = {
+        name: hook for name, hook in parts.get('default_hooks', {}).items()
+        if name != 'visualization'
+    }  # fmt: skip
+    hooks = parts.pop('custom_hooks', None) or []
+    # Of these the one only measures, and what the other one does is WAU.
+    others = [hook for hook in hooks if _type(hook) not in ('WAUHook', 'OverlapHook')]
+    if others:
+        parts['custom_hooks'] = others
+    wrapper = dict(parts['optim_wrapper'])
+    kind = _type(wrapper) or 'OptimWrapper'
+    wrapper['type'] = WITHOUT_WAU.get(kind, kind)
+    wau = None
+    if kind in WITHOUT_WAU:
+        defaults = _defaults(WAUMixin)
+        wau = {name: wrapper.pop(name) for name in defaults if name in wrapper}
+        for hook in hooks:
+            if _type(hook) == 'WAUHook':
+                hook_defaults = _defaults(WAUHook)
+                wau |= {name: value for name, value in hook.items() if name in hook_defaults}
+                defaults |= hook_defaults
+        wau = {
+            name: _plain(value) for name, value in wau.items()
+            if _plain(value) != _plain(defaults[name])
+        }  # fmt: skip
+    parts['optim_wrapper'] = wrapper
+    return dict(_flatten(parts)), wau
+
+
+def _type(part: Mapping) -> str | None:
+    return type_name(part.get('type'))
+
+
+def _defaults(owner: type) -> dict[str, object]:
+    """Arguments that have a default, without those that only say what is measured."""
+    parameters = signature(owner.__init__).parameters
+    return {
+        name: parameter.default for name, parameter in parameters.items()
+        if parameter.default is not Parameter.empty and name not in MEASURING
+    }  # fmt: skip
+
+
+def _plain(value: object) -> object:
+    """Tuples as lists, which is how most configs come back from a file."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _flatten(value: object, name: str = '') -> Iterator[tuple[str, object]]:
+    """The values of nested dicts and of lists of dicts, by dotted name."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, Mapping) for v in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        yield name, _plain(value)
+        return
+    for key, inner in value.items():
+        yield from _flatten(inner, f'{name}.{key}' if name else str(key))
