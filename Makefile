@@ -5,12 +5,15 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 UPSTREAM := .venv-upstream
+# Processes that run the tests.
+WORKERS ?= 2
+TEST := -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help install demo test test-upstream lint docs clean
 
 help:
 	@echo "make demo     train a small detector without WAU and with it, and compare (about 5 minutes)"
-	@echo "make test     run the test suite (about 11 minutes)"
+	@echo "make test     run the test suite (about 9 minutes; WORKERS=N for more than 2 processes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make lint     check style and format"
 	@echo "make docs     build the site into docs/_build/html; a link that leads nowhere is an error"
@@ -27,14 +30,14 @@ demo: $(INSTALLED)
 	$(RUN) tools/demo.py
 
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) $(TEST)
 
 $(UPSTREAM)/.installed: pyproject.toml setup.py requirements/upstream.txt tools/install.py
 	$(PYTHON) tools/install.py --stack upstream --venv $(UPSTREAM)
 	@touch $@
 
 test-upstream: $(UPSTREAM)/.installed
-	$(UPSTREAM)/bin/python -m pytest
+	$(UPSTREAM)/bin/python $(TEST)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

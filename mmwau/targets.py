@@ -13,6 +13,9 @@ from mmwau.core.slices import Layer
 AXES = ('out', 'in', 'layer')
 # Where detectors and classifiers of OpenMMLab have their convolutions, their heads left out.
 DEFAULT_TARGETS = ('backbone', 'neck')
+# Reasons why a convolution is left out.
+NO_SHAPE = 'its weight has no shape before the first forward pass'
+GROUPED = 'grouped and transposed: its filters do not lie on one dimension'
 
 
 def find_convolutions(
@@ -119,14 +122,9 @@ def find_left_out(
             continue
         weight = module._parameters.get('weight')
         bias = _held_bias(module, axis, moves)
-        if weight is None:
-            left_out[name] = 'its weight is computed from other parameters'
-        elif isinstance(weight, UninitializedParameter):
-            left_out[name] = 'its weight has no shape before the first forward pass'
-        elif set(module._parameters) - {'weight', 'bias'}:
-            left_out[name] = 'its filters have parameters besides weight and bias'
-        elif not _is_laid_out(module):
-            left_out[name] = 'its weight is not laid out as (filters, input channels, ...)'
+        form = why_no_filters(module)
+        if form and form != GROUPED:
+            left_out[name] = form
         elif not weight.requires_grad:
             left_out[name] = 'frozen'
         elif moves is not None and id(weight) not in moves:
@@ -137,11 +135,29 @@ def find_left_out(
             left_out[name] = 'shares the weight of a layer already held'
         elif bias is not None and id(bias) in seen:
             left_out[name] = 'shares the bias of a layer already held'
-        elif axis == 'out' and _is_transposed(module) and module.groups > 1:
-            left_out[name] = 'grouped and transposed: its filters do not lie on one dimension'
+        elif axis == 'out' and form:
+            left_out[name] = form
         else:
             seen |= {id(weight), id(bias)}
     return left_out
+
+
+def why_no_filters(module: nn.Module) -> str:
+    """Why a convolution's filters do not lie on one dimension of its weight, or an empty string.
+
+    Args:
+        module: One of :func:`find_convolutions`, whether it trains or not.
+    """
+    weight = module._parameters.get('weight')
+    if weight is None:
+        return 'its weight is computed from other parameters'
+    if isinstance(weight, UninitializedParameter):
+        return NO_SHAPE
+    if set(module._parameters) - {'weight', 'bias'}:
+        return 'its filters have parameters besides weight and bias'
+    if not _is_laid_out(module):
+        return 'its weight is not laid out as (filters, input channels, ...)'
+    return GROUPED if _is_transposed(module) and module.groups > 1 else ''
 
 
 def list_updated(optimizer: Optimizer) -> list[tuple[Parameter, bool]]:
@@ -240,7 +256,7 @@ def _why_not_whole(
     params = _own_parameters(module)
     weights = [param for param in params if param is not module._parameters.get('bias')]
     if any(isinstance(param, UninitializedParameter) for param in params):
-        return 'its weight has no shape before the first forward pass'
+        return NO_SHAPE
     if not any(param.requires_grad for param in weights):
         return 'frozen'
     if moves is not None and not any(id(param) in moves for param in weights):

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from copy import deepcopy
 from functools import cache
@@ -23,6 +24,16 @@ settings.load_profile('mmwau')
 @cache
 def read_demo_config():
     return Config.fromfile(Path(__file__).parents[1] / 'configs' / 'faster_rcnn_r18_wau_demo.py')
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """What a test or a script in it sets, such as LOCAL_RANK, others do not see."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mmwau.overlap import shape_of_filters
-from mmwau.targets import filter_dim, find_convolutions
+from mmwau.targets import GROUPED, filter_dim, find_convolutions, why_no_filters
 
 # Names of what is computed: weight norm, spectral norm, torch's parametrisations.
 COMPUTED = ('.weight_orig', '.weight_v', '.parametrizations.weight.original0',
@@ -74,7 +74,11 @@ def find_filters(
         else:
             module = known.get(name)
             fits = module is not None and module.weight.shape == weight.shape
-            reason = None if fits else 'the model of the config has no such convolution'
+            reason = 'the model of the config has no such convolution'
+            if fits:
+                form = why_no_filters(module)
+                # Of these, filters are compared within their group.
+                reason = None if form in ('', GROUPED) else form
             filters = Filters(weight, filter_dim(module), module.groups) if fits else None
         if reason is None and not weight.isfinite().all():
             reason = 'it has values that are not finite: training diverged'

@@ -12,7 +12,7 @@ from mmwau.core.checks import check_choice
 from mmwau.core.norms import norms_behind
 from mmwau.core.random_numbers import random_numbers
 from mmwau.overlap import filter_overlap
-from mmwau.targets import filter_dim, find_convolutions
+from mmwau.targets import filter_dim, find_convolutions, why_no_filters
 
 ORDERS = ('l1', 'overlap', 'apoz', 'random')
 
@@ -68,15 +68,11 @@ def find_removable(
     )
     found, left_out = {}, {}
     for name, module in convolutions.items():
-        weight = module._parameters.get('weight')
-        if weight is None:
-            left_out[name] = 'its weight is computed from other parameters'
-        elif set(module._parameters) - {'weight', 'bias'}:
-            left_out[name] = 'its filters have parameters besides weight and bias'
-        elif uses[id(weight)] > 1:
+        reason = why_no_filters(module)
+        if reason:
+            left_out[name] = reason
+        elif uses[id(module.weight)] > 1:
             left_out[name] = 'shares its weight with another layer'
-        elif filter_dim(module) == 1 and module.groups > 1:
-            left_out[name] = 'grouped and transposed: its filters do not lie on one dimension'
         elif name not in norms:
             left_out[name] = 'takes no part in the forward pass on the test data'
         elif any(_is_bare(norm) for norm in norms[name]):

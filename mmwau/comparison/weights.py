@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmwau.core.sharding import refuse_sharded_layers
-from mmwau.targets import check_targets, find_convolutions, is_below
+from mmwau.targets import (
+    GROUPED,
+    check_targets,
+    find_convolutions,
+    is_below,
+    why_no_filters,
+)
 
 
 def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[str, nn.Module]:
@@ -26,10 +32,13 @@ def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[st
     prefixes = check_targets(targets)
     convolutions = find_convolutions(model)
     found, seen = {}, set()
+    with_filters = {
+        name for name, module in convolutions.items() if why_no_filters(module) in ('', GROUPED)
+    }
     for name, module in model.named_modules():
         weight = module._parameters.get('weight')
         if (
-            (name in convolutions or isinstance(module, nn.Linear))
+            (name in with_filters or isinstance(module, nn.Linear))
             and any(is_below(name, prefix) for prefix in prefixes)
             and weight is not None
             and weight.requires_grad
