@@ -1,6 +1,5 @@
 # BCCD blood cells with WAU; faster_rcnn_r18_bccd.py is its baseline.
-_base_ = './faster_rcnn_r18_bccd.py'
+_base_ = ['./faster_rcnn_r18_bccd.py', './_base_/wau/paper.py']
 
-custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook', overlap_interval=50)]

@@ -1,6 +1,5 @@
 # Faster R-CNN R50-FPN on COCO with WAU by whole layers; faster_rcnn_r50_coco.py is its baseline.
-_base_ = './faster_rcnn_r50_coco.py'
+_base_ = ['./faster_rcnn_r50_coco.py', './_base_/wau/layers.py']
 
-custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5, axis='layer', hold='state')
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook')]

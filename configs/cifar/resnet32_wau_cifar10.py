@@ -1,6 +1,5 @@
 # WAU as in the paper's words; resnet32_cifar10.py is its baseline.
-_base_ = './resnet32_cifar10.py'
+_base_ = ['./resnet32_cifar10.py', '../_base_/wau/paper.py']
 
-custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook')]

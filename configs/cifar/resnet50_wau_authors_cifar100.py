@@ -1,8 +1,5 @@
 # WAU as in its authors' code; resnet50_cifar100.py is its baseline.
-_base_ = './resnet50_cifar100.py'
+_base_ = ['./resnet50_cifar100.py', '../_base_/wau/authors.py']
 
-custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(
-    type='WAUOptimWrapper', update_ratio=0.5, axis='in', sampler='with_replacement', min_active=0
-)
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook')]

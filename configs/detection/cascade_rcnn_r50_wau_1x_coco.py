@@ -1,7 +1,6 @@
 # Cascade R-CNN R-50 FPN, 1x, with WAU in the paper's words.
 # Its baseline is cascade_rcnn_r50_1x_coco.py.
-_base_ = './cascade_rcnn_r50_1x_coco.py'
+_base_ = ['./cascade_rcnn_r50_1x_coco.py', '../_base_/wau/paper.py']
 
-custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook')]

@@ -1,13 +1,6 @@
 # Faster R-CNN VGG-16, 1x, with WAU as in its authors' code.
 # Its baseline is faster_rcnn_vgg16_1x_coco.py.
-_base_ = './faster_rcnn_vgg16_1x_coco.py'
+_base_ = ['./faster_rcnn_vgg16_1x_coco.py', '../_base_/wau/authors.py']
 
-custom_imports = dict(imports=['mmpretrain.models', 'mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(
-    type='WAUOptimWrapper',
-    update_ratio=0.5,
-    axis='in',
-    sampler='with_replacement',
-    min_active=0,
-)
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook')]

@@ -1,7 +1,6 @@
 # Faster R-CNN X-101-64x4d FPN, 2x, with WAU in the paper's words.
 # Its baseline is faster_rcnn_x101_64x4d_2x_coco.py.
-_base_ = './faster_rcnn_x101_64x4d_2x_coco.py'
+_base_ = ['./faster_rcnn_x101_64x4d_2x_coco.py', '../_base_/wau/paper.py']
 
-custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook')]

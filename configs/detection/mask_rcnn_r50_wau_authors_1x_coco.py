@@ -1,13 +1,6 @@
 # Mask R-CNN R-50 FPN, 1x, with WAU as in its authors' code.
 # Its baseline is mask_rcnn_r50_1x_coco.py.
-_base_ = './mask_rcnn_r50_1x_coco.py'
+_base_ = ['./mask_rcnn_r50_1x_coco.py', '../_base_/wau/authors.py']
 
-custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
-optim_wrapper = dict(
-    type='WAUOptimWrapper',
-    update_ratio=0.5,
-    axis='in',
-    sampler='with_replacement',
-    min_active=0,
-)
+optim_wrapper = _base_.pop('wau')
 custom_hooks = [dict(type='WAUHook')]
