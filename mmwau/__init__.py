@@ -19,12 +19,10 @@ if find_spec('mmengine'):  # the method itself needs only torch
     from .datasets import cifar  # noqa: F401
     from .engine.optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
     from .engine.overlap_hook import OverlapHook
-    from .engine.package_configs import take_bases
     from .engine.wau_hook import WAUHook
 
     __all__ += ['OverlapHook', 'WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']
     __all__ += ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']
-    take_bases()
 else:
 
     def __getattr__(name: str):

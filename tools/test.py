@@ -23,7 +23,9 @@ from mmwau.scripts.preflight import check_test_config
 def parse_args() -> argparse.Namespace:
     """Parse the command line, which is that of OpenMMLab's testing scripts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, or a config of a package, such as mmdet::FOLDER/NAME.py'
+    )
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='write the predictions to this file (.pkl)')
     parser.add_argument('--show', action='store_true', help='show predictions on the screen')

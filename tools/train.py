@@ -6,7 +6,6 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config
 
-from mmwau.engine.type_names import type_name
 from mmwau.scripts.checkpoint import find_last, remove_unfinished
 from mmwau.scripts.launch import (
     add_common_options,
@@ -17,14 +16,18 @@ from mmwau.scripts.launch import (
     stop_without_weights,
 )
 from mmwau.scripts.preflight import check_train_config
-
-AMP_COUNTERPART = {'OptimWrapper': 'AmpOptimWrapper', 'WAUOptimWrapper': 'WAUAmpOptimWrapper'}
+from mmwau.scripts.presets import preset_names, use_amp
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line, which is that of OpenMMLab's training scripts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, or a config of a package, such as mmdet::FOLDER/NAME.py'
+    )
+    parser.add_argument(
+        '--wau', choices=preset_names(), help='put WAU on a config without it, with these settings'
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -45,24 +48,6 @@ def parse_args() -> argparse.Namespace:
         settings['--resume'] = 'load_from'
     refuse_two_values(parser, args, settings)
     return args
-
-
-def use_amp(cfg: Config) -> None:
-    """Change the optimizer wrapper to its counterpart for automatic mixed precision.
-
-    Raises:
-        ValueError: If the wrapper has no known counterpart.
-    """
-    wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
-    if wrapper in AMP_COUNTERPART.values():
-        return
-    if wrapper not in AMP_COUNTERPART:
-        raise ValueError(
-            f'--amp changes optim_wrapper.type to its AMP counterpart, which exists for '
-            f'{", ".join(AMP_COUNTERPART)}; this config has {wrapper!r}'
-        )
-    cfg.optim_wrapper.type = AMP_COUNTERPART[wrapper]
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def use_auto_scale_lr(cfg: Config) -> None:

@@ -1,12 +1,16 @@
 """Configs of this package as bases: ``_base_ = 'mmwau::faster_rcnn_r50_wau_coco.py'``.
 
 MMEngine takes such names for packages that it has in a list, with a folder in the path, and looks
-up the types in what they bring in a registry of the package's name. What mmwau registers it
-registers with MMEngine itself, and most types in its configs are those of MMDetection or
-MMPreTrain, so that its configs are read like files of the reader's own.
+up the types in what they bring in a registry of the package's name; there is no public way to name
+another package. What mmwau registers it registers with MMEngine itself, and most types in its
+configs are those of MMDetection or MMPreTrain, so that its configs are read like files of the
+reader's own. MMEngine is changed only while a config is read here, never by importing mmwau.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmengine.config import Config
 
@@ -14,33 +18,49 @@ PREFIX = 'mmwau::'
 # Where MIM looks too; setup.py puts them there.
 FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
 
-_find_config = Config._get_cfg_path
 
-
-def find_config(base: str, filename: str) -> tuple[str, str | None]:
-    """Find a config that another one names in ``_base_``.
+def read_config(name: str | Path, **options) -> Config:
+    """Read a config whose bases, or which itself, may be configs of packages.
 
     Args:
-        base: The name.
-        filename: The config that names it.
+        name: A file, or the name of a config in a package: ``mmdet::FOLDER/NAME.py``, ``mmwau::``.
+        **options: Those of ``Config.fromfile``.
 
     Returns:
-        Its path, and the scope of its types if that is not the default scope.
+        The config.
 
     Raises:
-        FileNotFoundError: If this package has no such config.
+        FileNotFoundError: If there is no such config.
     """
-    if not base.startswith(PREFIX):
-        return _find_config(base, filename)
-    path = FOLDER / base.removeprefix(PREFIX)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{filename}: _base_ names {base}, and there is no {path}. The configs are the files '
-            f"below that folder, for example 'mmwau::faster_rcnn_r50_wau_coco.py'"
-        )
-    return str(path), None
+    with package_bases():
+        if '::' in str(name):
+            with TemporaryDirectory() as folder:  # a file of that name, after which runs are named
+                path = Path(folder) / Path(name).name
+                path.write_text(f'_base_ = {str(name)!r}\n')
+                return Config.fromfile(path, **options)
+        if not Path(name).is_file():
+            raise FileNotFoundError(f'The config {name} does not exist (from {Path.cwd()})')
+        return Config.fromfile(name, **options)
 
 
-def take_bases() -> None:
-    """Let MMEngine find this package's configs by their names."""
+@contextmanager
+def package_bases() -> Iterator[None]:
+    """Let MMEngine find this package's configs by their names within the context."""
+    original = Config.__dict__['_get_cfg_path']
+
+    def find_config(base: str, filename: str) -> tuple[str, str | None]:
+        if not base.startswith(PREFIX):
+            return original.__func__(base, filename)
+        path = FOLDER / base.removeprefix(PREFIX)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'{filename}: _base_ names {base}, and there is no {path}. The configs are the '
+                f"files below that folder, for example 'mmwau::faster_rcnn_r50_wau_coco.py'"
+            )
+        return str(path), None
+
     Config._get_cfg_path = staticmethod(find_config)
+    try:
+        yield
+    finally:
+        Config._get_cfg_path = original

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+from mmwau.engine.package_configs import read_config
 from mmwau.runs.settings import split_settings
 
 # What each part of a suite can have, and of what type; seeds and processes have their own checks.
@@ -258,7 +259,7 @@ def _check_options(path: Path, options: Mapping[str, object]) -> None:
 
 @lru_cache(maxsize=64)
 def _read_config(path: Path, folder: Path) -> Config:
-    return Config.fromfile(folder / path, import_custom_modules=False)
+    return read_config(folder / path, import_custom_modules=False)
 
 
 def _option(value: object) -> str:

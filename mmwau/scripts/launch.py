@@ -15,8 +15,10 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from mmwau.datasets.coco_file import read_with_marks
+from mmwau.engine.package_configs import read_config
 
 from .checkpoint import ResumeHook, read_safely, write_whole_files
+from .presets import use_wau
 from .pretrained import WeightsError, explain_weights
 
 
@@ -60,22 +62,25 @@ def refuse_two_values(
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the command line names and merge its options.
+    """Read the config that the command line names, put WAU on it if asked, merge its options.
 
     Raises:
-        FileNotFoundError: If the config file does not exist.
+        FileNotFoundError: If the config does not exist.
+        ValueError: If WAU can't be put on it.
     """
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'The config {args.config} does not exist (from {Path.cwd()})')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
+    preset = getattr(args, 'wau', None)
+    if preset is not None:
+        use_wau(cfg, preset)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+        arm = '' if preset is None else f'_wau_{preset}'
+        cfg.work_dir = str(Path('work_dirs') / (Path(args.config).stem + arm))
     return cfg
 
 

@@ -23,6 +23,7 @@ from mmwau.runs.arms import group_into_arms
 from mmwau.runs.reader import read_run
 from mmwau.runs.settings import split_settings
 from mmwau.scripts.preflight import check_train_config
+from mmwau.scripts.presets import use_amp
 
 NEW = Path(mmwau.__file__).parent / 'configs'
 TEXT = ROOT / 'configs'
@@ -225,7 +226,6 @@ def test_a_config_of_ones_own_inherits_from_the_package(tmp_path):
 
 
 def test_amp_switches_to_the_counterpart_of_a_class():
-    use_amp = runpy.run_path(str(TRAIN))['use_amp']
     for name, wrapper in [
         ('faster_rcnn_r50_wau_coco', 'WAUAmpOptimWrapper'),
         ('faster_rcnn_r50_coco', 'AmpOptimWrapper'),

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 import mmwau
 from mmwau.datasets.shapes import make_shapes
+from mmwau.engine.package_configs import read_config
 
 # What a source distribution and a wheel are made of.
 SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'mmwau', 'model-index.yml',
@@ -206,7 +207,8 @@ def loads_by_base(python, cwd):
         'new = Config.fromfile("new.py").to_dict()\n'
         'assert "mmwau" not in sys.modules\n'
         'import mmwau\n'
-        'read = [Config.fromfile(f"text{number}.py").to_dict() for number in range(2)]\n'
+        'from mmwau.engine.package_configs import read_config\n'
+        'read = [read_config(f"text{number}.py").to_dict() for number in range(2)]\n'
         'print(json.dumps([mmwau.__file__, new, *read]))\n'
     )
     path, new, *texts = json.loads(run(python, '-c', code, cwd=cwd))
@@ -275,7 +277,7 @@ class TestWithTheWholeStack:
 def test_a_config_that_the_package_has_not_is_reported(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = 'mmwau::faster_rcnn_r5_wau_coco.py'\n")
     with pytest.raises(FileNotFoundError, match=r'mine.py: _base_ names mmwau::faster_rcnn_r5_wau'):
-        Config.fromfile(tmp_path / 'mine.py')
+        read_config(tmp_path / 'mine.py')
 
 
 def test_the_parser_of_model_indexes_finds_no_fault():

@@ -112,12 +112,11 @@ def build_model(config: str) -> tuple[nn.Module, object]:
         ValueError: If it has no model.
     """
     # Weights can be measured where MMEngine is not installed.
-    from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
-    if not Path(config).is_file():
-        raise FileNotFoundError(f'The config {config} does not exist (from {Path.cwd()})')
-    cfg = Config.fromfile(config)
+    from mmwau.engine.package_configs import read_config
+
+    cfg = read_config(config)
     if 'model' not in cfg:
         raise ValueError(f'The config {config} has no model')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
