@@ -11,8 +11,6 @@ stopped or killed, the same command goes on with the next recipe; the report als
 import argparse
 import os
 import resource
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -25,6 +23,7 @@ from mmwau.compatibility.report import write_report
 from mmwau.compatibility.trial import FAILED, TrialRecord, try_recipe
 from mmwau.files.records import read_records, write_records
 from mmwau.files.whole import check_folder
+from mmwau.scripts.errors import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK_DIR = ROOT / 'work_dirs' / 'compatibility'
@@ -136,23 +135,20 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
 def main() -> None:
     """Try recipes, or write the report."""
     args = parse_args()
-    try:
-        if args.report:
-            records = read_records(TrialRecord, args.work_dir / 'records.json')
-            if not records:
-                raise FileNotFoundError(
-                    f'There are no records in {args.work_dir}: run the same command without '
-                    '--report first'
-                )
-            write_report(records, ROOT / 'docs')
-            print('Written: docs/compatibility.md, docs/compatibility.json')
-        else:
-            check_folder(args.work_dir)
-            run(args)
-            print(f'Records: {args.work_dir / "records.json"}. The report: {COMMAND} --report')
-    except (ValueError, OSError) as error:
-        sys.exit(f'{shlex.join(sys.argv)}: {error}')
+    if args.report:
+        records = read_records(TrialRecord, args.work_dir / 'records.json')
+        if not records:
+            raise FileNotFoundError(
+                f'There are no records in {args.work_dir}: run the same command without '
+                '--report first'
+            )
+        write_report(records, ROOT / 'docs')
+        print('Written: docs/compatibility.md, docs/compatibility.json')
+    else:
+        check_folder(args.work_dir)
+        run(args)
+        print(f'Records: {args.work_dir / "records.json"}. The report: {COMMAND} --report')
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

@@ -37,6 +37,7 @@ from mmwau.experiment.trainer import LOG, Trainer, find_records, read_scalars
 from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
 from mmwau.reporting.plots import plot_detections, plot_overlap
 from mmwau.reporting.terminal import text_console
+from mmwau.scripts.errors import run_script
 from mmwau.targets import DEFAULT_TARGETS, find_layers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -328,8 +329,6 @@ def main() -> None:
     except KeyboardInterrupt:
         say(console, 'Stopped; the demo goes on from the last checkpoints when it is started again')
         sys.exit(130)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
     stop_if_failed(console, trainings, records)
     torch.set_num_threads(1)
     models = load_detectors(trainings)
@@ -346,4 +345,4 @@ def main() -> None:
 if __name__ == '__main__':
     # Without options; --help tells what the demo does, and starts nothing.
     argparse.ArgumentParser(description=__doc__).parse_args()
-    main()
+    run_script(main)

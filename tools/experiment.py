@@ -30,6 +30,7 @@ from mmwau.files.records import read_records
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.page import png
 from mmwau.reporting.terminal import task_name, text_console
+from mmwau.scripts.errors import run_script
 
 # Between two lines on a terminal that shows no bars.
 SECONDS_BETWEEN_LINES = 60
@@ -264,4 +265,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmwau.datasets.shapes import make_shapes
 from mmwau.files.whole import check_folder
+from mmwau.scripts.errors import run_script
 
 
 def main() -> None:
@@ -13,12 +14,9 @@ def main() -> None:
     parser.add_argument('root', nargs='?', default='data/demo', help='folder to make')
     parser.add_argument('--seed', type=int, default=0, help='the same seed, the same images')
     args = parser.parse_args()
-    try:
-        check_folder(Path(args.root).parent, 'root')
-        make_shapes(args.root, seed=args.seed)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        parser.error(str(error))
+    check_folder(Path(args.root).parent, 'root')
+    make_shapes(args.root, seed=args.seed)
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

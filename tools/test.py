@@ -9,15 +9,16 @@ from mmengine.config import Config
 
 from mmwau.engine.type_names import type_name
 from mmwau.files.whole import check_file, check_folder
+from mmwau.scripts.errors import run_script
 from mmwau.scripts.launch import (
     add_common_options,
     build_runner,
     leave_processes,
     load_config,
     refuse_two_values,
-    stop_without_weights,
 )
 from mmwau.scripts.preflight import check_test_config
+from mmwau.scripts.pretrained import explain_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -112,10 +113,10 @@ def main() -> None:
     if args.out is not None:
         dump_predictions(cfg, args.out)
     check_test_config(cfg)
-    with stop_without_weights(cfg):
+    with explain_weights(cfg):
         build_runner(cfg).test()
     leave_processes()
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

@@ -7,16 +7,17 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 from mmengine.config import Config
 
 from mmwau.scripts.checkpoint import find_last, remove_unfinished
+from mmwau.scripts.errors import run_script
 from mmwau.scripts.launch import (
     add_common_options,
     build_runner,
     leave_processes,
     load_config,
     refuse_two_values,
-    stop_without_weights,
 )
 from mmwau.scripts.preflight import check_train_config
 from mmwau.scripts.presets import preset_names, use_amp
+from mmwau.scripts.pretrained import explain_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,7 +90,7 @@ def main() -> None:
         use_auto_scale_lr(cfg)
     use_resume(cfg, args.resume)
     check_train_config(cfg)
-    with stop_without_weights(cfg):
+    with explain_weights(cfg):
         runner = build_runner(cfg)
         remove_unfinished(cfg.work_dir)
         runner.train()
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

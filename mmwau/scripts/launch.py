@@ -4,8 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -19,7 +18,6 @@ from mmwau.engine.package_configs import read_config
 
 from .checkpoint import ResumeHook, read_safely, write_whole_files
 from .presets import use_wau
-from .pretrained import WeightsError, explain_weights
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +55,9 @@ def refuse_two_values(
     for option, setting in settings.items():
         given = getattr(args, option.strip('-').replace('-', '_'))
         if given is not None and setting in (args.cfg_options or {}):
-            parser.error(f'{option} and --cfg-options {setting}=... contradict each other; give '
-                         'one of them')  # fmt: skip
+            parser.error(
+                f'{option} and --cfg-options {setting}=... contradict each other; give one of them'
+            )
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -108,16 +107,6 @@ def build_runner(cfg: Config) -> Runner:
     write_whole_files()
     read_safely()
     return runner
-
-
-@contextmanager
-def stop_without_weights(cfg: Config) -> Iterator[None]:
-    """End the script with a sentence if weights that the config names can't be loaded inside."""
-    try:
-        with explain_weights(cfg):
-            yield
-    except WeightsError as error:
-        sys.exit(f'{type(error).__name__}: {error}')
 
 
 def leave_processes() -> None:

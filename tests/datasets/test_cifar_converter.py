@@ -212,7 +212,7 @@ def test_wrong_input_is_reported_and_leaves_nothing(tmp_path, harm, error, words
 def test_target_that_exists_is_left_alone(converted):
     before = {path: path.read_bytes() for path in converted.rglob('*') if path.is_file()}
     done = run(converted.parent, converted)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert 'batches exists already' in done.stderr
     assert before == {path: path.read_bytes() for path in converted.rglob('*') if path.is_file()}
 

@@ -240,14 +240,14 @@ def test_wrong_input_is_reported_and_leaves_nothing(voc, tmp_path, harm, options
     if harm:
         harm(voc)
     done = convert(voc, tmp_path / 'coco', *options)
-    assert done.returncode == 2
+    assert done.returncode == (2 if done.stderr.startswith('usage: ') else 1)
     assert words in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ['BCCD']
 
 
 def test_target_that_exists_is_left_alone(voc, tmp_path):
     done = convert(voc, voc)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert 'BCCD exists already' in done.stderr
     assert (voc / 'Annotations').is_dir()
 

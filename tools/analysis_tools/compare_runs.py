@@ -28,6 +28,7 @@ from mmwau.runs.checks import (
 )
 from mmwau.runs.reader import read_run
 from mmwau.runs.report import ARMS_IN_ONE_TABLE, RunsReport
+from mmwau.scripts.errors import run_script
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -97,4 +98,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

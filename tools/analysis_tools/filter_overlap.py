@@ -28,6 +28,7 @@ from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.labels import short_labels
 from mmwau.reporting.page import png, write_page
 from mmwau.reporting.terminal import task_name, text_console
+from mmwau.scripts.errors import run_script
 from mmwau.targets import is_below
 
 
@@ -242,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

@@ -38,6 +38,7 @@ from mmwau.reporting.labels import short_labels
 from mmwau.reporting.page import Table, png, write_page
 from mmwau.reporting.terminal import task_name, text_console
 from mmwau.runs.metrics import choose_metric
+from mmwau.scripts.errors import run_script
 from mmwau.scripts.launch import build_runner, load_config
 from mmwau.targets import is_below
 
@@ -268,4 +269,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

@@ -24,6 +24,7 @@ from rich.progress import track
 from mmwau.datasets.cifar import LAYOUTS
 from mmwau.files.whole import check_new, whole_folder, write_whole
 from mmwau.reporting.labels import name_some
+from mmwau.scripts.errors import run_script
 
 SPLITS = ('train', 'test')
 SUFFIXES = ('.jpg', '.jpeg', '.png')
@@ -156,12 +157,9 @@ def main() -> None:
     parser.add_argument('target', type=Path, help='folder to make')
     parser.add_argument('--seed', type=int, default=0, help='seed of the order (default: 0)')
     args = parser.parse_args()
-    try:
-        written = convert(args.source, args.target, args.seed)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    written = convert(args.source, args.target, args.seed)
     print(f'{args.target}: ' + ', '.join(f'{count} {split}' for split, count in written.items()))
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

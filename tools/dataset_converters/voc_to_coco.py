@@ -28,6 +28,7 @@ from mmengine.utils import track_iter_progress
 from mmwau.datasets import voc
 from mmwau.files.whole import check_new, whole_folder
 from mmwau.reporting.labels import name_some
+from mmwau.scripts.errors import run_script
 
 
 def convert(
@@ -252,19 +253,10 @@ def main() -> None:
                 f'got {len(args.split_ratio)} fractions for {" ".join(args.split)}'
             )
         splits = dict(zip(args.split, args.split_ratio, strict=True))
-    try:
-        convert(
-            args.source,
-            args.target,
-            splits,
-            args.classes,
-            args.annotations,
-            args.images,
-            args.seed,
-        )
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    convert(
+        args.source, args.target, splits, args.classes, args.annotations, args.images, args.seed
+    )
 
 
 if __name__ == '__main__':
-    main()
+    run_script(main)
