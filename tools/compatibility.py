@@ -36,20 +36,25 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        '--only', metavar='TEXT',
+        '--only',
+        metavar='TEXT',
         help='families with this text in their name (mmdet/fcos), again if they are done already',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--report', action='store_true',
+        '--report',
+        action='store_true',
         help='write docs/compatibility.md and .json from what is done, train nothing',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--time-limit', type=int, default=300, metavar='SECONDS', help='of a recipe (default: 300)'
     )
     parser.add_argument(
-        '--work-dir', type=Path, default=WORK_DIR, metavar='FOLDER',
+        '--work-dir',
+        type=Path,
+        default=WORK_DIR,
+        metavar='FOLDER',
         help='for records, logs and data (default: work_dirs/compatibility)',
-    )  # fmt: skip
+    )
     args = parser.parse_args(arguments)
     if args.only and args.report:
         parser.error('--only chooses what to train; --report shows all that is done')

@@ -145,12 +145,9 @@ class Screen:
         for name in ('epoch', 'loss', 'AP50', 'overlap', 'active', 'left'):
             table.add_column(name, justify='right', no_wrap=True)
         for arm, part in self.parts.items():
-            total = part.epochs * part.per_epoch
-            running = min(part.epoch + 1, part.epochs)
-            table.add_row(
-                arm, ProgressBar(total, part.iteration), f'{running}/{part.epochs}',
-                *part.cells().values(), clock(part.seconds_left()),
-            )  # fmt: skip
+            bar = ProgressBar(part.epochs * part.per_epoch, part.iteration)
+            epoch = f'{min(part.epoch + 1, part.epochs)}/{part.epochs}'
+            table.add_row(arm, bar, epoch, *part.cells().values(), clock(part.seconds_left()))
         return table
 
     def line(self) -> str:

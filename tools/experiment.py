@@ -47,13 +47,19 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         '--threads', type=int, default=1, help='CPU threads of each process (default: 1)'
     )
     parser.add_argument(
-        '--gpus', nargs='+', default=[], metavar='NUMBER',
+        '--gpus',
+        nargs='+',
+        default=[],
+        metavar='NUMBER',
         help='share out these GPUs, one for each process of a training',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--only', metavar='TEXT', nargs='+', default=[],
+        '--only',
+        metavar='TEXT',
+        nargs='+',
+        default=[],
         help='train, or list, only what has all these texts in its name, "SETTING / ARM / seed N"',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--list', action='store_true', help='show the trainings with their commands, train nothing'
     )
@@ -61,14 +67,18 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         '--report', action='store_true', help='compare what is finished, train nothing'
     )
     parser.add_argument(
-        '--work-dir', type=Path, metavar='FOLDER',
+        '--work-dir',
+        type=Path,
+        metavar='FOLDER',
         help='where to train (default: work_dirs/SUITE)',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--out', type=Path, metavar='FOLDER',
+        '--out',
+        type=Path,
+        metavar='FOLDER',
         help='for tables and pictures (default: the work_dir). Trainings whose results are there '
         'already, with the same settings, are not trained again',
-    )  # fmt: skip
+    )
     args = parser.parse_args(arguments)
     if args.jobs is None:
         args.jobs = max(1, len(args.gpus))
@@ -100,10 +110,13 @@ class Show:
     def __init__(self, console: Console, trainer: Trainer, total: int):
         self.console, self.trainer = console, trainer
         self.bars = Progress(
-            task_name(), BarColumn(bar_width=20), MofNCompleteColumn(),
+            task_name(),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
             TextColumn('{task.fields[left]}'),
-            console=console, disable=not console.is_terminal,
-        )  # fmt: skip
+            console=console,
+            disable=not console.is_terminal,
+        )
         self.whole = self.bars.add_task('trainings', total=total, left='')
         self.parts: dict[str, int] = {}
         self.total, self.ended, self._shown = total, 0, time.monotonic()
@@ -115,9 +128,10 @@ class Show:
         name = f'{record.setting} / {record.arm} / seed {record.seed}'
         said = f'{record.status}: {name}' + (f'  {record.error}' if record.error else '')
         self.console.print(
-            f'[{self.ended}/{self.total}] {said}{self._left()}', soft_wrap=True,
+            f'[{self.ended}/{self.total}] {said}{self._left()}',
+            soft_wrap=True,
             style=None if record.finished else 'red',
-        )  # fmt: skip
+        )
 
     def wait(self) -> None:
         """Show how far the running ones are."""
@@ -141,9 +155,11 @@ class Show:
         if left is None or not (self.trainer.running or self.trainer.waiting):
             return ''
         minutes = round(left / 60)
-        return f', about {minutes // 60} h {minutes % 60} min left' if minutes >= 60 else (
-            f', about {max(1, minutes)} min left'
-        )  # fmt: skip
+        return (
+            f', about {minutes // 60} h {minutes % 60} min left'
+            if minutes >= 60
+            else (f', about {max(1, minutes)} min left')
+        )
 
 
 def choose(suite: Suite, only: Sequence[str]) -> list[Training]:
@@ -206,7 +222,7 @@ def train_missing(
         f'{suite.title}: {len(suite.trainings)} trainings, {len(done)} done, '
         f'{len(missing)} to train, {trainer.jobs} at a time',
         soft_wrap=True,
-    )  # fmt: skip
+    )
     by_name = {(one.setting, one.arm, one.seed): one for one in missing}
     show = Show(console, trainer, len(missing))
 

@@ -92,9 +92,8 @@ def _plain(name: str) -> str:
 def _both(source: Source) -> str:
     """The classes of the config beside the categories of the file, for messages."""
     boxes = [
-        f'{name} ({source.file.boxes[id_]} boxes)'
-        for id_, name in source.file.categories.items()
-    ]  # fmt: skip
+        f'{name} ({source.file.boxes[id_]} boxes)' for id_, name in source.file.categories.items()
+    ]
     return (
         f'Classes of the config: {name_some(source.classes, MOST_NAMES)}. Categories of the file: '
         f'{name_some(boxes, MOST_NAMES) or "none"}'

@@ -17,6 +17,7 @@ from torch import nn
 
 from mmwau import WAU, OverlapHook, WAUHook, WAUOptimWrapper, find_layers
 from mmwau.engine.optim_wrapper import WAUMixin
+from mmwau.engine.package_configs import read_config
 from mmwau.experiment.suite import read_suite
 from mmwau.scripts.preflight import check_wau
 
@@ -93,7 +94,7 @@ def test_settings_work_in_a_config(block, tmp_path, model_of):
     has_base = '_base_' in block.text or 'read_base' in block.text
     text = block.text if has_base else f'_base_ = {base!r}\n{block.text}'
     (tmp_path / 'config.py').write_text(text)
-    config = Config.fromfile(tmp_path / 'config.py')
+    config = read_config(tmp_path / 'config.py')
     init_default_scope(config.default_scope)
     if config.optim_wrapper.type == 'WAUAmpOptimWrapper' and not torch.cuda.is_available():
         with pytest.raises(ValueError, match='needs a GPU'):

@@ -36,21 +36,27 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('work_dirs', nargs='+', metavar='work_dir', help='folder of a training')
     parser.add_argument(
-        '--baseline', metavar='LABEL',
+        '--baseline',
+        metavar='LABEL',
         help='arm that the others are compared with (default: the first without WAU)',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--at', type=int, metavar='EPOCH',
+        '--at',
+        type=int,
+        metavar='EPOCH',
         help='compare after this epoch, or iteration where training counts these (default: at the '
         'end of each run)',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--metric', help='metric to draw (default: coco/bbox_mAP, accuracy/top1, or the first)'
     )
     parser.add_argument(
-        '--out', default='work_dirs/compare_runs', type=Path, metavar='FOLDER',
+        '--out',
+        default='work_dirs/compare_runs',
+        type=Path,
+        metavar='FOLDER',
         help='for compare_runs.json, .png and .html (default: %(default)s)',
-    )  # fmt: skip
+    )
     return parser.parse_args(arguments)
 
 

@@ -36,30 +36,60 @@ def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoints', nargs='+', metavar='checkpoint', help='file of weights')
-    parser.add_argument('--layers', nargs='+', default=[''], metavar='PREFIX',
-                        help='measure only the layers below these module names')  # fmt: skip
-    parser.add_argument('--heat-maps', nargs='+', metavar='LAYER',
-                        help='layers whose filters are compared one by one (default: the three '
-                        'with the highest overlap relative to random filters)')  # fmt: skip
-    parser.add_argument('--duplicate-cosine', type=float, default=0.9, metavar='COSINE',
-                        help='|cosine| from which on filters are near-duplicates, in (0, 1] '
-                        '(default: 0.9)')  # fmt: skip
+    parser.add_argument(
+        '--layers',
+        nargs='+',
+        default=[''],
+        metavar='PREFIX',
+        help='measure only the layers below these module names',
+    )
+    parser.add_argument(
+        '--heat-maps',
+        nargs='+',
+        metavar='LAYER',
+        help='layers whose filters are compared one by one (default: the three '
+        'with the highest overlap relative to random filters)',
+    )
+    parser.add_argument(
+        '--duplicate-cosine',
+        type=float,
+        default=0.9,
+        metavar='COSINE',
+        help='|cosine| from which on filters are near-duplicates, in (0, 1] (default: 0.9)',
+    )
     # Its name in mmwau 0.1.
-    parser.add_argument('--twin-cosine', type=float, dest='duplicate_cosine',
-                        default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
-    parser.add_argument('--config', help='config of the network (of MMDetection, MMPreTrain, ...): '
-                        'shows which convolutions are grouped or transposed; the outputs '
-                        'are compared too')  # fmt: skip
-    parser.add_argument('--images', type=int,
-                        help='images to compare the outputs on, with --config; 0 for none '
-                        '(default: 16)')  # fmt: skip
-    parser.add_argument('--json', action='store_true',
-                        help='print all that was measured as JSON, instead of tables')  # fmt: skip
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/filter_overlap'),
-                        help='folder for pictures, page and JSON file')  # fmt: skip
-    parser.add_argument('--unsafe-load', action='store_true',
-                        help='run the code that a checkpoint asks to run; only for trusted '
-                        'files')  # fmt: skip
+    parser.add_argument(
+        '--twin-cosine',
+        type=float,
+        dest='duplicate_cosine',
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        '--config',
+        help='config of the network (of MMDetection, MMPreTrain, ...): '
+        'shows which convolutions are grouped or transposed; the outputs '
+        'are compared too',
+    )
+    parser.add_argument(
+        '--images',
+        type=int,
+        help='images to compare the outputs on, with --config; 0 for none (default: 16)',
+    )
+    parser.add_argument(
+        '--json', action='store_true', help='print all that was measured as JSON, instead of tables'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/filter_overlap'),
+        help='folder for pictures, page and JSON file',
+    )
+    parser.add_argument(
+        '--unsafe-load',
+        action='store_true',
+        help='run the code that a checkpoint asks to run; only for trusted files',
+    )
     args = parser.parse_args()
     if not 0 < args.duplicate_cosine <= 1:
         parser.error(f'--duplicate-cosine must be in (0, 1], got {args.duplicate_cosine}')
@@ -206,8 +236,10 @@ def main() -> None:
         heat_maps = args.heat_maps or overlap_pictures.default_heat_maps(checkpoints)
         unknown = [name for name in heat_maps if name not in names]
         if unknown:
-            raise ValueError(f'--heat-maps: {", ".join(unknown)} is none of the measured layers: '
-                             f'{", ".join(names)}')  # fmt: skip
+            raise ValueError(
+                f'--heat-maps: {", ".join(unknown)} is none of the measured layers: '
+                f'{", ".join(names)}'
+            )
         if cfg is not None and args.images:
             features = compare_outputs(cfg, model, weights, names, args.images, progress)
     figures = {

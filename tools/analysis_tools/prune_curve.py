@@ -59,18 +59,37 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     prefixes = 'module-name prefixes of layers (default: backbone neck)'
     add('--targets', nargs='+', default=['backbone', 'neck'], metavar='PREFIX', help=prefixes)
     add('--per-layer', action='store_true', help='also remove filters from one layer at a time')
-    add('--layer-fractions', nargs='+', type=float, metavar='FRACTION',
-        help='for --per-layer (default: 0.25 0.5 0.75)')  # fmt: skip
+    add(
+        '--layer-fractions',
+        nargs='+',
+        type=float,
+        metavar='FRACTION',
+        help='for --per-layer (default: 0.25 0.5 0.75)',
+    )
     add('--layers', nargs='+', metavar='PREFIX', help='layers of --per-layer (default: all)')
-    add('--apoz-images', type=int, metavar='N',
-        help='first images of the test data, for apoz (default: 32)')  # fmt: skip
-    add('--metric', help='name of the metric, of which more is better '
-        '(default: coco/bbox_mAP, accuracy/top1, or the first)')  # fmt: skip
-    add('--work-dir', default='work_dirs/prune_curve',
-        help='folder for the results and the page (default: %(default)s)')  # fmt: skip
+    add(
+        '--apoz-images',
+        type=int,
+        metavar='N',
+        help='first images of the test data, for apoz (default: 32)',
+    )
+    add(
+        '--metric',
+        help='name of the metric, of which more is better '
+        '(default: coco/bbox_mAP, accuracy/top1, or the first)',
+    )
+    add(
+        '--work-dir',
+        default='work_dirs/prune_curve',
+        help='folder for the results and the page (default: %(default)s)',
+    )
     add('--overwrite', action='store_true', help='forget earlier results')
-    add('--cfg-options', nargs='+', action=DictAction,
-        help='override settings of the config, as key=value')  # fmt: skip
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value',
+    )
     parser.set_defaults(launcher='none', local_rank=0)
     args = parser.parse_args(arguments)
     # An option that another one leaves without an effect, and what takes its place if not given.
@@ -165,9 +184,12 @@ def measure_all(
     columns = task_name(), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()
     # One evaluation may take longer than the time from which rich estimates speeds by default.
     progress = Progress(
-        *columns, console=console, speed_estimate_period=float('inf'),
-        redirect_stdout=False, redirect_stderr=False,
-    )  # fmt: skip
+        *columns,
+        console=console,
+        speed_estimate_period=float('inf'),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
     done = sum(point in results.metrics for points in planned.values() for point in points)
     with progress:
         task = progress.add_task('', total=sum(map(len, planned.values())), completed=done)
@@ -253,9 +275,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     curves = Curves(
         checkpoints=dict(zip(labels, digests, strict=True)),
-        orders=args.orders, seeds=args.seeds, fractions=args.fractions,
-        layers=choose_layers(layers, args), layer_fractions=args.layer_fractions,
-    )  # fmt: skip
+        orders=args.orders,
+        seeds=args.seeds,
+        fractions=args.fractions,
+        layers=choose_layers(layers, args),
+        layer_fractions=args.layer_fractions,
+    )
     filters = sum(layer.num_filters for layer in layers.values())
     console.print(f'{len(layers)} convolutions with {filters} filters lose some of them')
     for name, reason in left_out.items():
