@@ -138,6 +138,8 @@ class WAU:
         """
         layers = list_layers(layers)
         is_whole = are_whole(layers)
+        if not updates:
+            return []
         if self.update_ratio == 1 or not layers:
             everything = [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
             return [everything for _ in updates]
