@@ -15,6 +15,7 @@ from mmwau.core.sharding import refuse_sharded, sharded
 from mmwau.engine.bare_model import bare_model
 from mmwau.engine.optim_wrapper import WAUMixin
 from mmwau.engine.plan import Plan
+from mmwau.engine.resume import is_resumed
 
 from .iteration_hook import IterationHook
 
@@ -119,7 +120,7 @@ class LeaveOutHook(IterationHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take up what a resumed run has left out."""
         # A run that only starts from the weights of another has left nothing out yet.
-        if runner._resume and type(self).__name__ in checkpoint:
+        if is_resumed(runner) and type(self).__name__ in checkpoint:
             entry = checkpoint[type(self).__name__]
             self.phase, self.state = entry['phase'], entry['state']
 

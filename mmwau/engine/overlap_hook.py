@@ -17,6 +17,7 @@ from mmwau.targets import DEFAULT_TARGETS, check_targets, find_layers
 
 from .bare_model import bare_model
 from .plan import Plan, Planned
+from .resume import is_resumed
 
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
@@ -152,7 +153,7 @@ class OverlapHook(Planned, Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on with the movement of a resumed run; a run from loaded weights starts anew."""
-        if runner._resume:
+        if is_resumed(runner):
             self._movement_before = checkpoint.get(MOVEMENT)
 
     def after_train(self, runner: Runner) -> None:

@@ -5,10 +5,17 @@ from collections.abc import Iterator, Mapping
 import torch
 from mmengine.dist import broadcast_object_list
 from mmengine.logging import MessageHub
+from mmengine.runner import Runner
 
 from mmwau.training.messages import Message, about_changes
 
 OPTIONS = 'wau_options'
+
+
+def is_resumed(runner: Runner) -> bool:
+    """Whether a run goes on with a checkpoint, and not only starts from the weights in one."""
+    # MMEngine has no public name for it.
+    return runner._resume
 
 
 def find_seed(given: int | None, loaded: Mapping) -> int:
