@@ -5,10 +5,11 @@ All processes select the same slices, so that none needs to announce which ones 
 
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed import GradBucket, ProcessGroup
 from torch.futures import Future
 from torch.nn import Parameter
@@ -26,17 +27,18 @@ class ActiveTraffic:
 
     Args:
         group: The processes. Defaults to all.
+        model: The model that is trained, which this does not keep alive.
 
     Attributes:
         sent_bytes: Bytes of the gradients that this process gave to the all-reduce in the last
             backward pass that communicated.
     """
 
-    def __init__(self, group: ProcessGroup | None = None):
+    def __init__(self, group: ProcessGroup | None = None, model: nn.Module | None = None):
         self.group = group
         self.sent_bytes = 0
         self.slices: dict[Parameter, Slices] = {}
-        self._model = lambda: None
+        self._model = (lambda: None) if model is None else weakref.ref(model)
         self._is_checked = False
 
     def start(self, layers: Layers, active: Sequence[Tensor]) -> None:
@@ -62,6 +64,15 @@ class ActiveTraffic:
     def stop(self) -> None:
         """Send everything from now on."""
         self.slices = {}
+
+    @contextmanager
+    def sending(self, layers: Layers, active: Sequence[Tensor]) -> Iterator[None]:
+        """Leave out held slices in the backward passes made inside; see :meth:`start`."""
+        self.start(layers, active)
+        try:
+            yield
+        finally:
+            self.stop()
 
     def _check_same(self, active: Sequence[Tensor], device: torch.device) -> None:
         """Raise, in all processes, unless the first selection is the same in all of them."""
@@ -142,8 +153,7 @@ def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
         )
     if model in _traffic_of:
         return _traffic_of[model]
-    traffic = ActiveTraffic(model.process_group)
-    traffic._model = weakref.ref(model)
+    traffic = ActiveTraffic(model.process_group, model)
     try:
         model.register_comm_hook(traffic, all_reduce_active)
     except RuntimeError as error:

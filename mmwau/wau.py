@@ -18,7 +18,6 @@ a deep convolutional network", Computational Visual Media 6(4), 2020, doi
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -125,36 +124,62 @@ class WAU:
         Raises:
             TypeError: If ``update`` is not an integer.
         """
-        layers = list_layers(layers)
-        update = as_integer('update', update)
-        is_whole = are_whole(layers)
-        if self.update_ratio == 1 or not layers:
-            return [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
-        if is_whole:
-            return self._select_whole([layer.name for layer in layers], update)
-        # Layers of one size are drawn together, and the random numbers of all at once: a few
-        # tensor operations instead of a few for each layer.
-        order = sorted(range(len(layers)), key=lambda place: layers[place].num_slices)
-        sizes = [layers[place].num_slices for place in order]
-        numbers_of_layers = Counter(sizes)
-        moments = {size: self._moment(size, update) for size in numbers_of_layers}
-        times = {size: f'{self.seed}/{moment}' for size, (moment, _) in moments.items()}
-        names = [layers[place].name for place in order]
-        numbers = random_numbers([times[size] for size in sizes], names, sizes)
-        masks, start = [], 0
-        for size, num_layers in numbers_of_layers.items():
-            rows = numbers[start : start + num_layers * size].view(num_layers, size)
-            masks += self._draw(rows, turn=moments[size][1]).unbind()
-            start += num_layers * size
-        active = dict(zip(order, masks, strict=True))
-        return [active[place] for place in range(len(layers))]
+        return self.select_each(layers, [as_integer('update', update)])[0]
 
-    def _select_whole(self, names: list[str], update: int) -> list[Tensor]:
-        """Select among whole layers: what is drawn from are the layers themselves."""
-        moment, turn = self._moment(len(names), update)
-        times = [f'{self.seed}/{moment}'] * len(names)
-        numbers = random_numbers(times, names, [1] * len(names))
-        return list(self._draw(numbers.view(1, -1), turn).view(-1, 1).unbind())
+    def select_each(self, layers: Layers, updates: Sequence[int]) -> list[list[Tensor]]:
+        """Select for several updates at once, which takes little longer than for one.
+
+        Args:
+            layers: See :meth:`select`.
+            updates: Indices of the updates.
+
+        Returns:
+            For each update what :meth:`select` returns for it.
+        """
+        layers = list_layers(layers)
+        is_whole = are_whole(layers)
+        if not updates:
+            return []
+        if self.update_ratio == 1 or not layers:
+            everything = [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
+            return [everything for _ in updates]
+        names = [layer.name for layer in layers]
+        if is_whole:
+            # What is drawn from are the layers themselves.
+            drawn = self._draw_rows([names], len(layers), updates)
+            return [list(masks.view(-1, 1).unbind()) for masks in drawn]
+        # Layers of one size are drawn together: a few tensor operations instead of a few for each.
+        places: dict[int, list[int]] = {}
+        for place, layer in enumerate(layers):
+            places.setdefault(layer.num_slices, []).append(place)
+        selections = [[None] * len(layers) for _ in updates]
+        for size, own in places.items():
+            rows = [[names[place]] for place in own]
+            masks = self._draw_rows(rows, size, updates).view(len(updates), len(own), size)
+            for selection, of_update in zip(selections, masks, strict=True):
+                for place, mask in zip(own, of_update.unbind(), strict=True):
+                    selection[place] = mask
+        return selections
+
+    def _draw_rows(
+        self, rows: Sequence[Sequence[str]], size: int, updates: Sequence[int]
+    ) -> Tensor:
+        """Draw from rows of slices, for each update.
+
+        Args:
+            rows: For each row the names that its random numbers come from: one, or one a slice.
+            size: Slices in a row.
+            updates: Indices of the updates.
+
+        Returns:
+            Bool tensor of shape (updates * rows, slices), True where active.
+        """
+        moments = [self._moment(size, update) for update in updates]
+        names = [name for row in rows for name in row]
+        times = [f'{self.seed}/{moment}' for moment, _ in moments for _ in names]
+        counts = [size * len(rows) // len(names)] * len(times)
+        numbers = random_numbers(times, names * len(moments), counts).view(-1, size)
+        return self._draw(numbers, [turn for _, turn in moments for _ in rows])
 
     def _moment(self, num_slices: int, update: int) -> tuple[int, int]:
         """The index of the draw that an update belongs to, and its turn in that draw."""
@@ -162,15 +187,15 @@ class WAU:
             return update, 0
         return divmod(update, num_slices // math.gcd(num_slices, self.num_active(num_slices)))
 
-    def _draw(self, numbers: Tensor, turn: int) -> Tensor:
-        """Draw the active slices of layers of one size.
+    def _draw(self, numbers: Tensor, turns: Sequence[int]) -> Tensor:
+        """Draw the active slices of rows of one size.
 
         Args:
-            numbers: Random numbers in [0, 1), float64 of shape (layers, slices).
-            turn: The turn of ``'cyclic'``.
+            numbers: Random numbers in [0, 1), float64 of shape (rows, slices).
+            turns: The turn of each row under ``'cyclic'``.
 
         Returns:
-            Bool tensor of shape (layers, slices), True where active.
+            Bool tensor of shape (rows, slices), True where active.
         """
         count = self.num_active(numbers.size(1))
         if self.sampler == 'bernoulli':
@@ -183,7 +208,8 @@ class WAU:
         elif self.sampler == 'with_replacement':
             chosen = (numbers[:, :count] * numbers.size(1)).long()
         else:
-            chosen = numbers.argsort(dim=1).roll(-turn * count, dims=1)[:, :count]
+            places = torch.tensor(turns)[:, None] * count + torch.arange(count)
+            chosen = numbers.argsort(dim=1).gather(1, places % numbers.size(1))
         return torch.zeros(numbers.shape, dtype=torch.bool).scatter_(1, chosen, True)
 
     def num_active(self, num_slices: int) -> int:

@@ -128,6 +128,26 @@ class TestSelection:
         for one, active in zip(layers, wau.select(layers, update), strict=True):
             assert active.tolist() == slow.select([one.name], one.num_slices)
 
+    @given(
+        st.lists(st.integers(1, 12), min_size=1, max_size=6),
+        st.sampled_from(SAMPLERS),
+        RATIOS,
+        st.lists(st.integers(0, 100), max_size=9),
+        st.booleans(),
+    )
+    def test_several_updates_at_once_are_those_one_by_one(
+        self, sizes, sampler, ratio, updates, is_whole
+    ):
+        layers = [
+            Layer(f'layer{place}', 1 if is_whole else size, (), is_whole)
+            for place, size in enumerate(sizes)
+        ]
+        wau = WAU(ratio, sampler=sampler)
+        at_once = wau.select_each(layers, updates)
+        assert len(at_once) == len(updates)
+        for update, together in zip(updates, at_once, strict=True):
+            assert all(map(torch.equal, together, wau.select(layers, update)))
+
     @pytest.mark.parametrize('sampler', SAMPLERS)
     def test_is_a_function_of_seed_update_and_name(self, sampler):
         one = select(64, 3, sampler=sampler)

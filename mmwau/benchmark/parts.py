@@ -33,7 +33,7 @@ SELECTION, INDICES, BEFORE, AFTER, GATHERS, REST = PARTS = (
 # Who has the function, its name there, and the part that its time belongs to. What one of them
 # spends in another one counts for the other one alone.
 FUNCTIONS = (
-    (WAU, 'select', SELECTION),
+    (WAU, 'select_each', SELECTION),
     (wau, 'find_slices', INDICES),
     (skipping, 'find_slices', INDICES),
     (NarrowConvolution, 'select', INDICES),

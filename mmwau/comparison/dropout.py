@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from mmwau.core.checks import check_bool, check_fraction
 from mmwau.core.random_numbers import random_numbers
+from mmwau.engine.bare_model import bare_model
 
-from .iteration_hook import IterationHook, bare_model
+from .iteration_hook import IterationHook
 
 
 @HOOKS.register_module()
@@ -63,7 +64,7 @@ class DropoutHook(IterationHook):
             ValueError: If a name or pattern matches no module.
         """
         super().before_train(runner)
-        model = bare_model(runner)
+        model = bare_model(runner.model)
         names = [name for name, _ in model.named_modules()]
         for pattern in self.patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -82,7 +83,7 @@ class DropoutHook(IterationHook):
     @contextmanager
     def changed(self, runner: Runner) -> Iterator[None]:
         """Drop in the forward passes made inside."""
-        model = bare_model(runner)
+        model = bare_model(runner.model)
         time = f'{runner.seed}/{runner.iter}/{get_rank()}'
         with ExitStack() as stack:
             for name, module in self._modules.items():

@@ -3,12 +3,12 @@
 from contextlib import AbstractContextManager, ExitStack
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+
+from mmwau.engine.plan import Plan, Planned
 
 
-class IterationHook(Hook):
+class IterationHook(Planned, Hook):
     """Base of the hooks that change what a model or an optimizer does while it trains.
 
     MMEngine calls no hook when a training is left by an exception, such as Ctrl-C in a notebook.
@@ -21,11 +21,12 @@ class IterationHook(Hook):
         raise NotImplementedError
 
     def before_train(self, runner: Runner) -> None:
-        """Let the context surround the iterations.
+        """Check the run, and let the context surround the iterations.
 
         Raises:
             TypeError: If the train loop has no ``run_iter``, as a loop of one's own may.
         """
+        self.check(Plan.of_runner(runner))
         loop = runner.train_loop
         if not hasattr(loop, 'run_iter'):
             raise TypeError(
@@ -48,8 +49,3 @@ def _surround(runner: Runner, loop: BaseLoop) -> None:
             return run_iter(*args, **kwargs)
 
     loop.run_iter, loop._mmwau_hooks = run, hooks
-
-
-def bare_model(runner: Runner) -> nn.Module:
-    """The model of a runner without what wraps it for distributed training."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,20 +1,23 @@
 """What RePr and DSD share: a part of the network is left out for some epochs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from mmwau.core.holds import inner
-from mmwau.core.sharding import refuse_sharded
+from mmwau.core.sharding import refuse_sharded, sharded
+from mmwau.engine.bare_model import bare_model
 from mmwau.engine.optim_wrapper import WAUMixin
+from mmwau.engine.plan import Plan
+from mmwau.engine.resume import is_resumed
 
-from .iteration_hook import IterationHook, bare_model
+from .iteration_hook import IterationHook
 
 
 class LeaveOutHook(IterationHook):
@@ -76,9 +79,9 @@ class LeaveOutHook(IterationHook):
             ValueError: If training counts no epochs or ends too early, two such hooks meet, or
                 no layer matches ``targets``.
         """
-        self._check(runner)
+        refuse_sharded(runner.model, type(self).__name__)
         super().before_train(runner)
-        model = bare_model(runner)
+        model = bare_model(runner.model)
         self.prepare(runner, model)
         if self.phase is not None:
             self._hold(model)
@@ -88,7 +91,7 @@ class LeaveOutHook(IterationHook):
         phase = self.phase_at(runner.epoch)
         if phase == self.phase:
             return
-        model = bare_model(runner)
+        model = bare_model(runner.model)
         with torch.no_grad():
             if self.phase is not None:
                 self.bring_back(runner, model)
@@ -117,7 +120,7 @@ class LeaveOutHook(IterationHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take up what a resumed run has left out."""
         # A run that only starts from the weights of another has left nothing out yet.
-        if runner._resume and type(self).__name__ in checkpoint:
+        if is_resumed(runner) and type(self).__name__ in checkpoint:
             entry = checkpoint[type(self).__name__]
             self.phase, self.state = entry['phase'], entry['state']
 
@@ -133,65 +136,48 @@ class LeaveOutHook(IterationHook):
         for param, mask in self._zeros:
             param.masked_fill_(mask, 0)
 
-    def check_wrapper(self, wrapper: type) -> None:
-        """Raise if this does not go with the optimizer wrapper.
+    def check(self, plan: Plan) -> None:
+        """Raise if the training is none for this.
 
         Args:
-            wrapper: Its class.
+            plan: The training.
 
         Raises:
-            TypeError: If it is that of WAU or of several optimizers.
+            TypeError: If its optimizer wrapper is that of WAU or of several optimizers, or
+                parameters are cut over processes.
+            ValueError: If two such hooks meet, or it counts no epochs, or ends before all is
+                brought back.
         """
         name = type(self).__name__
-        if issubclass(wrapper, OptimWrapperDict):
+        if plan.sharding is not None:
+            raise TypeError(sharded(plan.sharding, name))
+        if plan.wrapper is not None and issubclass(plan.wrapper, OptimWrapperDict):
             raise TypeError(
-                f'{name} works with one optimizer; optim_wrapper is an {wrapper.__name__}'
+                f'{name} works with one optimizer; optim_wrapper is an {plan.wrapper_name}'
             )
-        if issubclass(wrapper, WAUMixin):
+        if plan.wrapper is not None and issubclass(plan.wrapper, WAUMixin):
             raise TypeError(
-                f'{name} and {wrapper.__name__} each decide which filters or weights train, and '
+                f'{name} and {plan.wrapper_name} each decide which filters or weights train, and '
                 "are there to be compared: set optim_wrapper.type to 'OptimWrapper', or remove "
                 f'{name}'
             )
-
-    def check_epochs(self, max_epochs: int | None) -> None:
-        """Raise if training ends before all is brought back.
-
-        Args:
-            max_epochs: Its number of epochs; None if it counts only iterations.
-
-        Raises:
-            ValueError: If it does, or counts no epochs.
-        """
-        name = type(self).__name__
-        if max_epochs is None:
+        alike = [hook.__name__ for hook in plan.hooks if issubclass(hook, LeaveOutHook)]
+        if len(alike) > 1:
+            raise ValueError(
+                f'custom_hooks has {" and ".join(alike)}, each of which leaves a part of the '
+                'network out; keep one of them'
+            )
+        if plan.counts_iterations:
             raise ValueError(
                 f'{name} counts epochs, but training counts only iterations '
                 '(IterBasedTrainLoop). Set train_cfg.by_epoch=True'
             )
-        if max_epochs <= self.whole_from:
+        if plan.max_epochs is not None and plan.max_epochs <= self.whole_from:
             raise ValueError(
                 f'{name} brings the last part of the network back before epoch {self.whole_from}, '
-                f'counted from 0, but training ends after {max_epochs} epochs. Train longer, or '
-                'let it begin earlier or last shorter'
+                f'counted from 0, but training ends after {plan.max_epochs} epochs. Train longer, '
+                'or let it begin earlier or last shorter'
             )
-
-    def _check(self, runner: Runner) -> None:
-        refuse_sharded(runner.model, type(self).__name__)
-        self.check_wrapper(type(runner.optim_wrapper))
-        check_one([type(hook) for hook in runner.hooks])
-        counts_iterations = isinstance(runner.train_loop, IterBasedTrainLoop)
-        self.check_epochs(None if counts_iterations else runner.max_epochs)
-
-
-def check_one(hooks: Sequence[type]) -> None:
-    """Raise if more than one of the hooks, given as classes, leaves a part of the network out."""
-    alike = [hook.__name__ for hook in hooks if issubclass(hook, LeaveOutHook)]
-    if len(alike) > 1:
-        raise ValueError(
-            f'custom_hooks has {" and ".join(alike)}, each of which leaves a part of the '
-            'network out; keep one of them'
-        )
 
 
 def _clear_state(optimizer: Optimizer, param: Parameter, mask: Tensor) -> None:

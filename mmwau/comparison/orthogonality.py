@@ -6,15 +6,17 @@ from itertools import pairwise
 
 import torch
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmwau.core.checks import check_choice
 from mmwau.core.random_numbers import random_numbers
+from mmwau.engine.bare_model import bare_model
+from mmwau.engine.plan import Plan
 from mmwau.overlap import filter_rows, magnitude
 from mmwau.targets import check_targets, filter_dim
 
-from .iteration_hook import IterationHook, bare_model
+from .iteration_hook import IterationHook
 from .weights import find_weights
 
 KINDS = ('so', 'srip')
@@ -75,23 +77,33 @@ class OrthogonalityHook(IterationHook):
         """The coefficient in an epoch, counted from 0."""
         return self.coefficients[sum(epoch >= mark for mark in self.milestones)]
 
+    def check(self, plan: Plan) -> None:
+        """Raise if the training is none for this.
+
+        Args:
+            plan: The training.
+
+        Raises:
+            ValueError: If two such hooks meet, or training has no epochs that the milestones could
+                count.
+        """
+        if sum(issubclass(hook, OrthogonalityHook) for hook in plan.hooks) > 1:
+            raise ValueError('custom_hooks has two OrthogonalityHooks; keep one of them')
+        if self.milestones and plan.counts_iterations:
+            raise ValueError(
+                'OrthogonalityHook: milestones count epochs, but training counts only iterations '
+                '(IterBasedTrainLoop). Set milestones=[] and one coefficient'
+            )
+
     def before_train(self, runner: Runner) -> None:
         """Find the layers.
 
         Raises:
             TypeError: If the train loop has no ``run_iter``.
-            ValueError: If two such hooks meet, training has no epochs that the milestones could
-                count, or no layer matches ``targets``.
+            ValueError: See :meth:`check`; or if no layer matches ``targets``.
         """
-        if sum(isinstance(hook, OrthogonalityHook) for hook in runner.hooks) > 1:
-            raise ValueError('custom_hooks has two OrthogonalityHooks; keep one of them')
-        if self.milestones and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(
-                'OrthogonalityHook: milestones count epochs, but training counts only iterations '
-                '(IterBasedTrainLoop). Set milestones=[] and one coefficient'
-            )
         super().before_train(runner)
-        self._layers = find_weights(bare_model(runner), self.targets)
+        self._layers = find_weights(bare_model(runner.model), self.targets)
         runner.logger.info(
             f'The filters of {len(self._layers)} layers are drawn towards being orthogonal: '
             f'kind={self.kind!r}, coefficients={self.coefficients}, milestones={self.milestones}'
@@ -108,7 +120,7 @@ class OrthogonalityHook(IterationHook):
     @contextmanager
     def changed(self, runner: Runner) -> Iterator[None]:
         """Let the penalty join the losses of the forward passes made inside."""
-        own = bare_model(runner)
+        own = bare_model(runner.model)
         self._has_joined = False
 
         def join(model: nn.Module, args: tuple, losses: object) -> object:

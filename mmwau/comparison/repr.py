@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from mmwau.core.checks import check_bool, check_count, check_fraction
 from mmwau.core.norms import norms_behind
 from mmwau.core.random_numbers import random_numbers
+from mmwau.engine.bare_model import bare_model
 from mmwau.overlap import filter_overlap, filter_rows, layer_shape, unit_rows
 from mmwau.targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
 
-from .iteration_hook import bare_model
 from .leave_out import LeaveOutHook
 from .weights import first_convolution
 
@@ -127,7 +127,7 @@ class RePrHook(LeaveOutHook):
             if not self._seeks_norms:
                 yield
                 return
-            with norms_behind(bare_model(runner), self._layers) as found:
+            with norms_behind(bare_model(runner.model), self._layers) as found:
                 yield
             for name in self._layers:
                 self.state['norms'].setdefault(name, found.get(name, []))
@@ -206,9 +206,8 @@ def rank(overlaps: Sequence[Tensor], drop_ratio: float) -> list[Tensor]:
     Returns:
         For each layer the chosen filters, ascending int64.
     """
-    every = torch.cat([
-        overlap.index_fill(0, overlap.argmin(), -1) for overlap in overlaps
-    ])  # fmt: skip
+    # Every layer keeps the filter that overlaps least.
+    every = torch.cat([overlap.index_fill(0, overlap.argmin(), -1) for overlap in overlaps])
     count = min(round(drop_ratio * len(every)), len(every) - len(overlaps))
     # Processes on different hardware could round differently.
     broadcast(every)
@@ -239,8 +238,8 @@ def restart(
     stayed = torch.ones(groups.shape[:2], dtype=torch.bool)
     stayed.view(-1)[list(index)] = False
     length = groups[stayed].norm(dim=1).mean()
-    numbers = random_numbers([time] * len(index), [f'{name}/{one}' for one in index],
-                             [values] * len(index))  # fmt: skip
+    names = [f'{name}/{one}' for one in index]
+    numbers = random_numbers([time] * len(index), names, [values] * len(index))
     # Normally distributed, so that no direction is more likely than another.
     draws = torch.special.ndtri(numbers.clamp(min=2.0**-53)).view(-1, values)
     new = torch.empty_like(draws)

@@ -1,13 +1,10 @@
 """Optimizer wrappers of MMEngine that hold slices through every step."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 
-import torch
-from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -15,21 +12,25 @@ from torch import Tensor, nn
 from mmwau.core.checks import check_choice
 from mmwau.core.holds import can_step_active_alone
 from mmwau.core.narrow_convolution import is_compiling
-from mmwau.core.sharding import refuse_join, refuse_sharded
+from mmwau.core.sharding import refuse_join, refuse_sharded, sharded
 from mmwau.core.slices import Layer
 from mmwau.skipping import check_skip
 from mmwau.targets import AXES, DEFAULT_TARGETS, check_targets
 from mmwau.traffic import ActiveTraffic, send_active_only
-from mmwau.training.messages import Message, about_changes
+from mmwau.training.messages import Message
 from mmwau.training.updates import Updates
 from mmwau.wau import WAU
 
-OPTIONS = 'wau_options'
+from .bare_model import bare_model
+from .plan import Plan, Planned
+from .resume import find_index, find_seed, keep_options
+from .wrapper_checks import build_on_nothing, check_send, wrong_runner
+
 # Key in the state of the optimizer, which is part of every checkpoint too.
 STATE = 'wau'
 
 
-class WAUMixin:
+class WAUMixin(Planned):
     """Adds weight asynchronous update to an optimizer wrapper of MMEngine.
 
     Args:
@@ -92,6 +93,34 @@ class WAUMixin:
         self._steps_at_once = False
         super().__init__(*args, **kwargs)
 
+    @classmethod
+    def check_config(cls, settings: dict, plan: Plan) -> None:
+        """Raise if the wrapper of a config can't be built, or does not go with the rest.
+
+        Args:
+            settings: What the config has for it.
+            plan: What the config says of the training.
+
+        Raises:
+            TypeError: If an argument has the wrong type, or see :meth:`check`.
+            ValueError: If a value is wrong, or mixed precision finds no accelerator.
+        """
+        build_on_nothing(cls, settings).check(plan)
+
+    def check(self, plan: Plan) -> None:
+        """Raise if the training is none for this.
+
+        Args:
+            plan: The training.
+
+        Raises:
+            TypeError: If parameters are cut over processes, or the runner does not pass the model.
+        """
+        if plan.sharding is not None:
+            raise TypeError(sharded(plan.sharding))
+        if plan.runner != 'Runner':
+            raise TypeError(wrong_runner(plan.runner))
+
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         """Find the layers to hold; the Runner calls this once, just before training.
 
@@ -108,23 +137,32 @@ class WAUMixin:
         super().initialize_count_status(model, init_counts, max_counts)
         refuse_sharded(model)
         loaded, self._loaded = self._loaded, {}
-        self.wau = replace(self.wau, seed=self._find_seed(loaded))
-        is_wrapped = is_model_wrapper(model)
+        given = self.wau.seed if self._has_seed else self.message_hub.get_info('seed')
+        self.wau = replace(self.wau, seed=find_seed(given, loaded))
+        before = None if self.updates is None else self.updates.index
+        inside, in_update = bare_model(model), self._accumulative_counts
         self.updates = Updates(
-            model.module if is_wrapped else model,
+            inside,
             self.optimizer,
             self.wau,
             self.targets,
             self.axis,
             skips=self.skip_held_grads,
             # Wrappers for distributed training want a gradient of every parameter, in full.
-            full_grads=is_wrapped
+            full_grads=inside is not model
             or self.wau.hold != 'state'
             or not can_step_active_alone(self.optimizer),
-            index=self._find_index(loaded, init_counts),
+            index=find_index(loaded, before, init_counts, in_update),
             log=_log,
         )
-        self._log_changes(resumed=init_counts > 0)
+        options = {
+            **asdict(self.wau),
+            'axis': self.axis,
+            'targets': self.targets,
+            'accumulative_counts': in_update,
+        }
+        for message in keep_options(self.message_hub, options, resumed=init_counts > 0):
+            _log(message)
 
     @property
     def layers(self) -> dict[str, Layer]:
@@ -178,8 +216,11 @@ class WAUMixin:
         if self.updates is None or is_compiling():
             super().backward(loss, **kwargs)
             return
+        sending = nullcontext()
+        if self.traffic is not None and self.updates.active is not None:
+            sending = self.traffic.sending(self.layers, self.updates.skipped)
         # Activation checkpointing makes forward passes in here.
-        with self.updates.skipping(), self._sending():
+        with self.updates.skipping(), sending:
             super().backward(loss, **kwargs)
         if not self._steps_at_once:
             self.updates.flush()
@@ -200,18 +241,6 @@ class WAUMixin:
             self._steps_at_once = False
         if self.updates is not None:
             self.updates.flush()
-
-    @contextmanager
-    def _sending(self) -> Iterator[None]:
-        """Leave held slices out of what processes send in the backward passes made inside."""
-        if self.traffic is None or self.updates.active is None:
-            yield
-        else:
-            self.traffic.start(self.layers, self.updates.skipped)
-            try:
-                yield
-            finally:
-                self.traffic.stop()
 
     def step(self, **kwargs) -> None:
         """Clip gradients and step the optimizer while the slices that are not active are held.
@@ -267,52 +296,9 @@ class WAUMixin:
         check_send(self.wau.hold)
         self.traffic = send_active_only(model)
 
-    def _find_index(self, loaded: dict, init_counts: int) -> int:
-        """Number of the updates made before: of the checkpoint, this wrapper, or by iterations."""
-        if 'updates' in loaded:
-            return loaded['updates']
-        if self.updates is not None and init_counts > 0:
-            return self.updates.index
-        return init_counts // self._accumulative_counts
-
-    def _find_seed(self, loaded: dict) -> int:
-        """Where none is given: the Runner's, that of the checkpoint, or torch's."""
-        seed = self.wau.seed if self._has_seed else self.message_hub.get_info('seed')
-        if seed is None:
-            seed = loaded.get('seed', torch.initial_seed())
-        # Each process may have its own, as with diff_rank_seed. The first one's counts, which is
-        # the one in the checkpoints.
-        seeds = [int(seed)]
-        broadcast_object_list(seeds)
-        return seeds[0]
-
-    def _log_changes(self, resumed: bool) -> None:
-        options = {
-            **asdict(self.wau),
-            'axis': self.axis,
-            'targets': self.targets,
-            'accumulative_counts': self._accumulative_counts,
-        }
-        before = self.message_hub.get_info(OPTIONS)
-        # The message hub is part of every checkpoint.
-        self.message_hub.update_info(OPTIONS, options)
-        if resumed:
-            for message in about_changes(before, options):
-                _log(message)
-
 
 def _log(message: Message) -> None:
     print_log(message.text, 'current', message.level)
-
-
-def check_send(hold: str) -> None:
-    """Raise if the gradients of held slices are needed and so can't be left out of what is sent."""
-    if hold == 'weight':
-        raise ValueError(
-            "WAUHook: send_active_only=True does not go with hold='weight', under which the "
-            "optimizer's state takes the gradients of held slices too. Set "
-            "optim_wrapper.hold='state', or leave send_active_only out"
-        )
 
 
 @OPTIM_WRAPPERS.register_module()

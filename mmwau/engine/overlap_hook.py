@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -15,6 +14,10 @@ from mmwau.movement import Movement
 from mmwau.overlap import STAGE_OVERLAP, layer_overlap, layer_shape, mean_overlap, random_overlap
 from mmwau.reporting.plots import plot_overlap, plot_overlap_curve
 from mmwau.targets import DEFAULT_TARGETS, check_targets, find_layers
+
+from .bare_model import bare_model
+from .plan import Plan, Planned
+from .resume import is_resumed
 
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
@@ -26,7 +29,7 @@ MOVEMENTS = ('path_length', 'displacement')
 
 
 @HOOKS.register_module()
-class OverlapHook(Hook):
+class OverlapHook(Planned, Hook):
     """Log the overlap of the filters, and draw it at the end: for a run without WAU.
 
     :class:`mmwau.WAUHook` does the same by itself, so that a WAU run and its baseline get the
@@ -78,6 +81,22 @@ class OverlapHook(Hook):
         self._movement: Movement | None = None
         self._movement_before: dict | None = None
 
+    def check(self, plan: Plan) -> None:
+        """Raise if the training is none for this.
+
+        Args:
+            plan: The training.
+
+        Raises:
+            ValueError: If more than one hook measures the overlap.
+        """
+        alike = [hook.__name__ for hook in plan.hooks if issubclass(hook, OverlapHook)]
+        if len(alike) > 1:
+            raise ValueError(
+                f'custom_hooks has {" and ".join(alike)}, each of which measures the overlap; '
+                'keep one of them: with WAU, the WAUHook'
+            )
+
     def before_run(self, runner: Runner) -> None:
         """Forget another run that had this hook; a run that continues keeps its movement."""
         if runner.iter == 0:
@@ -89,9 +108,9 @@ class OverlapHook(Hook):
         Raises:
             ValueError: If two hooks measure the overlap, or no layer matches ``targets``.
         """
-        check_alone([type(hook) for hook in runner.hooks if isinstance(hook, OverlapHook)])
+        self.check(Plan.of_runner(runner))
         # The layers found at the start are measured throughout, whatever is frozen later.
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare_model(runner.model)
         convolutions = {name: model.get_submodule(name) for name in self._layers(runner, model)}
         self._measured = {
             name: module for name, module in convolutions.items() if layer_shape(module)[0] > 1
@@ -134,7 +153,7 @@ class OverlapHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on with the movement of a resumed run; a run from loaded weights starts anew."""
-        if runner._resume:
+        if is_resumed(runner):
             self._movement_before = checkpoint.get(MOVEMENT)
 
     def after_train(self, runner: Runner) -> None:
@@ -191,16 +210,3 @@ def log_key(name: str) -> str:
         return MOVEMENTS[0]
     stage = name.removeprefix('overlap/')
     return name if stage == name else f'{STAGE_OVERLAP}{stage}'
-
-
-def check_alone(hooks: Sequence[type[OverlapHook]]) -> None:
-    """Raise if more than one hook measures the overlap.
-
-    Raises:
-        ValueError: If there are two.
-    """
-    if len(hooks) > 1:
-        raise ValueError(
-            f'custom_hooks has {" and ".join(hook.__name__ for hook in hooks)}, each of which '
-            'measures the overlap; keep one of them: with WAU, the WAUHook'
-        )

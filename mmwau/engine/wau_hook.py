@@ -4,14 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mmengine.dist import is_distributed
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from torch import nn
 
 from mmwau.core.checks import check_bool
 
-from .optim_wrapper import WAUMixin, check_send
+from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook
+from .plan import Plan
 from .ratio_schedule import RatioSchedule
+from .wrapper_checks import check_send, wrong_runner
 
 # Kept in the message hub, which is part of every checkpoint.
 SCHEDULE = 'wau_ratio_schedule'
@@ -62,52 +64,45 @@ class WAUHook(OverlapHook):
         self.by_epoch = by_epoch
         self._wrapper: WAUMixin | None = None
 
-    def check_iterations(self) -> None:
-        """Raise if the schedule counts epochs; called where training counts only iterations.
+    def check(self, plan: Plan) -> None:
+        """Raise if the training is none for this.
+
+        Args:
+            plan: The training.
 
         Raises:
-            ValueError: If it does.
+            TypeError: If its optimizer wrapper is not WAU's.
+            ValueError: If two hooks measure the overlap, the schedule counts epochs in a training
+                that has none, or held gradients are left out of what is sent, but needed.
         """
-        if self.ratio_schedule is not None and self.by_epoch:
+        if plan.wrapper is None or not issubclass(plan.wrapper, WAUMixin):
+            raise TypeError(wrong_wrapper(plan.wrapper_name))
+        super().check(plan)
+        if self.ratio_schedule is not None and self.by_epoch and plan.counts_iterations:
             raise ValueError(
                 'WAUHook: ratio_schedule counts epochs, but training counts only iterations '
                 '(IterBasedTrainLoop), and its epoch is always 0. Set by_epoch=False and count '
                 'iterations'
             )
-
-    def check_hold(self, hold: str) -> None:
-        """Raise if held gradients are left out of what is sent, but needed.
-
-        Args:
-            hold: The ``hold`` of the optimizer wrapper.
-
-        Raises:
-            ValueError: If they are.
-        """
         if self.send_active_only:
-            check_send(hold)
+            check_send(plan.hold)
 
     def before_train(self, runner: Runner) -> None:
         """Measure the overlap at the start, and arrange what the processes send.
 
         Raises:
-            TypeError: If the optimizer wrapper in use is not WAU's, the runner does not pass it
-                the model, or ``send_active_only`` meets another wrapper than
+            TypeError: See :meth:`check`; or if the runner does not pass the model to the optimizer
+                wrapper, or ``send_active_only`` meets another wrapper than
                 ``DistributedDataParallel``.
-            ValueError: If two hooks measure the overlap, a schedule counts epochs in a training
-                that has none, or ``send_active_only`` can't be done.
+            ValueError: See :meth:`check`; or if ``send_active_only`` can't be done.
         """
-        if not isinstance(runner.optim_wrapper, WAUMixin):
-            raise TypeError(wrong_wrapper(type(runner.optim_wrapper).__name__))
+        self.check(Plan.of_runner(runner))
         if not runner.optim_wrapper.layers:
             raise TypeError(wrong_runner(type(runner).__name__))
         if runner.optim_wrapper is not self._wrapper:
             # A training that was interrupted goes on with the ratio of a stretch in its wrapper.
             self._wrapper = runner.optim_wrapper
             self._ratio_of_wrapper = self._wrapper.update_ratio
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.check_iterations()
-        self.check_hold(runner.optim_wrapper.wau.hold)
         self._log_changed_schedule(runner)
         if self.send_active_only and is_distributed():
             runner.optim_wrapper.send_active_only(runner.model)
@@ -165,12 +160,4 @@ def wrong_wrapper(wrapper: str) -> str:
         f'WAUHook is in custom_hooks, but optim_wrapper.type is {wrapper!r}: nothing would be '
         f"held. Set optim_wrapper.type to '{wanted}' (the --amp of other training scripts replaces "
         'the type; the one of mmwau keeps WAU), or remove WAUHook.'
-    )
-
-
-def wrong_runner(runner: str) -> str:
-    """The message for a runner that does not pass the model to the optimizer wrapper."""
-    return (
-        f'{runner} does not pass the model to the optimizer wrapper, so nothing would be held. '
-        "Train with MMEngine's Runner (remove runner_type from the config)"
     )

@@ -9,6 +9,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import CheckpointLoader, Runner
 
+from mmwau.engine.resume import is_resumed
 from mmwau.files import safe_load
 from mmwau.files.weights_file import read_checkpoint
 from mmwau.files.whole import UNFINISHED, write_whole
@@ -172,7 +173,7 @@ class ResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Name checkpoints where this run keeps its own; log what the checkpoint lacks."""
-        if not runner._resume:
+        if not is_resumed(runner):
             return
         info = checkpoint['message_hub']['runtime_info']
         for key, path in info.items():

@@ -5,6 +5,7 @@ there are, what is selected now. The optimizer wrappers and :func:`mmwau.attach`
 """
 
 import logging
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ from mmwau.targets import find_layers, find_left_out, list_updated
 from mmwau.wau import WAU
 
 from .messages import Message, about_layers, about_skipping
+
+# For so many updates active slices are selected at once.
+AHEAD = 8
 
 
 class Updates:
@@ -156,10 +160,11 @@ class Updates:
 
     def _select(self, layers: dict[str, Layer]) -> None:
         self._held = layers
-        self.active = self._rule.select(layers, self.index)
-        self.skipped = (
-            self.active if layers is self.layers else self._rule.select(self.layers, self.index)
-        )
+        if layers is self.layers:
+            self.active = self.skipped = self._select_ahead()
+        else:
+            self.active = self._rule.select(layers, self.index)
+            self.skipped = self._rule.select(self.layers, self.index)
         num_active = int(torch.cat(self.active).sum())
         self.active_fraction = num_active / sum(map(len, self.active))
         if self.axis == 'layer':
@@ -169,11 +174,22 @@ class Updates:
             fractions = of_all[is_active].sum(0) / of_all.sum(0)
             self.active_parts = dict(zip(('filter', 'parameter'), fractions.tolist(), strict=True))
 
+    def _select_ahead(self) -> list[Tensor]:
+        """Select for several updates at once, which takes little longer than for one."""
+        if self._rule is not self._ahead_by or self.index not in self._ahead:
+            self._ahead_by = self._rule
+            updates = range(self.index, self.index + AHEAD)
+            self._ahead = dict(
+                zip(updates, self._rule.select_each(self.layers, updates), strict=True)
+            )
+        return self._ahead[self.index]
+
     def _find_layers(self) -> None:
         self.flush()
         where = self.model, self.targets, self.axis, self.optimizer
         self._parameters = self._list_parameters()
         self.active = self.skipper = None
+        self._ahead, self._ahead_by = {}, None
         self.layers, self._has_told_skipping = {}, False
         self.layers = find_layers(*where)
         left_out = find_left_out(*where)
@@ -184,24 +200,32 @@ class Updates:
             full_grads = self.wau.hold == 'grad' if self.axis == 'layer' else self.full_grads
             self.skipper = HeldGradSkipper(self.model, self.layers, full_grads)
 
-    def _list_parameters(self) -> list[tuple]:
-        """All that decides which layers are held.
+    def _list_parameters(self) -> list[object]:
+        """All that decides which layers are held, one after another, to compare by identity.
 
-        First the parameters of the model with the names and the modules that they are in, then
-        those that the optimizer updates.
+        First the modules of the model with their parameters and names, then the parameters that
+        the optimizer updates. It is looked at in every update, and ``named_modules`` takes long.
         """
-        of_model = [
-            (param, type(param), param.requires_grad, module, name)
-            for name, module in self.model.named_modules()
-            for param in module._parameters.values()
-            if param is not None
-        ]
-        return of_model + list_updated(self.optimizer)
+        found: list[object] = []
+        modules, seen = [self.model], set()
+        while modules:
+            module = modules.pop()
+            found.append(module)
+            for param in module._parameters.values():
+                if param is not None:
+                    found += (param, type(param), param.requires_grad)
+            if module._modules and module not in seen:
+                seen.add(module)
+                found += module._modules
+                modules += (child for child in module._modules.values() if child is not None)
+        for pair in list_updated(self.optimizer):
+            found += pair
+        return found
 
     def _follow_changes(self) -> None:
         """Find the layers anew after parameters came, went, were frozen or unfrozen in training."""
         now, before = self._list_parameters(), self._parameters
-        if len(now) == len(before) and all(map(_is_same, now, before)):
+        if len(now) == len(before) and all(map(operator.is_, now, before)):
             return
         under_way = {} if self.active is None else self._held
         try:
@@ -235,10 +259,3 @@ class Updates:
         self._has_told_skipping = True
         for message in about_skipping(self.skipper.find_full(), len(self.layers)):
             self._tell(message)
-
-
-def _is_same(one: tuple, other: tuple) -> bool:
-    # By identity: tensors that are compared give tensors. A name is a new text each time.
-    return len(one) == len(other) and all(
-        a == b if isinstance(a, str) else a is b for a, b in zip(one, other, strict=True)
-    )

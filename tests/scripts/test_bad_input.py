@@ -89,6 +89,7 @@ class Mine:
 
 # What mim and MMEngine's published_keys leave of a checkpoint.
 PUBLISHED = {'state_dict': {'weight': torch.zeros(3)}, 'meta': {'epoch': 2, 'iter': 6}}
+ORTHOGONALITY = dict(type='OrthogonalityHook', kind='so')
 TRAIN = 'data/demo/annotations/instances_train.json'
 VAL = 'data/demo/annotations/instances_val.json'
 CASES = [
@@ -165,6 +166,35 @@ CASES = [
         plain_with(dict(type='DSDHook', begin=1, end=50)),
         ValueError,
         'before epoch 50, counted from 0, but training ends after',
+    ),
+    (
+        plain_with(ORTHOGONALITY, ORTHOGONALITY),
+        ValueError,
+        'custom_hooks has two OrthogonalityHooks; keep one of them',
+    ),
+    (
+        lambda cfg: (
+            plain_with(ORTHOGONALITY)(cfg),
+            cfg.update(train_cfg=dict(by_epoch=False, max_iters=9)),
+        ),
+        ValueError,
+        'OrthogonalityHook: milestones count epochs, but training counts only iterations',
+    ),
+    (
+        lambda cfg: (
+            plain_with(dict(type='DSDHook', begin=1, end=2))(cfg),
+            cfg.update(train_cfg=dict(by_epoch=False, max_iters=9)),
+        ),
+        ValueError,
+        'DSDHook counts epochs, but training counts only iterations',
+    ),
+    (
+        lambda cfg: (
+            plain_with(dict(type='DSDHook', begin=1, end=2))(cfg),
+            cfg.update(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')),
+        ),
+        TypeError,
+        'DSDHook does not work with MMFullyShardedDataParallel, which cuts parameters over proc',
     ),
     # Ways of training that WAU does not work with.
     (

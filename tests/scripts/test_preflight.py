@@ -4,6 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from mmwau import DropoutHook
 from mmwau.scripts.preflight import check_test_config, check_train_config
 
 
@@ -60,6 +61,23 @@ def test_hooks_and_wrappers_it_does_not_know_are_left_alone(cfg):
     cfg.custom_hooks = [dict(type='SomeHook'), dict(type='other.OtherHook')]
     cfg.optim_wrapper.type = 'SomeWrapper'
     check_train_config(cfg)
+
+
+class PickyHook(DropoutHook):
+    """A hook of a user's own, which preflight has never heard of."""
+
+    def check(self, plan):
+        if plan.max_epochs < 100:
+            raise ValueError(f'{plan.wrapper_name}: {plan.max_epochs} epochs are too few')
+
+
+def test_a_hook_of_ones_own_checks_itself(cfg):
+    cfg.custom_hooks.append(dict(type=PickyHook, drop_prob=0.5, modules='backbone'))
+    cfg.train_cfg.max_epochs = 100
+    check_train_config(cfg)
+    cfg.train_cfg.max_epochs = 99
+    with pytest.raises(ValueError, match='WAUOptimWrapper: 99 epochs are too few'):
+        check_train_config(cfg)
 
 
 @pytest.mark.parametrize('check', [check_train_config, check_test_config])

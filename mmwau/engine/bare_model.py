@@ -1,0 +1,9 @@
+"""The model inside of what wraps it for distributed training."""
+
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """A model, wrapped by one of MMEngine's or torch's wrappers or not, without its wrapper."""
+    return model.module if is_model_wrapper(model) else model

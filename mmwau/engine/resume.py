@@ -1,0 +1,65 @@
+"""What a training goes on with after a resume: the seed, the number of updates, the options."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from mmengine.dist import broadcast_object_list
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
+
+from mmwau.training.messages import Message, about_changes
+
+OPTIONS = 'wau_options'
+
+
+def is_resumed(runner: Runner) -> bool:
+    """Whether a run goes on with a checkpoint, and not only starts from the weights in one."""
+    # MMEngine has no public name for it.
+    return runner._resume
+
+
+def find_seed(given: int | None, loaded: Mapping) -> int:
+    """Find the seed of the selections, the same in all processes.
+
+    Args:
+        given: A seed that was asked for: in the config, or of the Runner.
+        loaded: WAU's entry in the checkpoint, or empty.
+
+    Returns:
+        The first process's, since each may have its own, as with ``diff_rank_seed``, and its own
+        is in the checkpoints. Where none is given: that of the checkpoint, or torch's.
+    """
+    seed = loaded.get('seed', torch.initial_seed()) if given is None else given
+    seeds = [int(seed)]
+    broadcast_object_list(seeds)
+    return seeds[0]
+
+
+def find_index(loaded: Mapping, before: int | None, iterations: int, accumulative: int) -> int:
+    """Find the number of the updates that were made before.
+
+    Args:
+        loaded: WAU's entry in the checkpoint, or empty.
+        before: Those of this wrapper in a training that goes on, or None.
+        iterations: Iterations that were made before.
+        accumulative: Iterations in an update.
+    """
+    if 'updates' in loaded:
+        return loaded['updates']
+    return before if before is not None and iterations > 0 else iterations // accumulative
+
+
+def keep_options(hub: MessageHub, options: Mapping, resumed: bool) -> Iterator[Message]:
+    """Keep WAU's options in the message hub, which is part of every checkpoint.
+
+    Args:
+        hub: The hub.
+        options: The options in force.
+        resumed: Whether training goes on.
+
+    Returns:
+        What changed since then, if training goes on.
+    """
+    before = hub.get_info(OPTIONS)
+    hub.update_info(OPTIONS, options)
+    return about_changes(before, options) if resumed else iter(())
