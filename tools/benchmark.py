@@ -17,7 +17,6 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmwau.benchmark import picture, report
 from mmwau.benchmark.arms import ARMS, BASELINE, STEP_ARMS
@@ -26,7 +25,7 @@ from mmwau.benchmark.rounds import FEWEST, Effort
 from mmwau.benchmark.sections import SECTIONS, Bench
 from mmwau.benchmark.steps import threads
 from mmwau.files.whole import check_folder
-from mmwau.reporting.terminal import task_name, text_console
+from mmwau.reporting.terminal import progress_bar, text_console
 
 # The quick run asks only what the table of targets needs.
 QUICK_ARMS = (BASELINE, 'weight 0.5', 'filters 0.5')
@@ -133,9 +132,8 @@ def watcher(console: Console) -> Callable:
     """What runs a measurement with a progress bar and its time left; see ``Bench.watch``."""
 
     def watch(title: str, runs: int, measure: Callable[[Callable[[], None]], object]) -> object:
-        columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         # Drawn between the runs alone: a thread that draws would count in the processor's time.
-        with Progress(*columns, console=console, auto_refresh=False) as progress:
+        with progress_bar(console, auto_refresh=False) as progress:
             task = progress.add_task(title, total=runs)
             found = measure(lambda: progress.update(task, advance=1, refresh=True))
             progress.update(task, completed=runs)
@@ -151,7 +149,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter('ignore')
     device = torch.device(args.device)
-    console = text_console(width=120)
+    console = text_console()
     bench = Bench(
         device=device,
         networks=args.networks,

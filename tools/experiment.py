@@ -19,7 +19,7 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TextColumn
 
 from mmwau.experiment.processes import end_on_signals
 from mmwau.experiment.record import Record, left_of, update_records
@@ -29,7 +29,7 @@ from mmwau.experiment.trainer import Trainer, find_records
 from mmwau.files.records import read_records
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.page import png
-from mmwau.reporting.terminal import task_name, text_console
+from mmwau.reporting.terminal import progress_bar, text_console
 from mmwau.scripts.errors import run_script
 
 # Between two lines on a terminal that shows no bars.
@@ -109,14 +109,8 @@ class Show:
 
     def __init__(self, console: Console, trainer: Trainer, total: int):
         self.console, self.trainer = console, trainer
-        self.bars = Progress(
-            task_name(),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn('{task.fields[left]}'),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        left = TextColumn('{task.fields[left]}')
+        self.bars = progress_bar(console, left, disable=not console.is_terminal)
         self.whole = self.bars.add_task('trainings', total=total, left='')
         self.parts: dict[str, int] = {}
         self.total, self.ended, self._shown = total, 0, time.monotonic()
@@ -242,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         1 where a training failed, 130 where it was stopped from the keyboard, 0 otherwise.
     """
     args = parse_args(arguments)
-    console = text_console(width=200)
+    console = text_console()
     suite = read_suite(args.suite)
     folder = args.work_dir or Path('work_dirs') / suite.name
     out = args.out or folder

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from mmengine.utils import track_iter_progress
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 from mmwau.files.whole import whole_folder
+from mmwau.reporting.terminal import track
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 SMOOTHING = 4  # drawn this many times larger and then shrunk, so that edges are smooth
@@ -55,10 +55,8 @@ def _make_split(root: Path, split: str, count: int, size: int, seed: int, progre
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
     images, annotations = [], []
-    ids = list(range(count))
-    if progress:
-        print(f'Drawing {count} images of the split {split!r}')
-    for image_id in track_iter_progress(ids) if progress else ids:
+    ids = range(count)
+    for image_id in track(ids, f'Drawing the split {split!r}') if progress else ids:
         # The split's name, as numbers, keeps the splits apart.
         image, objects = draw_image(np.random.default_rng([seed, image_id, *split.encode()]), size)
         file_name = f'{image_id:06d}.jpg'

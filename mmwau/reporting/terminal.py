@@ -1,21 +1,51 @@
-"""What the tools print in a terminal: texts as they are."""
+"""What the tools print in a terminal: texts as they are, and how far they are."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+# Columns of what goes to no terminal: the widest table fits.
+WIDTH = 200
+Item = TypeVar('Item')
 
 
-def text_console(width: int, **options) -> Console:
+def text_console(**options) -> Console:
     """A console for texts in which brackets and colons are no markup, as in paths: ``x [v1]/``.
 
     Args:
-        width: Columns where what is printed goes to no terminal.
         options: More arguments of :class:`rich.console.Console`.
     """
     options = dict(markup=False, emoji=False, **options)
     console = Console(**options)
-    return console if console.is_terminal else Console(width=width, **options)
+    return console if console.is_terminal else Console(**{'width': WIDTH, **options})
 
 
-def task_name() -> TextColumn:
-    """The column of a progress bar that names its task, as it is."""
-    return TextColumn('{task.description}', markup=False)
+def progress_bar(
+    console: Console | None = None, left: ProgressColumn | None = None, **options
+) -> Progress:
+    """A bar for each task: its name as it is, the bar, how many are done, and the time left.
+
+    Args:
+        console: Where to show it; None for the standard output.
+        left: The column of the time left; None for an estimate from the pace so far.
+        options: More arguments of :class:`rich.progress.Progress`.
+    """
+    name = TextColumn('{task.description}', markup=False)
+    left = left or TimeRemainingColumn()
+    columns = name, BarColumn(bar_width=20), MofNCompleteColumn(), left
+    return Progress(*columns, console=console or text_console(), **options)
+
+
+def track(items: Sequence[Item], name: str) -> Iterator[Item]:
+    """The items one after the other, with a bar."""
+    with progress_bar() as progress:
+        yield from progress.track(items, description=name)

@@ -9,10 +9,9 @@ import sys
 import pytest
 from detection import ROOT
 from rich.console import Console
-from rich.progress import Progress
 
 from mmwau.reporting.page import Table
-from mmwau.reporting.terminal import task_name, text_console
+from mmwau.reporting.terminal import progress_bar, text_console
 
 DEMO = ROOT / 'configs/faster_rcnn_r18_wau_demo.py'
 ANALYSIS = 'analysis_tools/'
@@ -110,12 +109,15 @@ NAME = 'runs [v1]/[bold]x[/bold] :warning:'
 
 
 def test_paths_are_printed_as_they_are():
-    for console in (text_console(100, file=io.StringIO()), Console(file=io.StringIO(), width=100)):
+    for console in (
+        text_console(width=100, file=io.StringIO()),
+        Console(file=io.StringIO(), width=100),
+    ):
         table = Table(NAME, [NAME, 'b'], [['a', NAME]])
         console.print(table.to_terminal())
         assert console.file.getvalue().count(NAME) == 3
-    console = text_console(100, file=io.StringIO())
+    console = text_console(width=100, file=io.StringIO())
     console.print(f'Written: {NAME}')
-    with Progress(task_name(), console=console) as progress:
+    with progress_bar(console) as progress:
         progress.add_task(NAME)
     assert console.file.getvalue().count(NAME) == 2

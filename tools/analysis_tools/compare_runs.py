@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the runs, group and compare them, show everything."""
     args = parse_args(arguments)
     check_folder(args.out, '--out')
-    console = text_console(width=160)
+    console = text_console()
     short_labels(args.work_dirs)  # raises if a folder is given twice
     runs = [read_run(work_dir) for work_dir in args.work_dirs]
     check_comparable(runs, args.at)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from mmwau.analysis import overlap_pictures
@@ -27,7 +27,7 @@ from mmwau.files.weights_file import read_weights
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.labels import short_labels
 from mmwau.reporting.page import png, write_page
-from mmwau.reporting.terminal import task_name, text_console
+from mmwau.reporting.terminal import progress_bar, text_console
 from mmwau.scripts.errors import run_script
 from mmwau.targets import is_below
 
@@ -215,16 +215,15 @@ def main() -> None:
     args = parse_args()
     check_folder(args.out, '--out')
     # With --json the standard output is only for the measurements.
-    console = text_console(width=120, stderr=args.json)
+    console = text_console(stderr=args.json)
     labels = short_labels(args.checkpoints)
-    columns = task_name(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     weights = {
         label: read_weights(path, args.unsafe_load)
         for label, path in zip(labels, args.checkpoints, strict=True)
     }
     features = None
     with (
-        Progress(*columns, console=console, transient=True) as progress,
+        progress_bar(console, transient=True) as progress,
         redirect_stdout(sys.stderr),  # where libraries chat
     ):
         model, cfg = build_model(args.config) if args.config else (None, None)

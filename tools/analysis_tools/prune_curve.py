@@ -19,7 +19,6 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config, DictAction
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmwau.analysis.evaluation import (
     MEASURED_PARTS,
@@ -36,7 +35,7 @@ from mmwau.analysis.pruning import ORDERS, Removable, find_removable
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.labels import short_labels
 from mmwau.reporting.page import Table, png, write_page
-from mmwau.reporting.terminal import task_name, text_console
+from mmwau.reporting.terminal import progress_bar, text_console
 from mmwau.runs.metrics import choose_metric
 from mmwau.scripts.errors import run_script
 from mmwau.scripts.launch import build_runner, load_config
@@ -181,11 +180,9 @@ def measure_all(
     """
     labels = list(curves.checkpoints)
     planned = {label: list(curves.points(label)) for label in labels}
-    columns = task_name(), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()
     # One evaluation may take longer than the time from which rich estimates speeds by default.
-    progress = Progress(
-        *columns,
-        console=console,
+    progress = progress_bar(
+        console,
         speed_estimate_period=float('inf'),
         redirect_stdout=False,
         redirect_stderr=False,
@@ -259,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter('ignore')
     check_folder(args.work_dir)
     # The stream itself: what is printed by evaluations goes elsewhere.
-    console = text_console(width=120, file=sys.stdout)
+    console = text_console(file=sys.stdout)
     with quiet():
         cfg = load_config(args)
         prepare(cfg, args.checkpoints)

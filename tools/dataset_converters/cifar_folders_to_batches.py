@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from rich.progress import track
 
 from mmwau.datasets.cifar import LAYOUTS
 from mmwau.files.whole import check_new, whole_folder, write_whole
 from mmwau.reporting.labels import name_some
+from mmwau.reporting.terminal import track
 from mmwau.scripts.errors import run_script
 
 SPLITS = ('train', 'test')

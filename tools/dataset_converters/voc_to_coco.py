@@ -23,11 +23,10 @@ from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
 
-from mmengine.utils import track_iter_progress
-
 from mmwau.datasets import voc
 from mmwau.files.whole import check_new, whole_folder
 from mmwau.reporting.labels import name_some
+from mmwau.reporting.terminal import track
 from mmwau.scripts.errors import run_script
 
 
@@ -97,7 +96,6 @@ def convert(
     with whole_folder(target) as unfinished:
         (unfinished / 'annotations').mkdir()
         for split, members in names.items():
-            print(f'Converting {len(members)} images of the split {split!r}')
             samples = [(paths[name], read[name]) for name in members]
             coco = _convert_split(image_folder, unfinished / split, samples, categories)
             content = json.dumps(coco, allow_nan=False)
@@ -168,7 +166,9 @@ def _convert_split(
     categories: Mapping[str, int],
 ) -> dict:
     images, annotations, cut, without_area = [], [], [], []
-    for image_id, (path, annotation) in enumerate(track_iter_progress(list(samples))):
+    for image_id, (path, annotation) in enumerate(
+        track(samples, f'Converting the split {target.name!r}')
+    ):
         file_name = path.relative_to(image_folder).as_posix()
         width, height = voc.loaded_size(path, annotation.size)
         copy = target / file_name
@@ -197,7 +197,7 @@ def _convert_split(
                     'iscrowd': int(box.difficult),
                 }
             )
-    print(f'\n{len(images)} images, {len(annotations)} boxes')
+    print(f'{len(images)} images, {len(annotations)} boxes')
     for paths, what in ((cut, 'cut to their image'), (without_area, 'without area left out')):
         if paths:
             print(
