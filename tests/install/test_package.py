@@ -24,8 +24,10 @@ import mmwau
 from mmwau.datasets.shapes import make_shapes
 
 # What a source distribution and a wheel are made of.
-SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'mmwau', 'model-index.yml',
-           'pyproject.toml', 'requirements', 'setup.py', 'tools')  # fmt: skip
+SOURCES = (
+    'LICENSE MANIFEST.in README.md configs mmwau model-index.yml pyproject.toml requirements '
+    'setup.py tools'
+)
 NOT_COPIED = ('__pycache__', '.mim')
 # Installs a clone.
 NOT_IN_WHEEL = 'install.py'
@@ -49,7 +51,7 @@ def source(place):
     """A copy of the clone, so that nothing is built in it."""
     source = place / 'source'
     source.mkdir()
-    for name in SOURCES:
+    for name in SOURCES.split():
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns(*NOT_COPIED))
         else:
