@@ -52,9 +52,11 @@ def test_channels_that_vary_little_about_a_large_mean_keep_their_correlation():
     values = torch.randn(100, 3).double() @ torch.randn(3, 3).double()
     far = values * 1e-7 + 1e5
     torch.testing.assert_close(
-        channel_overlap(moments(far, far)), channel_overlap(moments(values, values)),
-        rtol=1e-3, atol=1e-3,
-    )  # fmt: skip
+        channel_overlap(moments(far, far)),
+        channel_overlap(moments(values, values)),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_channel_overlap_does_not_mind_a_batch_norm():
@@ -64,9 +66,11 @@ def test_channel_overlap_does_not_mind_a_batch_norm():
     nn.init.normal_(normed.bias)
     after = normed(values).detach()
     torch.testing.assert_close(
-        channel_overlap(moments(after, after)), channel_overlap(moments(values, values)),
-        rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
+        channel_overlap(moments(after, after)),
+        channel_overlap(moments(values, values)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def cka(first, second):

@@ -859,11 +859,17 @@ class Unfreeze(Hook):
         (dict(accumulative_counts=2, clip_grad=dict(max_norm=0.1)), []),
         (
             dict(accumulative_counts=2),
-            [Unfreeze(), dict(type='WAUHook', ratio_schedule=dict(type='linear', start=0.3, stop=1,
-             begin=0, end=6), by_epoch=False)],
+            [
+                Unfreeze(),
+                dict(
+                    type='WAUHook',
+                    ratio_schedule=dict(type='linear', start=0.3, stop=1, begin=0, end=6),
+                    by_epoch=False,
+                ),
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_a_run_ends_as_it_does_without_skipping(tmp_path, options, hooks):
     runs = [
         train(tmp_path / str(skips), {**options, 'skip_held_grads': skips}, hooks, max_epochs=3)

@@ -196,7 +196,7 @@ def test_wrong_options_are_usage_errors(monkeypatch, capsys, arguments, words):
         (['wau/wau.pth', 'wau.pth'], ['wau/wau', 'wau']),
         (['wau', 'wau/wau.pth', 'wau/baseline.pth'], ['wau', 'wau/wau', 'wau/baseline']),
     ],
-)  # fmt: skip
+)
 def test_labels_are_what_the_paths_differ_in(tmp_path, paths, labels):
     for path in paths:
         place = tmp_path / path

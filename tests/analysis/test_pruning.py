@@ -131,9 +131,14 @@ class TestFindRemovable:
         layers, left_out = layers_of(Awkward())
         assert list(layers) == ['far', 'near']
         assert {name: reason.split()[0] for name, reason in left_out.items()} == {
-            'shared': 'shares', 'shared_too': 'shares', 'computed': 'its', 'more': 'its',
-            'transposed': 'grouped', 'unused': 'takes', 'bare': 'the',
-        }  # fmt: skip
+            'shared': 'shares',
+            'shared_too': 'shares',
+            'computed': 'its',
+            'more': 'its',
+            'transposed': 'grouped',
+            'unused': 'takes',
+            'bare': 'the',
+        }
         assert 'computed from other parameters' in left_out['computed']
         assert 'besides weight and bias' in left_out['more']
 
@@ -174,8 +179,9 @@ class TestFindRemovable:
 
 def test_average_zeros_agree_with_a_loop():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True),
-                          nn.Conv2d(3, 2, 1), nn.ReLU()).eval()  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 1), nn.ReLU()
+    ).eval()
     model[1].bias.data.copy_(torch.tensor([0.3, 0.0, -0.5]))
     layers, _ = layers_of(model)
     batches = [images(), images()[:1] * 2]
@@ -233,8 +239,9 @@ class TestOrder:
 
 
 # Two checkpoints: the metric of one falls slowly, that of the other at once.
-CURVES = Curves({'slow': 'a', 'fast': 'b'}, ['l1', 'random'], [0, 1], [0.2, 0.4],
-                {'backbone.conv': 8}, [0.5])  # fmt: skip
+CURVES = Curves(
+    {'slow': 'a', 'fast': 'b'}, ['l1', 'random'], [0, 1], [0.2, 0.4], {'backbone.conv': 8}, [0.5]
+)
 VALUES = {'slow': (0.8, 0.8, 0.6), 'fast': (0.5, 0.25, 0.0)}
 
 
@@ -270,8 +277,13 @@ class TestReport:
     def test_layer_table(self):
         table = self.report().layer_table(0.5, CURVES.orders)
         assert table.columns == [
-            'layer', 'filters', 'l1, slow', 'l1, fast', 'random, slow', 'random, fast',
-        ]  # fmt: skip
+            'layer',
+            'filters',
+            'l1, slow',
+            'l1, fast',
+            'random, slow',
+            'random, fast',
+        ]
         assert table.rows == [['backbone.conv', '8', '0.500', '0.500', '0.562', '0.600']]
 
     def test_a_network_that_detects_nothing_whole_has_no_relation_to_it(self):
@@ -330,10 +342,14 @@ class TestReport:
     @pytest.mark.parametrize(
         ('values', 'expected'),
         [
-            ((1.0, 0.95, 0.85), 0.3), ((1.0, 0.9, 0.0), 0.2), ((1.0, 1.1, 0.91), None),
-            ((1.0, 0.0, 1.0), 0.02), ((50.0, 50.0, 40.0), 0.3), ((1.0, 0.5, math.nan), 0.04),
+            ((1.0, 0.95, 0.85), 0.3),
+            ((1.0, 0.9, 0.0), 0.2),
+            ((1.0, 1.1, 0.91), None),
+            ((1.0, 0.0, 1.0), 0.02),
+            ((50.0, 50.0, 40.0), 0.3),
+            ((1.0, 0.5, math.nan), 0.04),
         ],
-    )  # fmt: skip
+    )
     def test_fraction_at_which_it_has_fallen(self, values, expected):
         assert fraction_kept((0, 0.2, 0.4), values) == (expected and pytest.approx(expected))
 
@@ -363,9 +379,19 @@ class TestReport:
 
     @pytest.mark.parametrize(
         ('value', 'expected'),
-        [(0.5, True), (0, True), (-0.5, True), (-1, False), (-1.0, False), (math.nan, False),
-         (math.inf, False), (None, False), ('0.5', False), (np.float32(0.5), True)],
-    )  # fmt: skip
+        [
+            (0.5, True),
+            (0, True),
+            (-0.5, True),
+            (-1, False),
+            (-1.0, False),
+            (math.nan, False),
+            (math.inf, False),
+            (None, False),
+            ('0.5', False),
+            (np.float32(0.5), True),
+        ],
+    )
     def test_what_is_a_measurement(self, value, expected):
         assert is_measured(value) is expected
         # Elsewhere than in a metric -1 is a number as any.
@@ -449,8 +475,13 @@ class Right(BaseMetric):
         print('noise of the evaluation')
         top1 = sum(results) / len(results)
         top5 = top1 if top1 > 0.5 else math.nan
-        return {'of': float(len(results)), 'top1': top1, 'large': -1.0, 'class': math.nan,
-                'top5': top5}  # fmt: skip
+        return {
+            'of': float(len(results)),
+            'top1': top1,
+            'large': -1.0,
+            'class': math.nan,
+            'top5': top5,
+        }
 
 
 CLASSIFIER = """
@@ -498,10 +529,12 @@ ARGUMENTS = ['config.py', 'falling.pth', 'rising.pth', '--fractions', '0', '0.25
 def points(place):
     content = json.loads((place / 'work_dirs/prune_curve/prune_curve.json').read_text())
     return {
-        tuple(value if key != 'checkpoint' else content['identity']['checkpoints'][value]
-              for key, value in point['point'].items()): point['metrics']['accuracy/top1']
+        tuple(
+            value if key != 'checkpoint' else content['identity']['checkpoints'][value]
+            for key, value in point['point'].items()
+        ): point['metrics']['accuracy/top1']
         for point in content['points']
-    }  # fmt: skip
+    }
 
 
 class TestTool:
@@ -621,13 +654,19 @@ class TestTool:
             (['other.pth'], ValueError, r'other.pth does not fit(?s:.*)backbone.0.weight'),
             (['falling.pth', 'falling.pth'], ValueError, 'more than once'),
             (['falling.pth', '--metric', 'ap'], ValueError, 'exist: accuracy/of, accuracy/top1'),
-            (['falling.pth', '--per-layer', '--layers', 'nec'], ValueError,
-             'nec matches no layer.*backbone.0, neck'),
+            (
+                ['falling.pth', '--per-layer', '--layers', 'nec'],
+                ValueError,
+                'nec matches no layer.*backbone.0, neck',
+            ),
             (['falling.pth', '--targets', 'head'], ValueError, "'head'"),
-            (['falling.pth', '--cfg-options', 'test_evaluator=None'], ValueError,
-             'has no test_evaluator'),
+            (
+                ['falling.pth', '--cfg-options', 'test_evaluator=None'],
+                ValueError,
+                'has no test_evaluator',
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_wrong_input_is_reported(self, place, tool, arguments, error, words):
         whole = (place / 'falling.pth').read_bytes()
         (place / 'cut.pth').write_bytes(whole[: len(whole) // 2])
@@ -644,18 +683,22 @@ def test_detector_in_the_real_script_killed_and_gone_on_with(tmp_path):
     torch.manual_seed(0)
     model = MODELS.build(dict(Config.fromfile(config).model, _scope_='mmdet'))
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'start.pth')
-    command = [
-        config, 'start.pth', '--orders', 'overlap', 'random', '--seeds', '0',
-        '--fractions', '0.3', '0.6', '--per-layer', '--layers', 'neck.fpn_convs.3',
-        '--layer-fractions', '0.5', '--cfg-options',
-        'test_dataloader.dataset.pipeline.2.scale=(96,96)', 'test_dataloader.num_workers=0',
-        'test_dataloader.persistent_workers=False', 'model.test_cfg.rcnn.score_thr=0.0',
-    ]  # fmt: skip
+    options = (
+        'test_dataloader.dataset.pipeline.2.scale=(96,96) test_dataloader.num_workers=0 '
+        'test_dataloader.persistent_workers=False model.test_cfg.rcnn.score_thr=0.0'
+    )
+    asked = (
+        '--orders overlap random --seeds 0 --fractions 0.3 0.6 --per-layer '
+        '--layers neck.fpn_convs.3 --layer-fractions 0.5 --cfg-options'
+    )
+    command = [config, 'start.pth', *asked.split(), *options.split()]
     results = tmp_path / 'work_dirs/prune_curve/prune_curve.json'
     script = subprocess.Popen(
-        [sys.executable, TOOL, *command], cwd=tmp_path, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        [sys.executable, TOOL, *command],
+        cwd=tmp_path,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     while script.poll() is None and not (
         results.exists() and results.read_text().count('metrics') > 1
     ):

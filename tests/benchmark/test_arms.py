@@ -96,8 +96,12 @@ def test_a_depthwise_convolution_never_moves_in_the_authors_loop():
 
 def test_layer_freezing_freezes_the_first_layers_and_never_the_last():
     def frozen(fraction):
-        model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(nn.Linear(1, 1), nn.ReLU()),
-                              nn.Linear(1, 1), nn.Linear(1, 1))  # fmt: skip
+        model = nn.Sequential(
+            nn.Conv2d(1, 1, 1),
+            nn.Sequential(nn.Linear(1, 1), nn.ReLU()),
+            nn.Linear(1, 1),
+            nn.Linear(1, 1),
+        )
         freeze_first_layers(model, fraction)
         return [not param.requires_grad for param in model.parameters()][::2]
 

@@ -21,10 +21,14 @@ SCRIPT = Path(__file__).parents[2] / 'tools' / 'benchmark.py'
 def test_busy_processes_run_beside_the_steps_and_end_with_them(monkeypatch):
     monkeypatch.setattr(busy, 'BUSY', (0, 2))
     # In the place of training: the spin count, and how many other children the parent has.
-    monkeypatch.setattr(busy, 'STEPS', (
-        'import json, os, psutil; parent = psutil.Process(os.getppid()); '
-        'print(json.dumps([int(os.environ["GOMP_SPINCOUNT"]) + len(parent.children()) - 1]))'
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        busy,
+        'STEPS',
+        (
+            'import json, os, psutil; parent = psutil.Process(os.getppid()); '
+            'print(json.dumps([int(os.environ["GOMP_SPINCOUNT"]) + len(parent.children()) - 1]))'
+        ),
+    )
     monkeypatch.setenv('OMP_WAIT_POLICY', 'passive')
     ticks, before = [], psutil.Process().children()
     found = busy.time_beside_busy_processes(3, lambda: ticks.append(1))

@@ -69,8 +69,10 @@ def test_an_arm_rests_when_it_is_settled_and_the_others_go_on():
     times = interleave(arms, Effort(8, 30), lambda: None)
     table = phase_table(times)
     assert {arm: row['rounds'] for arm, row in table.items()} == {
-        'baseline': 30, 'clear': 8, 'noisy': 30,
-    }  # fmt: skip
+        'baseline': 30,
+        'clear': 8,
+        'noisy': 30,
+    }
     assert table['clear']['settled'] == {'training step': True, 'processor': True}
     assert table['noisy']['settled'] == {'training step': False, 'processor': False}
 

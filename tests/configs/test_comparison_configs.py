@@ -106,22 +106,24 @@ def train(name, data, work_dir):
     cfg = load(name)
     if name:
         cfg.custom_hooks[1].update(HOOKS[name[1:]][1])
-    cfg.merge_from_dict({
-        'custom_hooks': cfg.custom_hooks[1:],  # pictures take long
-        'model.backbone.blocks': 8,
-        'train_dataloader.dataset.type': 'CIFARBatches',
-        'train_dataloader.dataset.data_root': str(data),
-        'train_dataloader.dataset.serialize_data': False,
-        'train_dataloader.batch_size': 2,
-        'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False,
-        'train_cfg.max_epochs': 3,
-        'default_hooks.checkpoint.interval': -1,
-        'default_hooks.checkpoint.save_last': False,
-        'default_hooks.logger.interval': 1,
-        'randomness.seed': 0,
-        'work_dir': str(work_dir),
-    })  # fmt: skip
+    cfg.merge_from_dict(
+        {
+            'custom_hooks': cfg.custom_hooks[1:],  # pictures take long
+            'model.backbone.blocks': 8,
+            'train_dataloader.dataset.type': 'CIFARBatches',
+            'train_dataloader.dataset.data_root': str(data),
+            'train_dataloader.dataset.serialize_data': False,
+            'train_dataloader.batch_size': 2,
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+            'train_cfg.max_epochs': 3,
+            'default_hooks.checkpoint.interval': -1,
+            'default_hooks.checkpoint.save_last': False,
+            'default_hooks.logger.interval': 1,
+            'randomness.seed': 0,
+            'work_dir': str(work_dir),
+        }
+    )
     check_wau(cfg)
     for stage in ('val', 'test'):
         cfg[f'{stage}_dataloader'] = cfg[f'{stage}_evaluator'] = cfg[f'{stage}_cfg'] = None
@@ -194,8 +196,14 @@ def test_two_processes_stay_equal(tmp_path):
     # A process may abort at its very end, when the other is gone; what they said counts.
     said = [line.split(' | ')[1:] for line in done.stdout.splitlines() if line.startswith('ARM')]
     assert [name for name, *_ in said] == [
-        'repr', 'repr zero', 'dsd', 'dsd zero', 'so', 'srip', 'dropout'
-    ], done.stdout[-5000:]  # fmt: skip
+        'repr',
+        'repr zero',
+        'dsd',
+        'dsd zero',
+        'so',
+        'srip',
+        'dropout',
+    ], done.stdout[-5000:]
     assert all(different == '[0, 0]' for _, different, _ in said)
     # ZeroRedundancyOptimizer, whose state is cut over processes, ends as the optimizer in it.
     assert [name for name, _, same in said if same == 'True'] == ['repr zero', 'dsd zero']

@@ -162,8 +162,11 @@ def test_trains_to_the_same_bits_and_its_copy_is_of_use(place, run_script):
     run_script(TRAIN, TEXT / f'{text}.py', **small('text'))
     run_script(TRAIN, NEW / f'{style}.py', **small('new'))
     baseline = 'faster_rcnn_r18_demo_new_style'
-    run_script(TRAIN, NEW / f'{baseline}.py', **small('baseline', val_cfg=None, val_dataloader=None,
-                                                   val_evaluator=None))  # fmt: skip
+    run_script(
+        TRAIN,
+        NEW / f'{baseline}.py',
+        **small('baseline', val_cfg=None, val_dataloader=None, val_evaluator=None),
+    )
     expected, found = (bits(f'work_dirs/{name}/epoch_1.pth') for name in (text, style))
     assert expected.keys() == found.keys()
     assert len(expected) > 200

@@ -185,17 +185,21 @@ def test_a_slice_whose_turn_comes_late_steps_as_in_a_first_update(make, expected
 @pytest.mark.parametrize(
     ('make', 'words'),
     [
-        (lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, dampening=0.5),
-         r'first step without dampening .* dampening=0\.5.*Set dampening=0'),
+        (
+            lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, dampening=0.5),
+            r'first step without dampening .* dampening=0\.5.*Set dampening=0',
+        ),
         (FromTheGradient, r'first step of FromTheGradient is not like the others.*\(before\)'),
         (FromTheGradientByCounting, r'first step of FromTheGradientByCounting is not like the oth'),
         (Factored, r'one row for each slice; rows of Factored has not'),
         (torch.optim.Adafactor, r'first step of Adafactor is not like the others.*row_var'),
-        (lambda params: Around(torch.optim.SGD(params, lr=0.1, momentum=0.9)),
-         r"where the state of Around starts, but can't make another .*hold='weight'"),
+        (
+            lambda params: Around(torch.optim.SGD(params, lr=0.1, momentum=0.9)),
+            r"where the state of Around starts, but can't make another .*hold='weight'",
+        ),
         (lambda params: torch.optim.Rprop(params), r"one row for each slice; Rprop's has not"),
     ],
-)  # fmt: skip
+)
 def test_an_optimizer_whose_first_step_is_another_one_is_refused(make, words):
     conv = nn.Conv2d(3, 8, 3)
     optimizer = make(list(conv.parameters()))

@@ -11,9 +11,11 @@ from detection import ROOT
 
 # Scripts that load torch; the installer is there to get it.
 SCRIPTS = sorted(
-    path for folder in ('tools', 'examples') for path in (ROOT / folder).glob('**/*.py')
+    path
+    for folder in ('tools', 'examples')
+    for path in (ROOT / folder).glob('**/*.py')
     if path.name != 'install.py'
-)  # fmt: skip
+)
 CHOICES = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
 # Runs each script up to its first import of torch, and keeps what the environment has there.
 UP_TO_TORCH = """
@@ -45,9 +47,13 @@ def run(*command, **environment):
     """Run Python where nobody chose, but for what is given."""
     env = {name: value for name, value in os.environ.items() if name not in CHOICES}
     return subprocess.run(
-        [sys.executable, *map(str, command)], env={**env, **environment}, cwd=ROOT,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, *map(str, command)],
+        env={**env, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 def test_every_script_sets_it_before_torch_is_imported():

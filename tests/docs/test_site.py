@@ -27,8 +27,11 @@ def build(source, folder):
     path = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
     return subprocess.run(
         [sys.executable, *options, '-d', folder / 'doctrees', source, folder / 'html'],
-        env={**os.environ, 'PYTHONPATH': path}, capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+        env={**os.environ, 'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -50,9 +53,11 @@ def test_reference_has_what_is_public(site):
     names = names_of(site)
     kinds = (DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS)
     classes = [
-        one for kind in kinds for one in kind.module_dict.values()
+        one
+        for kind in kinds
+        for one in kind.module_dict.values()
         if one.__module__.startswith('mmwau.')
-    ]  # fmt: skip
+    ]
     assert len(classes) >= 12
     short = {name.rpartition('.')[2] for name in names}
     public = {one.__name__ for one in classes} | set(mmwau.__all__) - {'__version__'}

@@ -59,8 +59,10 @@ def test_was_run_from_top_to_bottom(notebook):
     code = [cell for cell in notebook.cells if cell.cell_type == 'code']
     assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
     assert {out.output_type for out in outputs_of(notebook)} <= {
-        'stream', 'display_data', 'execute_result',
-    }  # fmt: skip
+        'stream',
+        'display_data',
+        'execute_result',
+    }
     assert not [out for out in outputs_of(notebook) if out.get('name') == 'stderr']
     assert len(pictures(notebook)) == 4
 

@@ -114,9 +114,17 @@ def run_tool(place, *arguments):
 
 def record(arm='baseline', seed=0, setting='small', status='finished', curves=None, **values):
     return Record(
-        setting, arm, seed, 'command', f'{setting}{arm}{seed}', status, iterations=6, seconds=2.0,
-        values=values, curves=curves or {},
-    )  # fmt: skip
+        setting,
+        arm,
+        seed,
+        'command',
+        f'{setting}{arm}{seed}',
+        status,
+        iterations=6,
+        seconds=2.0,
+        values=values,
+        curves=curves or {},
+    )
 
 
 def ascii_signs(text):
@@ -132,8 +140,12 @@ def test_a_suite_is_settings_times_arms_times_seeds(place):
     assert suite.settings == {'small': ['baseline', 'WAU', 'wild', 'broken']}
     # All arms of the first seed come first.
     assert [(one.arm, one.seed) for one in suite.trainings[:5]] == [
-        ('baseline', 0), ('WAU', 0), ('wild', 0), ('broken', 0), ('baseline', 1),
-    ]  # fmt: skip
+        ('baseline', 0),
+        ('WAU', 0),
+        ('wild', 0),
+        ('broken', 0),
+        ('baseline', 1),
+    ]
     wau, wild = suite.trainings[1:3]
     assert wau.cfg.optim_wrapper.type == 'WAUOptimWrapper'
     assert wild.cfg.optim_wrapper.optimizer.lr == 1e30
@@ -141,9 +153,14 @@ def test_a_suite_is_settings_times_arms_times_seeds(place):
     assert wau.cfg.randomness.seed == 0
     assert str(wau.folder) == 'small/wau/seed0'
     assert wau.command == [
-        'bash', 'tools/dist_train.sh', 'configs/small_wau.py', '2', '--cfg-options',
-        'train_cfg.max_epochs=3', 'randomness.seed=0',
-    ]  # fmt: skip
+        'bash',
+        'tools/dist_train.sh',
+        'configs/small_wau.py',
+        '2',
+        '--cfg-options',
+        'train_cfg.max_epochs=3',
+        'randomness.seed=0',
+    ]
 
 
 def test_settings_choose_arms_seeds_and_options(place):
@@ -174,10 +191,14 @@ def test_settings_choose_arms_seeds_and_options(place):
         (dict(arms={1: dict()}), r'arms must be a dict with strings as keys, got \{1: \{\}\}'),
         (dict(arms={'a': dict(config=1)}), r"arms\['a'\]: config must be a string, got 1"),
         (dict(arms={'a': dict(options=[1])}), r"arms\['a'\]: options must be a dict with strin"),
-        (dict(settings={'x': dict(config='c', arms='baseline')}),
-         r"settings\['x'\]: arms must be a list of strings, got 'baseline'"),
-        (dict(settings={'x': dict(config='c', arms=[['baseline']])}),
-         r"settings\['x'\]: arms must be a list of strings, got \[\['baseline'\]\]"),
+        (
+            dict(settings={'x': dict(config='c', arms='baseline')}),
+            r"settings\['x'\]: arms must be a list of strings, got 'baseline'",
+        ),
+        (
+            dict(settings={'x': dict(config='c', arms=[['baseline']])}),
+            r"settings\['x'\]: arms must be a list of strings, got \[\['baseline'\]\]",
+        ),
         (dict(settings={'x': dict(config='c', seeds=[])}), r'seeds must be different integers in'),
         (dict(processes=0), r'processes must be at least 1, got 0'),
         (
@@ -205,7 +226,7 @@ def test_settings_choose_arms_seeds_and_options(place):
             r'two trainings would share a work_dir',
         ),
     ],
-)  # fmt: skip
+)
 def test_wrong_suites_are_reported(place, changes, words):
     with pytest.raises(ValueError, match=words):
         read_suite(write_suite(place, **changes))
@@ -221,12 +242,16 @@ def test_files_that_do_not_exist_are_reported(place):
 
 
 values = st.recursive(
-    st.integers(-100, 100) | st.floats(0.001, 1000) | st.booleans() | st.none()
+    st.integers(-100, 100)
+    | st.floats(0.001, 1000)
+    | st.booleans()
+    | st.none()
     | st.text('abcxyz_/.', min_size=1).filter(lambda text: not text.strip('.').isdigit()),
-    lambda inner: st.lists(inner, min_size=1, max_size=3)
-    | st.lists(inner, min_size=2, max_size=3).map(tuple),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3) | st.lists(inner, min_size=2, max_size=3).map(tuple)
+    ),
     max_leaves=5,
-)  # fmt: skip
+)
 
 
 @given(values)
@@ -297,14 +322,22 @@ def test_first_reach_and_interpolation_by_hand():
 def test_overlap_at_equal_terms():
     # The one comes to a loss of 1 after 10 iterations, the other one after 20. Path lengths start
     # at 0, whatever the first point is.
-    fast = record(curves=dict(
-        loss=[(0, 2.0), (10, 1.0), (20, 0.5)], path_length=[(15, 3.0), (20, 4.0)],
-        overlap=[(0, 0.1), (20, 0.5)], displacement=[(10, 0.8), (20, 0.7)],
-    ))  # fmt: skip
-    slow = record(curves=dict(
-        loss=[(0, 2.0), (20, 1.0)], path_length=[(20, 2.0)], displacement=[(20, 0.4)],
-        overlap=[(0, 0.1), (20, 0.25)],
-    ))  # fmt: skip
+    fast = record(
+        curves=dict(
+            loss=[(0, 2.0), (10, 1.0), (20, 0.5)],
+            path_length=[(15, 3.0), (20, 4.0)],
+            overlap=[(0, 0.1), (20, 0.5)],
+            displacement=[(10, 0.8), (20, 0.7)],
+        )
+    )
+    slow = record(
+        curves=dict(
+            loss=[(0, 2.0), (20, 1.0)],
+            path_length=[(20, 2.0)],
+            displacement=[(20, 0.4)],
+            overlap=[(0, 0.1), (20, 0.25)],
+        )
+    )
     assert at_equal_loss(slow, fast) == pytest.approx((0.25, 0.3))
     assert at_equal_loss(fast, slow) == pytest.approx((0.3, 0.25))
     assert at_equal_movement(slow, fast) == pytest.approx((0.25, 0.3))
@@ -331,8 +364,10 @@ def report_of(records, planned=None, seeds=(0, 1, 2)):
 
 
 def rows(table):
-    return {row[0]: dict(zip(table.columns[1:], map(ascii_signs, row[1:]), strict=True))
-            for row in table.rows}  # fmt: skip
+    return {
+        row[0]: dict(zip(table.columns[1:], map(ascii_signs, row[1:]), strict=True))
+        for row in table.rows
+    }
 
 
 def test_tables_pair_by_seed():
@@ -362,12 +397,15 @@ def test_tables_pair_by_seed():
 
 def test_nothing_is_dropped_silently():
     records = [
-        record('baseline', 0, mean=0.5), record('baseline', 1, mean=0.5),
+        record('baseline', 0, mean=0.5),
+        record('baseline', 1, mean=0.5),
         record('baseline', 2, mean=0.6),
-        record('WAU', 0, mean=0.7), record('WAU', 1, status='diverged'),
+        record('WAU', 0, mean=0.7),
+        record('WAU', 1, status='diverged'),
         replace(record('WAU', 2, status='failed'), error='exit status 1: no memory'),
-        replace(record('other', 0, mean=0.7), starts=3), record('third', 0, top=0.7),
-    ]  # fmt: skip
+        replace(record('other', 0, mean=0.7), starts=3),
+        record('third', 0, top=0.7),
+    ]
     report = report_of(records, planned=['baseline', 'WAU', 'other', 'third'])
     report = replace(report, others=[record('old', 5)])
     said = '\n'.join(report.warnings())
@@ -389,8 +427,11 @@ def test_nothing_is_dropped_silently():
 
 
 def test_seeds_that_are_too_few_are_reported():
-    records = [record(arm, seed, mean=50.0 + seed * sign)
-               for arm, sign in (('baseline', 1), ('WAU', -1)) for seed in (0, 1)]  # fmt: skip
+    records = [
+        record(arm, seed, mean=50.0 + seed * sign)
+        for arm, sign in (('baseline', 1), ('WAU', -1))
+        for seed in (0, 1)
+    ]
     said = report_of(records, seeds=(0, 1)).warnings()
     # Gaps of 0 and -2: 12.706 * sqrt(2) / sqrt(2).
     assert said == [
@@ -423,10 +464,17 @@ def test_a_metric_that_no_training_has_is_reported():
 def test_what_is_no_measurement_has_no_mean_and_no_gap(nothing):
     # As records of earlier versions have it.
     records = [
-        record(arm, seed, mean=nothing, top=50.0 + seed, loss=-1.0,
-               curves=dict(metric=[[3, nothing], [6, 0.5]]))
-        for arm in ('baseline', 'WAU') for seed in (0, 1)
-    ]  # fmt: skip
+        record(
+            arm,
+            seed,
+            mean=nothing,
+            top=50.0 + seed,
+            loss=-1.0,
+            curves=dict(metric=[[3, nothing], [6, 0.5]]),
+        )
+        for arm in ('baseline', 'WAU')
+        for seed in (0, 1)
+    ]
     records += [record('baseline', 2, mean=0.5, loss=-1.0), record('WAU', 2, mean=0.75, loss=-1.0)]
     report = report_of(records)
     report = replace(report, suite=replace(report.suite, other_metrics=['top']))
@@ -465,8 +513,9 @@ def test_records_hold_only_measurements(place):
     metrics = {'mean': -1.0, 'coco/bbox_mAP': 0.5, 'coco/cat_precision': math.nan}
     one = summarise_run(training, log_run(place / 'a', [2.0, 1.0], **metrics), 'mean', '', 0.0)
     assert (one.status, one.values) == (
-        'finished', {'coco/bbox_mAP': 0.5, 'loss': 1.0, 'overlap': 0.25},
-    )  # fmt: skip
+        'finished',
+        {'coco/bbox_mAP': 0.5, 'loss': 1.0, 'overlap': 0.25},
+    )
     assert one.curves['metric'] == []
     one = summarise_run(training, log_run(place / 'b', [2.0, math.nan]), 'mean', '', 0.0)
     assert (one.status, one.values) == ('diverged', {'overlap': 0.25})
@@ -478,9 +527,11 @@ def test_records_hold_only_measurements(place):
 
 
 def test_a_clear_gap_gives_no_warning():
-    records = [record(arm, seed, mean=mean + seed * 0.01 * mean)
-               for arm, mean in (('baseline', 50.0), ('WAU', 60.0))
-               for seed in (0, 1, 2)]  # fmt: skip
+    records = [
+        record(arm, seed, mean=mean + seed * 0.01 * mean)
+        for arm, mean in (('baseline', 50.0), ('WAU', 60.0))
+        for seed in (0, 1, 2)
+    ]
     assert report_of(records).warnings() == []
 
 
@@ -531,9 +582,11 @@ def test_a_training_that_fails_does_not_replace_one_that_came_to_its_end(tmp_pat
     update_records(failed, path)
     found = {one.arm: (one.status, one.error) for one in read_records(Record, path)}
     assert found == dict(
-        baseline=('finished', ''), wild=('diverged', ''), broken=('failed', 'no memory'),
+        baseline=('finished', ''),
+        wild=('diverged', ''),
+        broken=('failed', 'no memory'),
         more=('failed', 'no memory'),
-    )  # fmt: skip
+    )
     assert len(read_records(Record, path)) == 4
     update_records([replace(ended[0], digest='new', values=dict(mean=0.75))], path)
     kept = {one.arm: one for one in read_records(Record, path)}
@@ -592,8 +645,9 @@ class TestTool:
         one = read_records(Record, place / 'results [v1]/suite.json')[0]
         said = one.command.split()
         assert said[0] == 'python'
-        done = run_python(*said[1:], '--work-dir', 'again', cwd=place,
-                          PYTHONPATH=str(ROOT / 'tests' / 'helpers'))  # fmt: skip
+        done = run_python(
+            *said[1:], '--work-dir', 'again', cwd=place, PYTHONPATH=str(ROOT / 'tests' / 'helpers')
+        )
         assert done.returncode == 0, done.stdout
         assert read_run(place / 'again').final('mean') == pytest.approx(
             one.values['mean'], rel=1e-5
@@ -680,12 +734,15 @@ class TestTool:
 
 def start_tool(place):
     return subprocess.Popen(
-        [sys.executable, SCRIPT, 'suite.py'], cwd=place, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        [sys.executable, SCRIPT, 'suite.py'],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         # Where tests run in the background, Ctrl-C is ignored, and would be here too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'tests' / 'helpers')},
-    )  # fmt: skip
+    )
 
 
 def wait_until(condition):
@@ -773,8 +830,10 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
     trainer.train(suite.trainings, ended.append, lambda: None)
     told = [(one.status, one.starts, one.error) for one in ended]
     assert told == [('finished', 2, ''), ('finished', 1, '')]
-    gpus = [sorted(path.read_text() for path in place.glob(f'runs/*/*/seed{seed}/gpus_?'))
-            for seed in (0, 1)]  # fmt: skip
+    gpus = [
+        sorted(path.read_text() for path in place.glob(f'runs/*/*/seed{seed}/gpus_?'))
+        for seed in (0, 1)
+    ]
     assert gpus == [['3,5', '3,5'], ['7,3', '7,3']]
 
 

@@ -43,8 +43,11 @@ def test_prefers_the_weights_over_their_average(tmp_path, network):
 
 def test_reads_weights_of_distributed_training_and_old_files(tmp_path, network):
     state = {f'module.{name}': value for name, value in network.state_dict().items()}
-    torch.save({'model': state, 'args': argparse.Namespace(lr=0.1)}, tmp_path / 'w.pth',
-               _use_new_zipfile_serialization=False)  # fmt: skip
+    torch.save(
+        {'model': state, 'args': argparse.Namespace(lr=0.1)},
+        tmp_path / 'w.pth',
+        _use_new_zipfile_serialization=False,
+    )
     assert same(read_weights(tmp_path / 'w.pth'), network.state_dict())
 
 
@@ -200,14 +203,21 @@ def test_what_other_scripts_keep_beside_the_weights_does_no_harm(
     arguments.name = 'x'
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     beside = {
-        'paths': [windows(), local.PosixPath(), Path('runs')], 'counts': counts, 'args': arguments,
-        'unknown': Unknown(), 'numbers': np.arange(3.0), 'best': np.float64(0.5),
-        'names': {'a', 'b'}, 'optimizer': optimizer, 'date': datetime.date(2026, 1, 1),
-    }  # fmt: skip
+        'paths': [windows(), local.PosixPath(), Path('runs')],
+        'counts': counts,
+        'args': arguments,
+        'unknown': Unknown(),
+        'numbers': np.arange(3.0),
+        'best': np.float64(0.5),
+        'names': {'a', 'b'},
+        'optimizer': optimizer,
+        'date': datetime.date(2026, 1, 1),
+    }
     torch.save(
-        {**beside, 'net': network.state_dict()}, tmp_path / 'w.pth',
+        {**beside, 'net': network.state_dict()},
+        tmp_path / 'w.pth',
         _use_new_zipfile_serialization=zipped,
-    )  # fmt: skip
+    )
     assert same(read_weights(tmp_path / 'w.pth'), network.state_dict())
     content, left_out = read_checkpoint(tmp_path / 'w.pth')
     assert content['counts'] == {'a': [1]}
@@ -216,8 +226,11 @@ def test_what_other_scripts_keep_beside_the_weights_does_no_harm(
     assert (content['best'], content['names']) == (0.5, {'a', 'b'})
     module = Arguments.__module__
     assert set(left_out) == {
-        f'{module}.Arguments', f'{module}.Unknown', 'torch.optim.sgd.SGD', 'datetime.date',
-    }  # fmt: skip
+        f'{module}.Arguments',
+        f'{module}.Unknown',
+        'torch.optim.sgd.SGD',
+        'datetime.date',
+    }
 
 
 def test_what_the_user_allowed_torch_is_made(tmp_path, network):

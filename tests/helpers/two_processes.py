@@ -102,7 +102,7 @@ def train(work_dir, options, model=None, randomness=None, hook=None, **ddp):
         launcher='pytorch',
         randomness=randomness or dict(seed=3),
         cfg=dict(model_wrapper_cfg={**WRAPPER, **ddp}),
-    )  # fmt: skip
+    )
     runner.train()
     return runner, counter.moved
 
@@ -127,8 +127,10 @@ def differences(runner):
 def print_hooks():
     """Gradients that the hook gives, on its own and inside of torch's compression to 16 bits."""
     rank = distributed.get_rank()
-    for name, hook in (('plain', all_reduce_active),
-                       ('fp16', fp16_compress_wrapper(all_reduce_active))):  # fmt: skip
+    for name, hook in (
+        ('plain', all_reduce_active),
+        ('fp16', fp16_compress_wrapper(all_reduce_active)),
+    ):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3, bias=False))
         other = copy.deepcopy(model)
@@ -146,9 +148,11 @@ def print_hooks():
         if name == 'plain':
             good = all(torch.equal(one.grad[mask], two.grad[mask]) for one, two, mask in ends)
         else:
-            good = all(torch.allclose(one.grad[mask], two.grad[mask], 1e-2, 1e-3)
-                       and not torch.equal(one.grad[mask], two.grad[mask])
-                       for one, two, mask in ends)  # fmt: skip
+            good = all(
+                torch.allclose(one.grad[mask], two.grad[mask], 1e-2, 1e-3)
+                and not torch.equal(one.grad[mask], two.grad[mask])
+                for one, two, mask in ends
+            )
         zero = not any(one.grad[~mask].any() for one, _, mask in ends)
         if rank == 0:
             print('HOOK', name, good, zero, traffic.sent_bytes, sep=' | ')
@@ -178,8 +182,12 @@ def main():
         for hold in HOLDS:
             pairs = zip(ends[f'uniform {hold}'], ends[f'zero {hold}'], strict=True)
             same = all(torch.equal(one, two) for one, two in pairs)
-            print('ARM', f'zero {hold} beside one optimizer', 'equal' if same else 'different',
-                  sep=' | ')  # fmt: skip
+            print(
+                'ARM',
+                f'zero {hold} beside one optimizer',
+                'equal' if same else 'different',
+                sep=' | ',
+            )
         for name, *_ in sending_arms():
             pairs = zip(ends[f'{name} all'], ends[f'{name} active'], strict=True)
             same = all(torch.equal(one, two) for one, two in pairs)

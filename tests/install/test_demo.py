@@ -113,8 +113,12 @@ def log_scalars(folder, *entries):
 def test_terminal_shows_how_far_both_trainings_are(demo):
     baseline, wau = trainings(demo)
     trained = dict(step=3, iter=3, epoch=1, loss=1.25)
-    log_scalars(demo.WORK_DIR / wau.folder, dict(step=0, overlap=0.05),
-                dict(trained, active_fraction=0.5), dict(step=1, **{demo.AP50: 0.75}))  # fmt: skip
+    log_scalars(
+        demo.WORK_DIR / wau.folder,
+        dict(step=0, overlap=0.05),
+        dict(trained, active_fraction=0.5),
+        dict(step=1, **{demo.AP50: 0.75}),
+    )
     told = io.StringIO()
     screen = demo.Screen(Console(file=told, force_terminal=True, width=80), [baseline, wau])
     with screen.live:

@@ -25,8 +25,10 @@ from mmwau.datasets.shapes import make_shapes
 from mmwau.engine.package_configs import read_config
 
 # What a source distribution and a wheel are made of.
-SOURCES = ('LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'mmwau', 'model-index.yml',
-           'pyproject.toml', 'requirements', 'setup.py', 'tools')  # fmt: skip
+SOURCES = (
+    'LICENSE MANIFEST.in README.md configs mmwau model-index.yml pyproject.toml requirements '
+    'setup.py tools'
+)
 NOT_COPIED = ('__pycache__', '.mim')
 # Installs a clone.
 NOT_IN_WHEEL = 'install.py'
@@ -50,7 +52,7 @@ def source(place):
     """A copy of the clone, so that nothing is built in it."""
     source = place / 'source'
     source.mkdir()
-    for name in SOURCES:
+    for name in SOURCES.split():
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns(*NOT_COPIED))
         else:

@@ -46,11 +46,14 @@ def two_epochs(value, loss=1.0, overlap=0.5):
     """Lines of a training of 2 epochs with 4 iterations, each second one logged."""
     return [
         {'overlap': 0.1, 'stage_overlap/neck': 0.1, 'step': 0},
-        train(2, 9.0), train(4, 8.0), val(1, value - 0.25),
-        train(6, loss + 0.5, epoch=2), train(8, loss - 0.5, epoch=2),
+        train(2, 9.0),
+        train(4, 8.0),
+        val(1, value - 0.25),
+        train(6, loss + 0.5, epoch=2),
+        train(8, loss - 0.5, epoch=2),
         {'overlap': overlap, 'stage_overlap/neck': 2 * overlap, 'step': 8},
         val(2, value),
-    ]  # fmt: skip
+    ]
 
 
 def write(work_dir, lines, start='20260101_000000', seed=None, text='', **config):
@@ -84,10 +87,11 @@ def ascii_signs(text):
 def cells(table):
     """A table's texts by row and column."""
     return {
-        row[0]: dict(zip(map(ascii_signs, table.columns[1:]), map(ascii_signs, row[1:]),
-                         strict=True))
+        row[0]: dict(
+            zip(map(ascii_signs, table.columns[1:]), map(ascii_signs, row[1:]), strict=True)
+        )
         for row in table.rows
-    }  # fmt: skip
+    }
 
 
 class Watch(BaseMetric, Hook):
@@ -112,17 +116,30 @@ def train_small(work_dir, seed, wrapper, hook, by_epoch=True):
     watch = Watch()
     train_cfg = dict(max_epochs=2) if by_epoch else dict(max_iters=6, val_interval=3)
     kind = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
-    config = dict(optim_wrapper=wrapper, randomness=dict(seed=seed), custom_hooks=[hook],
-                  train_cfg=dict(type=kind, **train_cfg))  # fmt: skip
+    config = dict(
+        optim_wrapper=wrapper,
+        randomness=dict(seed=seed),
+        custom_hooks=[hook],
+        train_cfg=dict(type=kind, **train_cfg),
+    )
     runner = small_runner(
-        work_dir, dict(wrapper), [watch, dict(hook)],
-        cfg=Config(config), train_cfg=config['train_cfg'], randomness=dict(seed=seed),
+        work_dir,
+        dict(wrapper),
+        [watch, dict(hook)],
+        cfg=Config(config),
+        train_cfg=config['train_cfg'],
+        randomness=dict(seed=seed),
         sampler=None if by_epoch else dict(type='InfiniteSampler'),
         log_processor=dict(window_size=1, by_epoch=by_epoch),
-        val_dataloader=dict(dataset=SmallData(), batch_size=4, sampler=dict(type='DefaultSampler'),
-                            collate_fn=dict(type='default_collate')),
-        val_cfg=dict(), val_evaluator=Evaluator(watch),
-    )  # fmt: skip
+        val_dataloader=dict(
+            dataset=SmallData(),
+            batch_size=4,
+            sampler=dict(type='DefaultSampler'),
+            collate_fn=dict(type='default_collate'),
+        ),
+        val_cfg=dict(),
+        val_evaluator=Evaluator(watch),
+    )
     runner.train()
     model = runner.model
     return watch, (layer_overlap(model.backbone[1]), layer_overlap(model.neck))
@@ -193,13 +210,23 @@ def test_script_compares_real_runs(tmp_path):
 def test_a_resumed_run_has_the_lost_work_left_out(tmp_path):
     loop = dict(EPOCHS, max_epochs=3)
     first = [
-        {'overlap': 0.1, 'step': 0}, train(2, 9.0), train(4, 8.0), val(1, 0.1),
-        train(6, 7.0, epoch=2), {'overlap': 0.2, 'step': 6}, train(8, 6.0, epoch=2), val(2, 0.2),
-    ]  # fmt: skip
+        {'overlap': 0.1, 'step': 0},
+        train(2, 9.0),
+        train(4, 8.0),
+        val(1, 0.1),
+        train(6, 7.0, epoch=2),
+        {'overlap': 0.2, 'step': 6},
+        train(8, 6.0, epoch=2),
+        val(2, 0.2),
+    ]
     write(tmp_path, first, seed=1, train_cfg=loop)
     # Goes on from the checkpoint of the first epoch, and is killed in the next one but one.
-    second = [{'overlap': 0.15, 'step': 4}, train(6, 5.0, epoch=2), train(8, 4.0, epoch=2),
-              train(10, 3.0, epoch=3)]  # fmt: skip
+    second = [
+        {'overlap': 0.15, 'step': 4},
+        train(6, 5.0, epoch=2),
+        train(8, 4.0, epoch=2),
+        train(10, 3.0, epoch=3),
+    ]
     write(tmp_path, second, start='20260102_000000', seed=1, train_cfg=loop, resume=True)
     # Testing leaves a folder as well.
     write(tmp_path, [val(0, 0.9)], start='20260103_000000', seed=8)
@@ -263,17 +290,29 @@ def test_path_lengths_of_an_earlier_version_are_read(tmp_path):
 def test_arms_are_runs_that_differ_only_in_their_seed(tmp_path):
     variants = dict(
         baseline_0=dict(seed=0, launcher='pytorch'),
-        baseline_1=dict(seed=1, custom_hooks=[dict(type='OverlapHook')], resume=True,
-                     custom_imports=dict(imports=['mmwau'])),
+        baseline_1=dict(
+            seed=1,
+            custom_hooks=[dict(type='OverlapHook')],
+            resume=True,
+            custom_imports=dict(imports=['mmwau']),
+        ),
         wau_0=dict(seed=0, optim_wrapper=wau(), custom_hooks=[dict(type='WAUHook')]),
-        wau_1=dict(seed=1, optim_wrapper=wau(hold='weight', targets=['backbone', 'neck']),
-                   custom_hooks=[dict(type='WAUHook', overlap_interval=5, by_epoch=True)]),
+        wau_1=dict(
+            seed=1,
+            optim_wrapper=wau(hold='weight', targets=['backbone', 'neck']),
+            custom_hooks=[dict(type='WAUHook', overlap_interval=5, by_epoch=True)],
+        ),
         wau_2=dict(seed=2, optim_wrapper=wau(update_ratio=0.5)),
         state_0=dict(seed=0, optim_wrapper=wau(hold='state')),
         both_0=dict(seed=0, optim_wrapper=wau(hold='state', axis='in')),
-        ratio_0=dict(seed=0, optim_wrapper=wau(), custom_hooks=[dict(
-            type='WAUHook', ratio_schedule=dict(type='linear', start=1.0, stop=0.5, end=9))]),
-    )  # fmt: skip
+        ratio_0=dict(
+            seed=0,
+            optim_wrapper=wau(),
+            custom_hooks=[
+                dict(type='WAUHook', ratio_schedule=dict(type='linear', start=1.0, stop=0.5, end=9))
+            ],
+        ),
+    )
     folders = [write(tmp_path / name, two_epochs(0.5), **v) for name, v in variants.items()]
     assert labels(*reversed(folders)) == {
         'baseline': ['baseline_1', 'baseline_0'],
@@ -294,13 +333,23 @@ def test_arms_of_one_kind_are_called_by_what_else_differs(tmp_path):
         write(tmp_path / 'fast', two_epochs(0.5), optim_wrapper=fast),
         write(tmp_path / 'wau', two_epochs(0.5), optim_wrapper=wau()),
         # Differences deep down in more places than a label shows.
-        *(write(tmp_path / f'long_{i}', two_epochs(0.5), optim_wrapper=wau(),
-                model=dict(type='Net', widths=[i] * 30)) for i in range(2)),
-    ]  # fmt: skip
+        *(
+            write(
+                tmp_path / f'long_{i}',
+                two_epochs(0.5),
+                optim_wrapper=wau(),
+                model=dict(type='Net', widths=[i] * 30),
+            )
+            for i in range(2)
+        ),
+    ]
     assert list(labels(*folders)) == [
-        'baseline lr=0.1', 'baseline lr=0.2', 'WAU', 'WAU model.type=Net widths',
+        'baseline lr=0.1',
+        'baseline lr=0.2',
+        'WAU',
+        'WAU model.type=Net widths',
         'WAU model.type=Net widths #2',
-    ]  # fmt: skip
+    ]
 
 
 def test_arms_that_differ_in_more_than_wau_are_reported(tmp_path):
@@ -309,11 +358,15 @@ def test_arms_that_differ_in_more_than_wau_are_reported(tmp_path):
     folders = [
         write(tmp_path / 'baseline', two_epochs(0.5)),
         write(tmp_path / 'wau', two_epochs(0.5), optim_wrapper=wau(hold='state')),
-        write(tmp_path / 'lr', two_epochs(0.5), optim_wrapper=other,
-              custom_hooks=[dict(type='WAUHook'), dict(type='EMAHook')]),
+        write(
+            tmp_path / 'lr',
+            two_epochs(0.5),
+            optim_wrapper=other,
+            custom_hooks=[dict(type='WAUHook'), dict(type='EMAHook')],
+        ),
         write(tmp_path / 'amp', two_epochs(0.5), optim_wrapper=amp),
         write(tmp_path / 'start', two_epochs(0.5), load_from='other.pth'),
-    ]  # fmt: skip
+    ]
     assert find_warnings(arms_of(*folders[:2]), BOX, None) == []
     begin = 'These arms differ in more than WAU: baseline and WAU in '
     assert find_warnings(arms_of(folders[0], folders[2]), BOX, None) == [
@@ -328,8 +381,9 @@ def test_arms_that_differ_in_more_than_wau_are_reported(tmp_path):
 def test_mean_and_spread_by_hand():
     assert summarise([1.0]).std is None
     assert (summarise([1.0, 2.0, 6.0]).mean, summarise([1.0, 2.0, 6.0]).std) == (
-        3.0, pytest.approx(math.sqrt(7)),
-    )  # fmt: skip
+        3.0,
+        pytest.approx(math.sqrt(7)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -354,7 +408,7 @@ def test_tables_show_mean_spread_and_difference(tmp_path):
         write(tmp_path / 'p1', two_epochs(0.7, loss=2.0, overlap=0.3), seed=1),
         write(tmp_path / 'w1', two_epochs(0.6, loss=4.0, overlap=0.2), seed=1, optim_wrapper=wau()),
         write(tmp_path / 'w0', two_epochs(0.6, loss=4.0, overlap=0.1), seed=0, optim_wrapper=wau()),
-    ]  # fmt: skip
+    ]
     report = RunsReport(arms_of(*folders), BOX)
     (values,), (stages,) = report.value_tables(), report.stage_tables()
     assert cells(values) == {
@@ -377,13 +431,17 @@ def test_tables_show_mean_spread_and_difference(tmp_path):
     assert cells(stages)['neck']['WAU - baseline'] == '-0.3000 ± 0.1414 (2 pairs)'
     (single,) = RunsReport(arms_of(folders[0], folders[2]), BOX).value_tables()
     assert cells(single)[BOX] == {
-        'baseline': '0.500 (1)', 'WAU': '0.600 (1)', 'WAU - baseline': '+0.100 (unpaired)',
-    }  # fmt: skip
+        'baseline': '0.500 (1)',
+        'WAU': '0.600 (1)',
+        'WAU - baseline': '+0.100 (unpaired)',
+    }
     rows = report.table_by_run().rows
     assert [row[:4] for row in rows] == [
-        ['baseline', '0', '0.500', '1.000'], ['baseline', '1', '0.700', '2.000'],
-        ['WAU', '1', '0.600', '4.000'], ['WAU', '0', '0.600', '4.000'],
-    ]  # fmt: skip
+        ['baseline', '0', '0.500', '1.000'],
+        ['baseline', '1', '0.700', '2.000'],
+        ['WAU', '1', '0.600', '4.000'],
+        ['WAU', '0', '0.600', '4.000'],
+    ]
 
 
 def test_the_baseline_can_be_chosen(tmp_path):
@@ -407,8 +465,10 @@ def test_the_baseline_can_be_chosen(tmp_path):
 
 def test_metrics_that_say_nothing_are_left_out(tmp_path):
     more = dict(large=-1.0, text='0.5', flag=0.5)
-    folders = [write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5, **more)], seed=0),
-               write(tmp_path / 'b', [train(2, 1.0), val(1, 0.5, large=-1.0)], seed=1)]  # fmt: skip
+    folders = [
+        write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5, **more)], seed=0),
+        write(tmp_path / 'b', [train(2, 1.0), val(1, 0.5, large=-1.0)], seed=1),
+    ]
     assert RunsReport(arms_of(*folders), BOX).names() == [BOX, 'loss']
     assert RunsReport(arms_of(folders[0]), BOX).names() == [BOX, 'flag', 'loss']
     assert choose_shown_metric(read(folders[0]), 'flag') == 'flag'
@@ -420,13 +480,31 @@ def test_metrics_that_say_nothing_are_left_out(tmp_path):
 def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
     large, square = 'coco/bbox_mAP_l', 'coco/square_precision'
     folders = [
-        write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5, **{large: 0.25, square: nothing}),
-                               val(2, 0.5, **{large: 0.5, square: nothing})], seed=0),
-        write(tmp_path / 'b', [train(2, 1.0), val(1, 0.5, **{large: 0.75, square: nothing}),
-                               val(2, 0.5, **{large: nothing, square: nothing})], seed=1),
-        write(tmp_path / 'w', [train(2, 1.0), val(2, 0.5, **{large: 1.0, square: nothing})],
-              seed=1, optim_wrapper=wau()),
-    ]  # fmt: skip
+        write(
+            tmp_path / 'a',
+            [
+                train(2, 1.0),
+                val(1, 0.5, **{large: 0.25, square: nothing}),
+                val(2, 0.5, **{large: 0.5, square: nothing}),
+            ],
+            seed=0,
+        ),
+        write(
+            tmp_path / 'b',
+            [
+                train(2, 1.0),
+                val(1, 0.5, **{large: 0.75, square: nothing}),
+                val(2, 0.5, **{large: nothing, square: nothing}),
+            ],
+            seed=1,
+        ),
+        write(
+            tmp_path / 'w',
+            [train(2, 1.0), val(2, 0.5, **{large: 1.0, square: nothing})],
+            seed=1,
+            optim_wrapper=wau(),
+        ),
+    ]
     arms = arms_of(*folders)
     report = RunsReport(arms, large)
     table = cells(report.value_tables()[0])
@@ -468,8 +546,10 @@ def test_a_metric_that_is_a_measurement_nowhere_is_not_chosen_by_itself(tmp_path
 
 def test_a_run_that_never_detects_anything_leaves_the_others_their_metric(tmp_path):
     nothing = [train(2, 1.0), {'time': 0.1, 'data_time': 0.1, 'step': 1}]
-    folders = [write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5)], seed=0),
-               write(tmp_path / 'b', nothing, seed=1)]  # fmt: skip
+    folders = [
+        write(tmp_path / 'a', [train(2, 1.0), val(1, 0.5)], seed=0),
+        write(tmp_path / 'b', nothing, seed=1),
+    ]
     assert choose_shown_metric(read(*folders), None) == BOX
     arms = arms_of(*folders)
     assert cells(RunsReport(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
@@ -482,9 +562,11 @@ def test_a_run_that_never_detects_anything_leaves_the_others_their_metric(tmp_pa
 def test_a_run_that_diverged_is_named_and_its_loss_left_out(tmp_path, losses):
     lines = two_epochs(0.5, overlap=math.nan)
     lines[4]['loss'], lines[5]['loss'] = losses
-    folders = [write(tmp_path / 'a', two_epochs(0.5, loss=3.0), seed=0),
-               write(tmp_path / 'b', two_epochs(0.5, loss=3.0), seed=1),
-               write(tmp_path / 'c', lines, seed=2)]  # fmt: skip
+    folders = [
+        write(tmp_path / 'a', two_epochs(0.5, loss=3.0), seed=0),
+        write(tmp_path / 'b', two_epochs(0.5, loss=3.0), seed=1),
+        write(tmp_path / 'c', lines, seed=2),
+    ]
     arms = arms_of(*folders)
     assert [run.diverged for run in arms[0].runs] == [False, False, True]
     report = RunsReport(arms, BOX)
@@ -518,9 +600,11 @@ def test_script_compares_real_runs_that_diverged(tmp_path):
 def test_a_run_without_the_metric_is_reported_and_not_counted(tmp_path):
     # MMDetection gives no metric where nothing was detected.
     nothing = [*two_epochs(0.5)[:-1], {'time': 0.1, 'data_time': 0.1, 'step': 2}]
-    folders = [write(tmp_path / 'a', two_epochs(0.5), seed=0),
-               write(tmp_path / 'b', nothing, seed=1),
-               write(tmp_path / 'c', two_epochs(0.5)[:3], seed=2)]  # fmt: skip
+    folders = [
+        write(tmp_path / 'a', two_epochs(0.5), seed=0),
+        write(tmp_path / 'b', nothing, seed=1),
+        write(tmp_path / 'c', two_epochs(0.5)[:3], seed=2),
+    ]
     arms = arms_of(*folders)
     assert cells(RunsReport(arms, BOX).value_tables()[0])[BOX] == {'baseline': '0.500 (1)'}
     told = find_warnings(arms, BOX, None)[-1]
@@ -536,9 +620,10 @@ def test_runs_that_are_not_finished_are_reported_and_comparable_earlier(tmp_path
     longer = dict(EPOCHS, max_epochs=4)
     folders = [
         write(tmp_path / 'a', two_epochs(0.5), seed=0, train_cfg=longer),
-        write(tmp_path / 'b', [*two_epochs(0.75), train(10, 0.5, epoch=3)], seed=1,
-              train_cfg=longer),
-    ]  # fmt: skip
+        write(
+            tmp_path / 'b', [*two_epochs(0.75), train(10, 0.5, epoch=3)], seed=1, train_cfg=longer
+        ),
+    ]
     runs = read(*folders)
     assert find_warnings(group_into_arms(runs), BOX, None) == [
         f'Not finished: {folders[0]} (epoch 2 of 4), {folders[1]} (epoch 2 of 4); --at 2 compares '
@@ -618,16 +703,19 @@ def test_wrong_configs_are_reported(tmp_path):
 def test_pictures_show_each_run_and_the_mean_of_each_arm(tmp_path):
     folders = [
         write(tmp_path / f'{name}{seed}', two_epochs(0.5 + seed / 4), seed=seed, optim_wrapper=kind)
-        for name, kind in (('baseline', PLAIN), ('wau', wau())) for seed in (0, 1)
-    ]  # fmt: skip
+        for name, kind in (('baseline', PLAIN), ('wau', wau()))
+        for seed in (0, 1)
+    ]
     report = RunsReport(arms_of(*folders), BOX)
     metric, loss, overlap = report.draw_curves().axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in metric.lines}
     assert lines['WAU'] == [[1, 0.375], [2, 0.625]]
     assert len(metric.lines) == 6
     assert [axes.get_xlabel() for axes in (metric, loss, overlap)] == [
-        'epochs', 'iterations', 'iterations',
-    ]  # fmt: skip
+        'epochs',
+        'iterations',
+        'iterations',
+    ]
     assert overlap.lines[-1].get_xydata().tolist() == [[0, 0.1], [8, 0.5]]
     (stage,) = report.draw_stages().axes
     assert (stage.get_title(), stage.lines[-1].get_ydata().tolist()) == ('neck', [0.1, 1.0])
@@ -650,10 +738,14 @@ def test_a_single_validation_is_drawn_as_points_side_by_side(tmp_path):
 
 
 def test_legend_of_many_arms_stays_within_the_picture(tmp_path):
-    options = [dict(sampler='with_replacement', min_active=0, update_ratio=i / 10, axis='in')
-               for i in range(1, 8)]  # fmt: skip
-    folders = [write(tmp_path / f'{i}', two_epochs(0.5), optim_wrapper=wau(**option))
-               for i, option in enumerate(options)]  # fmt: skip
+    options = [
+        dict(sampler='with_replacement', min_active=0, update_ratio=i / 10, axis='in')
+        for i in range(1, 8)
+    ]
+    folders = [
+        write(tmp_path / f'{i}', two_epochs(0.5), optim_wrapper=wau(**option))
+        for i, option in enumerate(options)
+    ]
     folders.append(write(tmp_path / 'defaults', two_epochs(0.5), optim_wrapper=wau()))
     report = RunsReport(arms_of(*folders), BOX)
     for figure in (report.draw_curves(), report.draw_stages()):

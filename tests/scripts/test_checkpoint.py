@@ -196,14 +196,24 @@ class Rising(BaseMetric):
 
 
 def best_runner(work_dir, max_epochs, **options):
-    loader = dict(dataset=SmallData(), batch_size=4, sampler=dict(type='DefaultSampler'),
-                  collate_fn=dict(type='default_collate'))  # fmt: skip
+    loader = dict(
+        dataset=SmallData(),
+        batch_size=4,
+        sampler=dict(type='DefaultSampler'),
+        collate_fn=dict(type='default_collate'),
+    )
     saving = dict(type='CheckpointHook', interval=1, save_best='rising', rule='greater')
     return small_runner(
-        work_dir, dict(type='WAUOptimWrapper'), [ResumeHook()], max_epochs=max_epochs,
-        checkpoint=saving, val_dataloader=loader, val_cfg=dict(), val_evaluator=Evaluator(Rising()),
+        work_dir,
+        dict(type='WAUOptimWrapper'),
+        [ResumeHook()],
+        max_epochs=max_epochs,
+        checkpoint=saving,
+        val_dataloader=loader,
+        val_cfg=dict(),
+        val_evaluator=Evaluator(Rising()),
         **options,
-    )  # fmt: skip
+    )
 
 
 def test_a_copy_that_resumes_leaves_the_best_checkpoint_of_the_original_alone(tmp_path):

@@ -140,10 +140,13 @@ def test_one_string_for_the_classes_is_refused(cfg, text):
 
 REMARKED = {
     'subset': (
-        both(classes('triangle', 'circle'), categories('circle', 'dog', 'triangle'),
-             categories('circle', 'dog', 'triangle', path=VAL),
-             content(annotations=[AGAIN, {**AGAIN, 'id': 2, 'category_id': 1}]),
-             heads(bbox_head=outputs(2))),
+        both(
+            classes('triangle', 'circle'),
+            categories('circle', 'dog', 'triangle'),
+            categories('circle', 'dog', 'triangle', path=VAL),
+            content(annotations=[AGAIN, {**AGAIN, 'id': 2, 'category_id': 1}]),
+            heads(bbox_head=outputs(2)),
+        ),
         'background here, since no class of the config: dog (1 boxes). labels are counted in the '
         'order of the categories, which is not that of the classes: pictures, and those who use '
         'the checkpoint, get wrong names. Classes of the config: triangle, circle. Categories of '
@@ -159,11 +162,17 @@ REMARKED = {
         'outputs are never trained, and a detection by one of them stops the evaluation',
     ),
     'left out': (
-        content(annotations=[
-            AGAIN, {**AGAIN, 'id': 2, 'bbox': [1, 1, 0, 5]}, {**AGAIN, 'id': 3, 'area': 0},
-            {**AGAIN, 'id': 4, 'image_id': 7}, {**AGAIN, 'id': 5, 'bbox': [math.nan, 1, 9, 9]},
-            {**AGAIN, 'id': 6, 'bbox': [200, 1, 9, 9]}, {**AGAIN, 'id': 7, 'ignore': 1},
-        ]),
+        content(
+            annotations=[
+                AGAIN,
+                {**AGAIN, 'id': 2, 'bbox': [1, 1, 0, 5]},
+                {**AGAIN, 'id': 3, 'area': 0},
+                {**AGAIN, 'id': 4, 'image_id': 7},
+                {**AGAIN, 'id': 5, 'bbox': [math.nan, 1, 9, 9]},
+                {**AGAIN, 'id': 6, 'bbox': [200, 1, 9, 9]},
+                {**AGAIN, 'id': 7, 'ignore': 1},
+            ]
+        ),
         'MMDetection leaves annotations out: 3 without a size of 1 pixel in their image, 1 with an '
         '"area" of 0, 1 of images that the file does not have',
     ),
@@ -172,7 +181,7 @@ REMARKED = {
         f'val_dataloader.dataset: {VAL}: there are no boxes in it to evaluate with',
     ),
     'an id of 0': (annotation(VAL, id=0), 'the id of an annotation is 0, which the evaluation'),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('case', REMARKED)
@@ -216,10 +225,13 @@ def test_images_of_the_metric_that_the_data_do_not_have_are_remarked_upon(cfg):
         lambda cfg: cfg.model.rpn_head.update(num_classes=1),
         heads(semantic_head=dict(num_classes=183)),
         heads(mask_head=dict(num_classes=1, class_agnostic=True)),
-        both(heads(bbox_head=outputs(1)), lambda cfg: [
-            cfg[f'{stage}_dataloader'].dataset.update(return_classes=True)
-            for stage in ('train', 'val')
-        ]),
+        both(
+            heads(bbox_head=outputs(1)),
+            lambda cfg: [
+                cfg[f'{stage}_dataloader'].dataset.update(return_classes=True)
+                for stage in ('train', 'val')
+            ],
+        ),
         # An image twice, as in files that were joined.
         content(images=[{'id': 0, **SMALL}] * 2),
         lambda cfg: cfg.train_dataloader.dataset.update(type='CityscapesDataset'),
@@ -230,11 +242,15 @@ def test_images_of_the_metric_that_the_data_do_not_have_are_remarked_upon(cfg):
             lambda cfg: cfg.val_evaluator.update(format_only=True),
         ),
         lambda cfg: cfg.update(val_dataloader=None, val_evaluator=None, val_cfg=None),
-        content(VAL, categories=[
-            {'id': 10 * id_, 'name': name} for id_, name in enumerate(CLASSES, start=1)
-        ], annotations=[{**AGAIN, 'category_id': 20}]),
+        content(
+            VAL,
+            categories=[
+                {'id': 10 * id_, 'name': name} for id_, name in enumerate(CLASSES, start=1)
+            ],
+            annotations=[{**AGAIN, 'category_id': 20}],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_trains_as_meant_passes_without_a_word(cfg, fine):
     fine(cfg)
     assert remarked(cfg) == ''

@@ -79,13 +79,13 @@ REFUSED = {
     ),
     'no masks to evaluate with': (
         lambda cfg: cfg.val_evaluator.update(metric=['bbox', 'segm']),
-        "1 annotations have no \"segmentation\", which metric='segm' compares",
+        '1 annotations have no "segmentation", which metric=\'segm\' compares',
     ),
     'no folder': (
         lambda cfg: cfg.train_dataloader.dataset.pop('data_prefix'),
         'train_dataloader.dataset.data_prefix should have the folder of the images, as in data',
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('case', REFUSED)
@@ -134,9 +134,14 @@ def test_boxes_are_counted_as_mmdetection_reads_them(cfg):
         box[rng.integers(4)] += rng.choice([0, 0.5, math.nan], p=[0.5, 0.4, 0.1])
         flags = rng.random(3) < 0.2
         return dict(
-            id=id_, image_id=int(flags[0]) * 7, category_id=int(rng.integers(1, 6)), bbox=box,
-            area=float(rng.choice([0, 0.5, 200])), iscrowd=int(flags[1]), ignore=int(flags[2]),
-        )  # fmt: skip
+            id=id_,
+            image_id=int(flags[0]) * 7,
+            category_id=int(rng.integers(1, 6)),
+            bbox=box,
+            area=float(rng.choice([0, 0.5, 200])),
+            iscrowd=int(flags[1]),
+            ignore=int(flags[2]),
+        )
 
     content(annotations=[draw(id_) for id_ in range(1, 400)])(cfg)
     dataset = CocoDataset(

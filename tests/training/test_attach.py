@@ -367,12 +367,18 @@ def test_nothing_stays_alive():
         (lambda m, o: attach(o, m, axis='x'), ValueError, r"axis must be one of .*got 'x'"),
         (lambda m, o: attach(o, m, targets='neck'), ValueError, r"targets=\('neck',\)"),
         (lambda m, o: attach(o, m, skip_held_grads=True), ValueError, r"hold='weight'"),
-        (lambda m, o: attach(torch.optim.LBFGS(m.parameters()), m, hold='grad'), ValueError,
-         r'LBFGS computes them anew'),
-        (lambda m, o: attach(torch.optim.Rprop(m.parameters()), m, hold='state'), ValueError,
-         r"Rprop's has not"),
+        (
+            lambda m, o: attach(torch.optim.LBFGS(m.parameters()), m, hold='grad'),
+            ValueError,
+            r'LBFGS computes them anew',
+        ),
+        (
+            lambda m, o: attach(torch.optim.Rprop(m.parameters()), m, hold='state'),
+            ValueError,
+            r"Rprop's has not",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_use_is_told_and_changes_nothing(make, error, words):
     model = network()
     optimizer = OPTIMIZERS['sgd'](model.parameters())

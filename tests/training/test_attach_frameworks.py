@@ -50,10 +50,14 @@ def test_lightning(tmp_path, hold, accumulate):
 
     def trainer(max_epochs):
         return lightning.Trainer(
-            max_epochs=max_epochs, accumulate_grad_batches=accumulate, accelerator='cpu',
-            logger=False, enable_progress_bar=False, enable_model_summary=False,
+            max_epochs=max_epochs,
+            accumulate_grad_batches=accumulate,
+            accelerator='cpu',
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
             default_root_dir=tmp_path,
-        )  # fmt: skip
+        )
 
     loader = DataLoader(Batches(), batch_size=None)
     module = Module()
