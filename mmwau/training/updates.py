@@ -6,7 +6,7 @@ there are, what is selected now. The optimizer wrappers and :func:`mmwau.attach`
 
 import logging
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -158,13 +158,22 @@ class Updates:
                 self._tell_skipping()
             return returned if result is None else result
 
-    def _select(self, layers: dict[str, Layer]) -> None:
+    def _select(self, layers: dict[str, Layer], kept: Mapping[str, Tensor] | None = None) -> None:
+        """Select for the update under way.
+
+        Args:
+            layers: Its layers.
+            kept: The selection of those of them of which gradients were computed already.
+        """
         self._held = layers
-        if layers is self.layers:
+        if layers is self.layers and not kept:
             self.active = self.skipped = self._select_ahead()
         else:
-            self.active = self._rule.select(layers, self.index)
-            self.skipped = self._rule.select(self.layers, self.index)
+            drawn = dict(zip(layers, self._rule.select(layers, self.index), strict=True))
+            drawn.update(kept or {})
+            self.active = self.skipped = list(drawn.values())
+            if layers.keys() != self.layers.keys():
+                self.skipped = [drawn[name] for name in self.layers]
         num_active = int(torch.cat(self.active).sum())
         self.active_fraction = num_active / sum(map(len, self.active))
         if self.axis == 'layer':
@@ -227,24 +236,45 @@ class Updates:
         now, before = self._list_parameters(), self._parameters
         if len(now) == len(before) and all(map(operator.is_, now, before)):
             return
-        under_way = {} if self.active is None else self._held
+        is_under_way = self.active is not None
+        before = self._held if is_under_way else {}
+        selected = dict(zip(before, self.active, strict=True)) if is_under_way else {}
         try:
             self._find_layers()
         except ValueError as error:
             self.active_fraction = None
             text = f'WAU holds nothing from now on: {error}'
             self._tell(Message(logging.WARNING, text))
-        # What was frozen in this update may have gradients, with which its step would move it.
-        modules = dict(self.model.named_modules())
-        frozen = {
-            name: layer
-            for name, layer in under_way.items()
-            if name in modules and getattr(modules[name], 'weight', None) is layer.tensors[0][0]
-        }
-        held = {**frozen, **self.layers}
-        if under_way and held:
-            self._select(self.layers if held.keys() == self.layers.keys() else held)
+        held = self._with_frozen(before)
+        if is_under_way and held:
+            # Of whole layers, a selection from others would be another one.
+            kept = {
+                name: mask
+                for name, mask in selected.items()
+                if name in held and held[name].num_slices == len(mask)
+            }
+            self._select(held, kept)
         self._on_change()
+
+    def _with_frozen(self, before: Mapping[str, Layer]) -> dict[str, Layer]:
+        """The layers, with what was frozen in the update under way.
+
+        It may have gradients, with which the step of this update would move it.
+
+        Args:
+            before: The layers of this update until now.
+        """
+        here = {id(param) for param in self.model.parameters()}
+        here -= {id(param) for layer in self.layers.values() for param, _ in layer.tensors}
+        held = dict(self.layers)
+        for name, layer in before.items():
+            frozen = tuple(pair for pair in layer.tensors if id(pair[0]) in here)
+            now = self.layers.get(name)
+            if now is not None and now.num_slices == layer.num_slices:
+                held[name] = now._replace(tensors=(*now.tensors, *frozen))
+            elif now is None and frozen:
+                held[name] = layer._replace(tensors=frozen)
+        return held
 
     def _tell(self, message: Message) -> None:
         """Log what was not logged before: layers may be frozen and unfrozen in each iteration."""
