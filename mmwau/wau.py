@@ -307,8 +307,8 @@ class WAU:
         if isinstance(grads, ActiveGrads):
             grads.check_selection(active)
         slices = [one for one in find_slices(layers, active) if id(one.param) in own]
-        if self.hold == 'state' and slices and not is_whole:
-            check_state(inner(optimizer))
+        if self.hold == 'state' and slices:
+            (refuse_whole_vector if is_whole else check_state)(inner(optimizer))
         with torch.no_grad(), ExitStack() as held:
             if self.rescale:
                 moving = find_moving(layers, active) if is_whole else slices

@@ -6,7 +6,7 @@ puts back what is held whatever happens in the step.
 """
 
 import copy
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,7 +18,7 @@ from torch.optim import optimizer as optimizer_hooks
 
 from .leaving import each_on_leaving
 from .slices import ALL, Slices, put, take
-from .state_start import STARTS_AT_ZERO, Starts, check_dampening
+from .state_start import STARTS_AT_ZERO, Starts, check_dampening, start_fused_momentum
 
 # They move each element by its own gradient and state alone, and their state starts at zero: they
 # do to active slices alone what they would do to them among others.
@@ -87,24 +87,43 @@ def leave_out(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]:
 
     Optimizers of torch never do. Of others, what they do anyway is undone.
     """
+    params = [param for group in optimizer.param_groups for param in group['params']]
+    held = {id(one.param) for one in slices}
     unsure = [] if leaves_out_what_has_no_grad(optimizer) else slices
-    kept = [
-        {key: copy.deepcopy(value) for key, value in optimizer.state.get(one.param, {}).items()}
-        for one in unsure
-    ]
+    if all(param.grad is None or id(param) in held for param in params):
+        # A GradScaler refuses a step without any gradient: one of zeros stays.
+        unsure, with_zeros = unsure or slices[:1], slices[:1]
+    else:
+        with_zeros = []
+    kept = [_copy_state(optimizer, one.param) for one in unsure]
     for one in slices:
         one.param.grad = None
+    for one in with_zeros:
+        one.param.grad = torch.zeros_like(one.param)
+    start_fused_momentum(optimizer)
     with keep_weights(unsure), each_on_leaving() as put_back:
         for one, state in zip(unsure, kept, strict=True):
+            # In place, since an optimizer may have them elsewhere too.
+            tensors = [pair for pair in state.values() if isinstance(pair[0], Tensor)]
+            put_back += [partial(value.copy_, before) for value, before in tensors]
             put_back.append(partial(_put_state, optimizer, one.param, state))
         yield
 
 
-def _put_state(optimizer: Optimizer, param: Parameter, state: dict) -> None:
+def _copy_state(optimizer: Optimizer, param: Parameter) -> dict[str, tuple[object, object]]:
+    """What an optimizer keeps for a parameter, each with a copy."""
+    state = optimizer.state.get(param, {})
+    return {key: (value, copy.deepcopy(value)) for key, value in state.items()}
+
+
+def _put_state(optimizer: Optimizer, param: Parameter, state: Mapping) -> None:
+    """Put back what :func:`_copy_state` returned."""
+    optimizer.state.pop(param, None)
     if state:
-        optimizer.state[param] = state
-    else:
-        optimizer.state.pop(param, None)
+        optimizer.state[param] = {
+            key: value if isinstance(value, Tensor) else before
+            for key, (value, before) in state.items()
+        }
 
 
 @contextmanager

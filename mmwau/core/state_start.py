@@ -152,6 +152,33 @@ def check_dampening(optimizer: Optimizer) -> None:
             )
 
 
+def start_fused_momentum(optimizer: Optimizer) -> None:
+    """Let fused SGD take the first step of some parameters together with later ones of others.
+
+    It wants a momentum for all that have a gradient, or for none. Without dampening, the first step
+    from a momentum of zeros is the first step.
+
+    Raises:
+        ValueError: If there is dampening, and some of them have a momentum.
+    """
+    for group in optimizer.param_groups if isinstance(optimizer, optim.SGD) else ():
+        if not group.get('fused') or not group['momentum']:
+            continue
+        params = [param for param in group['params'] if param.grad is not None]
+        buffers = [optimizer.state[param].get('momentum_buffer') for param in params]
+        if all(buffer is None for buffer in buffers):
+            continue
+        for param, buffer in zip(params, buffers, strict=True):
+            if buffer is None and group['dampening']:
+                raise ValueError(
+                    "hold='state' gives each layer a clock of its own, but fused SGD can't take "
+                    f'the first step of a layer, which is without dampening={group["dampening"]}, '
+                    'together with later steps of others. Set fused=False'
+                )
+            if buffer is None:
+                optimizer.state[param]['momentum_buffer'] = torch.zeros_like(param)
+
+
 def _find(optimizer: Optimizer, group: dict, param: Parameter, dim: int) -> dict[str, Start]:
     name = type(optimizer).__name__
     try:

@@ -344,3 +344,75 @@ def test_a_gpu_waits_for_nothing(hold):
             optimizer.zero_grad()
     finally:
         torch.cuda.set_sync_debug_mode('default')
+
+
+class TestWholeLayers:
+    def convolutions(self):
+        torch.manual_seed(0)
+        return nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(5)))
+
+    def train(self, model, optimizer, updates=8, **options):
+        """Yield the parameters that are held, after each update under hold='state'."""
+        layers, wau = find_layers(model, axis='layer'), WAU(hold='state', **options)
+        for update in range(updates):
+            x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(update))
+            model(x).square().mean().backward()
+            active = wau.select(layers, update)
+            with wau.holding(optimizer, layers, active):
+                optimizer.step()
+            optimizer.zero_grad()
+            masks = zip(layers.values(), active, strict=True)
+            yield [param for layer, mask in masks for param, _ in layer.tensors if not mask]
+
+    def test_fused_sgd_takes_first_and_later_steps_together(self):
+        ends = []
+        for fused in (False, True):
+            model = self.convolutions()
+            options = dict(lr=0.1, momentum=0.9, weight_decay=0.01, fused=fused)
+            optimizer = torch.optim.SGD(model.parameters(), **options)
+            list(self.train(model, optimizer))
+            ends.append(list(model.parameters()))
+        for one, other in zip(*ends, strict=True):
+            torch.testing.assert_close(one, other)
+
+    def test_fused_sgd_with_dampening_is_told(self):
+        model = self.convolutions()
+        options = dict(lr=0.1, momentum=0.9, dampening=0.1, fused=True)
+        optimizer = torch.optim.SGD(model.parameters(), **options)
+        with pytest.raises(ValueError, match='Set fused=False'):
+            list(self.train(model, optimizer))
+
+    def test_state_that_lies_in_one_flat_tensor_stays_in_it(self):
+        class Flat(torch.optim.Optimizer):
+            def __init__(self, params):
+                super().__init__(params, {})
+                params = self.param_groups[0]['params']
+                self.sizes = [param.numel() for param in params]
+                self.flat = torch.zeros(sum(self.sizes))
+                for param, own in zip(params, self.flat.split(self.sizes), strict=True):
+                    self.state[param]['momentum'] = own.view(param.shape)
+
+            @torch.no_grad()
+            def step(self):
+                params = self.param_groups[0]['params']
+                grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+                self.flat.mul_(0.9).add_(torch.cat([grad.flatten() for grad in grads]))
+                for param, own in zip(params, self.flat.split(self.sizes), strict=True):
+                    param.sub_(own.view(param.shape), alpha=0.1)
+
+        model = self.convolutions()
+        optimizer = Flat(model.parameters())
+        before = optimizer.flat.clone()
+        for held in self.train(model, optimizer):
+            parts = optimizer.flat.split(optimizer.sizes), before.split(optimizer.sizes)
+            for param, now, then in zip(model.parameters(), *parts, strict=True):
+                is_held = any(param is one for one in held)
+                assert torch.equal(now, then) == is_held
+            before = optimizer.flat.clone()
+
+    def test_lbfgs_is_refused_at_a_ratio_that_was_set_later(self):
+        model = self.convolutions()
+        optimizer = torch.optim.LBFGS(model.parameters())
+        WAU(1, hold='state').check_optimizer(optimizer, find_layers(model, axis='layer'))
+        with pytest.raises(ValueError, match='LBFGS has one for all of them together'):
+            next(self.train(model, optimizer))
