@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
 from mmwau.core.sharding import refuse_join
-from mmwau.core.slices import Layers, Slices, find_slices
+from mmwau.core.slices import ALL, Layers, Slices, find_slices
 
 # The traffic of each model that has some: a model takes one communication hook in its life.
 _traffic_of = weakref.WeakKeyDictionary()
@@ -105,7 +105,7 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
     held = [traffic.slices.get(param) for param in bucket.parameters()]
     if any(held):
         pieces = [
-            view if slices is None else view.index_select(slices.dim, slices.active)
+            view if slices is None else _active(view, slices)
             for view, slices in zip(views, held, strict=True)
         ]
         shapes = [piece.shape for piece in pieces]
@@ -123,6 +123,8 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
             for view, slices, shape, values in zip(views, held, shapes, reduced, strict=True):
                 if slices is None:
                     view.copy_(values.view(shape))
+                elif slices.held is ALL:
+                    view.zero_()
                 else:
                     view.zero_().index_copy_(slices.dim, slices.active, values.view(shape))
         return flat
@@ -164,6 +166,12 @@ def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
         ) from error
     _traffic_of[model] = traffic
     return traffic
+
+
+def _active(view: Tensor, slices: Slices) -> Tensor:
+    """The active slices of a gradient."""
+    # A single number has no dimension to select on.
+    return view.new_empty(0) if slices.held is ALL else view.index_select(slices.dim, slices.active)
 
 
 def _views(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:

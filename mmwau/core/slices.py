@@ -31,7 +31,8 @@ class Layer(NamedTuple):
     @property
     def num_filters(self) -> int:
         """Number of its filters, if it is whole."""
-        weight, dim = self.tensors[0]
+        # Where it is computed from several parameters, the largest has its shape.
+        weight, dim = max(self.tensors, key=lambda pair: pair[0].numel())
         return weight.size(dim)
 
     @property

@@ -30,6 +30,24 @@ class ModelWithUnused(SmallModel):
         self.neck.unused = nn.Conv2d(2, 4, 1)
 
 
+class ScaledConvolution(nn.Conv2d):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+class ModelWithNumber(SmallModel):
+    """A parameter of the neck is a single number, and its output is changed in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck = ScaledConvolution(8, 6, 1)
+        self.head = nn.Sequential(nn.ReLU(inplace=True), self.head)
+
+
 class CountMoved(Hook):
     """How many filters of the neck move in each iteration."""
 
@@ -84,6 +102,7 @@ def sending_arms():
     yield 'send layer buckets', layer, dict(bucket_cap_mb=1e-4)
     yield 'send layer views', layer, dict(gradient_as_bucket_view=True)
     yield 'send layer static', layer, dict(static_graph=True)
+    yield 'send layer number', layer, dict(model=ModelWithNumber)
 
 
 def channels_last():
