@@ -26,7 +26,7 @@ from mmwau.core.sharding import refuse_join, refuse_sharded
 from mmwau.core.slices import Layer
 from mmwau.training import owners
 from mmwau.training.messages import Message
-from mmwau.training.module_hook import ModuleHook
+from mmwau.training.module_hook import ModuleHook, Passes
 from mmwau.training.updates import Updates
 
 from .skipping import Patch, check_skip
@@ -139,8 +139,8 @@ class Attached:
             model = model.module
         self._has_seed, self._shares_seed = has_seed, False
         self._hooks: list[RemovableHandle] = []
+        self._passes = Passes()
         self._is_attached, self.is_stepping = True, False
-        self._skipping: Patch | None = None
         self._updates = Updates(
             model,
             optimizer,
@@ -207,6 +207,7 @@ class Attached:
         owners.discard(self)
         for hook in (*self._state_hooks, *self._hooks):
             hook.remove()
+        self._passes.leave_all()
         if self._updates.skipper is not None:
             self._updates.skipper.stop()
             self._updates.skipper.forget()
@@ -230,7 +231,7 @@ class Attached:
         if not self._is_attached:
             return self._inner_step(*args, **kwargs)
         refuse_join(self._wrapped)
-        self._after_forward()
+        self._passes.leave_all()
         self._share_seed()
         self.is_stepping = True
         try:
@@ -249,17 +250,22 @@ class Attached:
             self._hooks += [
                 module.register_forward_pre_hook(ModuleHook(Attached._before_forward, self, patch)),
                 module.register_forward_hook(
-                    ModuleHook(Attached._after_forward, self, patch), always_call=True
+                    # First, so that hooks of others see what they see without WAU.
+                    ModuleHook(Attached._after_forward, self, patch),
+                    always_call=True,
+                    prepend=True,
                 ),
             ]
 
     def _before_forward(self, patch: Patch, *args) -> None:
-        self._after_forward()
+        if is_compiling():
+            return
+        # The last one may have ended in a way in which torch calls no hooks.
+        self._passes.leave(patch)
         if (
             not torch.is_grad_enabled()
             or not patch.module.training
             or not patch.weight.requires_grad
-            or is_compiling()
             or torch.jit.is_tracing()
         ):
             return
@@ -270,15 +276,10 @@ class Attached:
             if self._updates.active is None or self._updates.skipper is not skipper:
                 return
             skipper.select(self._updates.skipped)
-        self._skipping = patch
-        patch.enter()
+        self._passes.enter(patch)
 
-    def _after_forward(self, patch: Patch | None = None, output: object = None) -> object:
-        # Ctrl-C in a forward pass leaves out torch's hooks after it: the next pass comes here too.
-        if self._skipping is None:
-            return None
-        skipping, self._skipping = self._skipping, None
-        return skipping.leave(output)
+    def _after_forward(self, patch: Patch, output: object = None) -> object:
+        return None if is_compiling() else self._passes.leave(patch, output)
 
     def _share_seed(self) -> None:
         """Take the seed of the first process, once there are several."""

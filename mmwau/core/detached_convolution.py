@@ -5,9 +5,10 @@ from types import MethodType
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from .narrow_convolution import is_compiling
+from .narrow_convolution import is_compiling, put_patch
 from .slices import Layer, Slices
 
 # The method of a convolution that this takes the place of, on the instance.
@@ -41,12 +42,10 @@ class DetachedConvolution:
         ]
         self.full_grads = full_grads
         self.reason = 'compiled, or not used in the first update'
-        self.is_held = self.runs = self._is_inside = self._has_skipped = False
-
-    @property
-    def has_skipped(self) -> bool:
-        """Whether it has skipped, or had nothing to skip so far."""
-        return self._has_skipped or not self.is_held
+        self.is_held = self.is_all_held = self.runs = False
+        self._is_inside = False
+        # Or has had nothing to skip in a pass in which it could.
+        self.has_skipped = False
 
     def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
         """Take a new selection.
@@ -56,12 +55,12 @@ class DetachedConvolution:
             selection: Of all layers.
         """
         self.is_held = slices is not None
+        self.is_all_held = self.is_held and slices.fraction == 0
 
     def start(self) -> None:
         """Skip in forward passes of this module, where it is held."""
         # Also where it is not: torch.compile compiles anew when a module has changed.
-        self.runs = True
-        self.module.__dict__[PATCHED] = self
+        self.runs = put_patch(self.module, PATCHED, self)
 
     def stop(self) -> None:
         """Leave the module as it was."""
@@ -79,28 +78,42 @@ class DetachedConvolution:
         plain = type(self.module).forward
         if not self.runs or is_compiling():
             return plain(self.module, *args, **kwargs)
+        # By another thread, which puts them back.
+        was_inside = self._is_inside
         try:
             self.enter()
             output = plain(self.module, *args, **kwargs)
-            joined = self.leave(output)
+            joined = None if was_inside else self.leave(output)
         finally:
-            self._put_back()
+            if not was_inside:
+                self._put_back()
         return output if joined is None else joined
 
-    def enter(self) -> None:
-        """Detach the parameters, if they are held, for the forward pass that begins."""
+    def enter(self) -> bool:
+        """Detach the parameters, if they are held, for the forward pass that begins.
+
+        Returns:
+            Whether it did, so that :meth:`leave` has to follow.
+        """
+        if not self.is_held:
+            self.has_skipped = True
+            return False
         if (
-            self.is_held
-            and not self._is_inside
-            and torch.is_grad_enabled()
-            and not torch._C._are_functorch_transforms_active()
-            and all(owner._parameters.get(name) is param for owner, name, param in self.places)
-            # Whose output can be joined.
-            and (isinstance(self.module, nn.modules.conv._ConvNd) or not self._is_waited_for())
+            self._is_inside
+            or not torch.is_grad_enabled()
+            or torch.jit.is_tracing()
+            # torch.func (vmap, ...) and forward-mode derivatives do not know our join.
+            or torch._C._are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+            or any(owner._parameters.get(name) is not param for owner, name, param in self.places)
+            # Whose output can't be joined.
+            or (self._is_waited_for() and not isinstance(self.module, nn.modules.conv._ConvNd))
         ):
-            self._is_inside = self._has_skipped = True
-            for owner, name, param in self.places:
-                owner._parameters[name] = param.detach()
+            return False
+        self._is_inside = self.has_skipped = True
+        for owner, name, param in self.places:
+            owner._parameters[name] = param.detach()
+        return True
 
     def leave(self, output: object = None) -> object:
         """Put the parameters back after a forward pass.
@@ -110,12 +123,20 @@ class DetachedConvolution:
 
         Returns:
             What takes its place, or None if nothing does.
+
+        Raises:
+            TypeError: If gradients are waited for, and the output is none that can bring them.
         """
         was_inside = self._is_inside
         self._put_back()
-        if was_inside and output is not None and self._is_waited_for():
-            return _WithZeros.apply(output, *(param for _, _, param in self.places))
-        return None
+        if not was_inside or output is None or not self._is_waited_for():
+            return None
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f'WAU can skip the gradients of {type(self.module).__name__} only if its output '
+                f'is a tensor, got {type(output).__name__}. Set skip_held_grads=False'
+            )
+        return _WithZeros.apply(output, *(param for _, _, param in self.places))
 
     def _put_back(self) -> None:
         for owner, name, param in self.places if self._is_inside else ():
@@ -123,8 +144,13 @@ class DetachedConvolution:
         self._is_inside = False
 
     def _is_waited_for(self) -> bool:
-        """Whether gradients have to come: of zeros, for which a step or other processes wait."""
-        return self.full_grads or (distributed.is_available() and distributed.is_initialized())
+        """Whether gradients have to come, if only zeros.
+
+        A step or other processes wait for them; or, where every layer is held, the backward pass
+        itself and a ``GradScaler``.
+        """
+        is_one_of_many = distributed.is_available() and distributed.is_initialized()
+        return self.full_grads or is_one_of_many or self.is_all_held
 
     def __reduce__(self) -> tuple:
         # Copies of the module, by deepcopy or pickle, convolve as ever.
@@ -137,7 +163,8 @@ class _WithZeros(torch.autograd.Function):
     @staticmethod
     def forward(ctx, output: Tensor, *params: Parameter) -> Tensor:
         ctx.params = params
-        return output.view_as(output)
+        # Unlike a view, it may be changed in place, by nn.ReLU(inplace=True) for example.
+        return output.detach()
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
@@ -148,6 +175,8 @@ def why_not_whole(module: nn.Module) -> str:
     """Why a layer that is held can't be left out of the backward pass, or an empty string."""
     if PATCHED in module.__dict__:
         return f'{type(module).__name__} convolves in a way of its own'
+    if isinstance(module.__dict__.get('weight'), Tensor):
+        return 'its weight is computed before its forward pass (torch.nn.utils.weight_norm)'
     return ''
 
 

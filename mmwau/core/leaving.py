@@ -37,10 +37,7 @@ def without_interrupts() -> Iterator[None]:
 
     Only where it would raise a KeyboardInterrupt: in the main thread, by Python's own handler.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    if not raises_interrupts():
         yield
         return
     pressed = []
@@ -51,3 +48,11 @@ def without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if pressed:
             signal.default_int_handler(signal.SIGINT, pressed[0])
+
+
+def raises_interrupts() -> bool:
+    """Whether Ctrl-C raises a KeyboardInterrupt in this thread, by Python's own handler."""
+    return (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )

@@ -1,6 +1,6 @@
 """A convolution whose backward pass computes the weight gradients of its active slices alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
 
@@ -74,6 +74,18 @@ def remove_stale_patch(module: nn.Module) -> None:
         del module.__dict__[PATCHED]
 
 
+def put_patch(module: nn.Module, method: str, patch: Callable) -> bool:
+    """Let a patch take the place of a method; return whether it could.
+
+    What somebody else has put there meanwhile stays.
+    """
+    there = module.__dict__.get(method)
+    if there is not None and type(there) is not type(patch):
+        return False
+    module.__dict__[method] = patch
+    return True
+
+
 class NarrowConvolution:
     """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
 
@@ -115,8 +127,7 @@ class NarrowConvolution:
     def start(self) -> None:
         """Skip in forward passes of this module, where the selection holds anything."""
         # Also where it does not: torch.compile compiles anew when a module has changed.
-        self.runs = True
-        self.module.__dict__[PATCHED] = self
+        self.runs = put_patch(self.module, PATCHED, self)
 
     def stop(self) -> None:
         """Leave the module as it was."""
@@ -125,8 +136,10 @@ class NarrowConvolution:
         if self.module.__dict__.get(PATCHED) is self:
             del self.module.__dict__[PATCHED]
 
-    # In a single forward pass, it does what it does in several.
-    enter = start
+    def enter(self) -> bool:
+        """Skip in the forward pass that begins; return whether :meth:`leave` has to follow."""
+        self.start()
+        return self.runs
 
     def leave(self, output: object = None) -> None:
         """Leave the module as it was, after one forward pass."""

@@ -1,10 +1,14 @@
-"""A hook of one module that keeps nothing alive and that copies of the module do not have."""
+"""Hooks around the forward passes of single modules, and what they do on Ctrl-C."""
 
+import signal
+import threading
 import weakref
 from collections.abc import Callable
+from types import FrameType
 
 from torch import nn
 
+from mmwau.core.leaving import raises_interrupts
 from mmwau.skipping import Patch
 
 
@@ -38,3 +42,59 @@ def _no_hook() -> Callable[..., None]:
 
 def _do_nothing(*args) -> None:
     pass
+
+
+class Passes(threading.local):
+    """The forward passes of this thread that skip, each between two hooks of its module.
+
+    If Ctrl-C ends a pass, torch does not call the second hook. So a pass is left before the
+    KeyboardInterrupt is raised: nobody finds a module as it is inside of one.
+    """
+
+    def __init__(self):
+        # Several, where a convolution has another one inside.
+        self._under_way: list[Patch] = []
+        self._takes_interrupts = False
+
+    def enter(self, patch: Patch) -> None:
+        """Skip in the forward pass of one module that begins."""
+        if not self._takes_interrupts and raises_interrupts():
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._takes_interrupts = True
+        self._under_way.append(patch)
+        if not patch.enter():
+            self._end(patch)
+
+    def leave(self, patch: Patch, output: object = None) -> object:
+        """End the pass of one module, if it skips.
+
+        Args:
+            patch: That of the module.
+            output: Of the pass, or None if it failed.
+
+        Returns:
+            What takes the place of the output, or None if nothing does.
+        """
+        if patch not in self._under_way:
+            return None
+        try:
+            return patch.leave(output)
+        finally:
+            self._end(patch)
+
+    def leave_all(self) -> None:
+        """End all of them."""
+        for patch in list(self._under_way):
+            self.leave(patch)
+
+    def _end(self, patch: Patch) -> None:
+        if patch in self._under_way:
+            self._under_way.remove(patch)
+        if self._takes_interrupts and not self._under_way:
+            self._takes_interrupts = False
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.leave_all()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.default_int_handler(number, frame)

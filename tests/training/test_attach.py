@@ -4,6 +4,7 @@ import copy
 import gc
 import logging
 import pickle
+import signal
 import weakref
 
 import pytest
@@ -470,6 +471,26 @@ def test_an_interrupt_in_a_forward_pass_is_forgotten_in_the_next():
     loss_of(model, 0).backward()
     for index in (0, 3):
         assert model[index].weight.grad.flatten(1).any(dim=1).all()
+
+
+def test_ctrl_c_in_a_forward_pass_leaves_the_model_as_it_was():
+    class Interrupted(nn.Conv2d):
+        def forward(self, x):
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        model = network()
+        model[3].__class__ = Interrupted
+        params = list(model.parameters())
+        options = dict(axis='layer', hold='state', min_active=0)
+        attach(OPTIMIZERS['sgd'](params), model, 0.1, **options)
+        with pytest.raises(KeyboardInterrupt):
+            loss_of(model, 0)
+        assert all(one is other for one, other in zip(model.parameters(), params, strict=True))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_module_that_keeps_its_handle_is_copied_without():
