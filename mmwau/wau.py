@@ -35,6 +35,7 @@ from mmwau.core.holds import (
     keep_state,
     keep_weights,
     leave_out,
+    refuse_capture,
     rescale_movement,
     step_active_alone,
     zero_grads,
@@ -307,7 +308,9 @@ class WAU:
         if isinstance(grads, ActiveGrads):
             grads.check_selection(active)
         slices = [one for one in find_slices(layers, active) if id(one.param) in own]
-        if self.hold == 'state' and slices:
+        if slices:
+            refuse_capture()
+        if slices and self.hold == 'state':
             (refuse_whole_vector if is_whole else check_state)(inner(optimizer))
         with torch.no_grad(), ExitStack() as held:
             if self.rescale:
@@ -316,7 +319,7 @@ class WAU:
                     rescale_movement([one for one in moving if id(one.param) in own])
                 )
             if is_whole and self.hold == 'state':
-                held.enter_context(leave_out(inner(optimizer), slices))
+                held.enter_context(leave_out(optimizer, slices))
             elif steps_alone:
                 held.enter_context(step_active_alone(optimizer, slices, grads))
             else:

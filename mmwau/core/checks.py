@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from numbers import Integral, Real
 
+import torch
+
 
 def as_update_ratio(update_ratio: float, argument: str = 'update_ratio') -> float:
     """Return an update ratio as Python's own number; raise unless it is in (0, 1]."""
@@ -53,3 +55,8 @@ def check_bool(argument: str, value: bool) -> None:
     """Raise unless a value is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f'{argument} must be True or False, got {value!r}')
+
+
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured, whose replays would repeat one selection."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -8,6 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from .checks import is_capturing
 from .narrow_convolution import is_compiling, put_patch
 from .slices import Layer, Slices
 
@@ -102,6 +103,7 @@ class DetachedConvolution:
             self._is_inside
             or not torch.is_grad_enabled()
             or torch.jit.is_tracing()
+            or is_capturing()
             # torch.func (vmap, ...) and forward-mode derivatives do not know our join.
             or torch._C._are_functorch_transforms_active()
             or forward_ad._current_level >= 0

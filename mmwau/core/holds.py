@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 
+from .checks import is_capturing
 from .leaving import each_on_leaving
 from .slices import ALL, Slices, put, take
 from .state_start import STARTS_AT_ZERO, Starts, check_dampening, start_fused_momentum
@@ -87,7 +88,8 @@ def leave_out(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]:
 
     Optimizers of torch never do. Of others, what they do anyway is undone.
     """
-    params = [param for group in optimizer.param_groups for param in group['params']]
+    own = inner(optimizer)
+    params = [param for group in own.param_groups for param in group['params']]
     held = {id(one.param) for one in slices}
     unsure = [] if leaves_out_what_has_no_grad(optimizer) else slices
     if all(param.grad is None or id(param) in held for param in params):
@@ -95,18 +97,21 @@ def leave_out(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]:
         unsure, with_zeros = unsure or slices[:1], slices[:1]
     else:
         with_zeros = []
-    kept = [_copy_state(optimizer, one.param) for one in unsure]
+    keepers = (own,) if own is optimizer else (own, optimizer)
+    kept = [
+        (keeper, one.param, _copy_state(keeper, one.param)) for one in unsure for keeper in keepers
+    ]
     for one in slices:
         one.param.grad = None
     for one in with_zeros:
         one.param.grad = torch.zeros_like(one.param)
-    start_fused_momentum(optimizer)
+    start_fused_momentum(own)
     with keep_weights(unsure), each_on_leaving() as put_back:
-        for one, state in zip(unsure, kept, strict=True):
+        for keeper, param, state in kept:
             # In place, since an optimizer may have them elsewhere too.
             tensors = [pair for pair in state.values() if isinstance(pair[0], Tensor)]
             put_back += [partial(value.copy_, before) for value, before in tensors]
-            put_back.append(partial(_put_state, optimizer, one.param, state))
+            put_back.append(partial(_put_state, keeper, param, state))
         yield
 
 
@@ -247,8 +252,12 @@ def can_step_active_alone(optimizer: Optimizer) -> bool:
 
 def leaves_out_what_has_no_grad(optimizer: Optimizer) -> bool:
     """Whether it is known that a step changes nothing of parameters without a gradient."""
-    is_known = vars(optim).get(type(optimizer).__name__) is type(optimizer)
-    return is_known and not isinstance(optimizer, optim.LBFGS) and _steps_by_itself(optimizer)
+    own = inner(optimizer)
+    is_known = vars(optim).get(type(own).__name__) is type(own)
+    # Others around one do something of their own, such as Lookahead.
+    is_alone = own is optimizer or type(optimizer).__name__ == 'ZeroRedundancyOptimizer'
+    by_itself = all(map(_steps_by_itself, {own, optimizer}))
+    return is_known and is_alone and by_itself and not isinstance(own, optim.LBFGS)
 
 
 def _steps_by_itself(optimizer: Optimizer) -> bool:
@@ -263,6 +272,20 @@ def _steps_by_itself(optimizer: Optimizer) -> bool:
     return all(hasattr(hook, NEEDS_NO_WHOLE) for hook in hooks) and (
         step is None or hasattr(step, NEEDS_NO_WHOLE) or hasattr(step, OF_SCHEDULE)
     )
+
+
+def refuse_capture() -> None:
+    """Raise if a step that holds something is captured in a CUDA graph.
+
+    Raises:
+        RuntimeError: If it is.
+    """
+    if is_capturing():
+        raise RuntimeError(
+            'WAU does not work with a step that is captured in a CUDA graph, which would hold the '
+            'same slices in every replay. Capture the forward and backward passes alone, and call '
+            'optimizer.step() outside'
+        )
 
 
 def inner(optimizer: Optimizer) -> Optimizer:

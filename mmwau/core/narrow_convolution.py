@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import Parameter
 
+from .checks import is_capturing
 from .sharding import is_one_of_several
 from .slices import ActiveGrads, Layer, Slices
 
@@ -151,6 +152,7 @@ class NarrowConvolution:
             is_compiling()
             or not self.runs
             or self.active is None
+            or is_capturing()
             or not torch.is_grad_enabled()
             # Computed from the parameters, or replicas of them.
             or weight is not self.weight

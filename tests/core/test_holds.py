@@ -416,3 +416,55 @@ class TestWholeLayers:
         WAU(1, hold='state').check_optimizer(optimizer, find_layers(model, axis='layer'))
         with pytest.raises(ValueError, match='LBFGS has one for all of them together'):
             next(self.train(model, optimizer))
+
+    def test_an_optimizer_around_another_one_moves_nothing_that_is_held(self):
+        class Lookahead(torch.optim.Optimizer):
+            def __init__(self, optim):
+                super().__init__(optim.param_groups, {})
+                self.optim, self.param_groups = optim, optim.param_groups
+
+            @torch.no_grad()
+            def step(self):
+                self.optim.step()
+                for param in self.param_groups[0]['params']:
+                    slow = self.state[param].setdefault('slow', param.clone())
+                    param.copy_(slow.lerp_(param + 0.1, 0.5))
+
+        model = self.convolutions()
+        optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+
+        def everything(param):
+            return repr((param, optimizer.state.get(param), optimizer.optim.state.get(param)))
+
+        before = {param: everything(param) for param in model.parameters()}
+        for held in self.train(model, optimizer):
+            assert all(everything(param) == before[param] for param in held)
+            before = {param: everything(param) for param in model.parameters()}
+
+
+@pytest.mark.parametrize('hold', HOLDS)
+def test_a_step_in_a_cuda_graph_is_refused(hold, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_initialized', lambda: True)
+    monkeypatch.setattr('torch.cuda.is_current_stream_capturing', lambda: True)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    optimizer, layers = torch.optim.SGD(model.parameters(), lr=0.1), find_layers(model)
+    wau = WAU(hold=hold)
+    with (
+        pytest.raises(RuntimeError, match='captured in a CUDA graph'),
+        wau.holding(optimizer, layers, wau.select(layers, 0)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize('axis', ['out', 'layer'])
+def test_nothing_is_skipped_in_a_cuda_graph(axis, monkeypatch):
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
+    monkeypatch.setattr('torch.cuda.is_initialized', lambda: True)
+    monkeypatch.setattr('torch.cuda.is_current_stream_capturing', lambda: True)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3))
+    layers = find_layers(model, axis=axis)
+    skipper = HeldGradSkipper(model, layers)
+    with skipper.skipping(WAU(hold='state').select(layers, 0)):
+        model(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    for param in model.parameters():
+        assert param.grad.view(len(param), -1).any(dim=1).all()
