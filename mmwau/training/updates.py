@@ -242,7 +242,7 @@ class Updates:
         try:
             self._find_layers()
         except ValueError as error:
-            self.active_fraction = None
+            self.active_fraction, self.active_parts = None, {}
             text = f'WAU holds nothing from now on: {error}'
             self._tell(Message(logging.WARNING, text))
         held = self._with_frozen(before)

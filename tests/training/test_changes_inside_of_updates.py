@@ -107,3 +107,18 @@ def test_whole_layers_that_move_get_the_gradients_of_all_passes(sampler, place, 
         for name in first.keys() & second.keys():
             assert torch.equal(first[name], second[name])
         wrapper.update_params(loss)
+
+
+def test_where_everything_is_frozen_no_part_is_active():
+    model = network()
+    optimizer = sgd(model)
+    handle = attach(optimizer, model, axis='layer', seed=0)
+    loss_of(model, 0).backward()
+    optimizer.step()
+    assert handle._updates.active_parts.keys() == {'filter', 'parameter'}
+    for place in range(0, 12, 2):
+        model[place].requires_grad_(False)
+    loss_of(model, 1).backward()
+    optimizer.step()
+    assert handle.active_fraction is None
+    assert handle._updates.active_parts == {}
