@@ -76,7 +76,7 @@ class HeldGradSkipper:
             if reason:
                 self.refused[name] = reason
             elif layer.is_whole:
-                self._by_name[name] = DetachedConvolution(module, layer, full_grads)
+                self._by_name[name] = DetachedConvolution(module, layer, self.grads, full_grads)
             else:
                 self._by_name[name] = NarrowConvolution(module, layer, self.grads, full_grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}

@@ -306,7 +306,7 @@ class WAU:
                 'full_grads=True'
             )
         if isinstance(grads, ActiveGrads):
-            grads.check_selection(active)
+            grads.check(active, self.hold)
         slices = [one for one in find_slices(layers, active) if id(one.param) in own]
         if slices:
             refuse_capture()

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from .checks import is_capturing
 from .narrow_convolution import is_compiling, put_patch
-from .slices import Layer, Slices
+from .slices import ActiveGrads, Layer, Slices
 
 # The method of a convolution that this takes the place of, on the instance.
 PATCHED = 'forward'
@@ -28,10 +28,11 @@ class DetachedConvolution:
     Args:
         module: The convolution.
         layer: Its layer.
+        grads: Gets the selection under which it skips.
         full_grads: Whether its parameters get a gradient of zeros, rather than none.
     """
 
-    def __init__(self, module: nn.Module, layer: Layer, full_grads: bool):
+    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads, full_grads: bool):
         self.module = module
         self.weight = layer.tensors[0][0]
         own = {id(param) for param, _ in layer.tensors}
@@ -41,7 +42,8 @@ class DetachedConvolution:
             for name, param in owner._parameters.items()
             if id(param) in own
         ]
-        self.full_grads = full_grads
+        self.grads, self.full_grads = grads, full_grads
+        self.selection: Sequence[Tensor] | None = None
         self.reason = 'compiled, or not used in the first update'
         self.is_held = self.is_all_held = self.runs = False
         self._is_inside = False
@@ -55,6 +57,7 @@ class DetachedConvolution:
             slices: Those of the weight, or None where it is active.
             selection: Of all layers.
         """
+        self.selection = selection
         self.is_held = slices is not None
         self.is_all_held = self.is_held and slices.fraction == 0
 
@@ -113,6 +116,7 @@ class DetachedConvolution:
         ):
             return False
         self._is_inside = self.has_skipped = True
+        self.grads.active = self.selection
         for owner, name, param in self.places:
             owner._parameters[name] = param.detach()
         return True

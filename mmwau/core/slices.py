@@ -86,13 +86,24 @@ class ActiveGrads(dict[Parameter, Tensor]):
         super().clear()
         self.active = None
 
-    def check_selection(self, active: Sequence[Tensor]) -> None:
-        """Raise if gradients were computed under another selection than this one.
+    def check(self, active: Sequence[Tensor], hold: str) -> None:
+        """Raise if what was skipped is needed.
+
+        Args:
+            active: The selection of the step.
+            hold: What its held slices keep.
 
         Raises:
-            ValueError: If they were.
+            ValueError: If some were skipped under another selection, or under ``hold='weight'``.
         """
-        if self.active is not None and not is_same_selection(self.active, active):
+        if self.active is None:
+            return
+        if hold == 'weight':
+            raise ValueError(
+                "hold='weight' needs the gradients of held slices too, but the HeldGradSkipper has "
+                "skipped them. Leave it out, or use hold='state'"
+            )
+        if not is_same_selection(self.active, active):
             raise ValueError(
                 'the gradients are of another selection: held slices of that one have none. Give '
                 'holding the same active as the HeldGradSkipper; after an update that was dropped, '

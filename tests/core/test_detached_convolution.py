@@ -238,3 +238,37 @@ def test_a_parameter_may_be_a_single_number():
     optimizer, handle = attached(model, rescale=True)
     train(model, optimizer)
     assert [layer.num_filters for layer in handle.layers.values()] == [3, 3]
+
+
+@pytest.mark.parametrize('full_grads', [True, False])
+def test_a_step_with_another_selection_is_told(full_grads):
+    model = network()
+    layers = find_layers(model, axis='layer')
+    skipper = HeldGradSkipper(model, layers, full_grads)
+    wau, optimizer = WAU(hold='state'), sgd(model)
+    with skipper.skipping(wau.select(layers, 0)):
+        model(inputs()).square().mean().backward()
+    with (
+        pytest.raises(ValueError, match='gradients are of another selection'),
+        wau.holding(optimizer, layers, wau.select(layers, 1), skipper.grads),
+    ):
+        pass
+    with wau.holding(optimizer, layers, wau.select(layers, 0), skipper.grads):
+        optimizer.step()
+
+
+@pytest.mark.parametrize('axis', ['out', 'layer'])
+def test_hold_weight_is_told_that_gradients_were_skipped(axis, monkeypatch):
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
+    model = network()
+    layers = find_layers(model, axis=axis)
+    skipper, wau = HeldGradSkipper(model, layers), WAU(hold='weight')
+    active = wau.select(layers, 0)
+    with skipper.skipping(active):
+        model(inputs()).square().mean().backward()
+    with (
+        pytest.raises(ValueError, match='but the HeldGradSkipper has skipped them'),
+        wau.holding(sgd(model), layers, active, skipper.grads),
+    ):
+        pass
