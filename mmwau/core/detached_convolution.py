@@ -46,7 +46,8 @@ class DetachedConvolution:
         self.selection: Sequence[Tensor] | None = None
         self.reason = 'compiled, or not used in the first update'
         self.is_held = self.is_all_held = self.runs = False
-        self._is_inside = False
+        # What takes the places of the parameters in the forward pass under way.
+        self._detached: list[Tensor] = []
         # Or has had nothing to skip in a pass in which it could.
         self.has_skipped = False
 
@@ -83,7 +84,7 @@ class DetachedConvolution:
         if not self.runs or is_compiling():
             return plain(self.module, *args, **kwargs)
         # By another thread, which puts them back.
-        was_inside = self._is_inside
+        was_inside = bool(self._detached)
         try:
             self.enter()
             output = plain(self.module, *args, **kwargs)
@@ -103,7 +104,7 @@ class DetachedConvolution:
             self.has_skipped = True
             return False
         if (
-            self._is_inside
+            self._detached
             or not torch.is_grad_enabled()
             or torch.jit.is_tracing()
             or is_capturing()
@@ -111,14 +112,16 @@ class DetachedConvolution:
             or torch._C._are_functorch_transforms_active()
             or forward_ad._current_level >= 0
             or any(owner._parameters.get(name) is not param for owner, name, param in self.places)
-            # Whose output can't be joined.
-            or (self._is_waited_for() and not isinstance(self.module, nn.modules.conv._ConvNd))
         ):
             return False
-        self._is_inside = self.has_skipped = True
+        if self._is_waited_for() and not isinstance(self.module, nn.modules.conv._ConvNd):
+            self.reason = f'{type(self.module).__name__} brings no zeros, which are waited for'
+            return False
+        self.has_skipped = True
         self.grads.active = self.selection
-        for owner, name, param in self.places:
-            owner._parameters[name] = param.detach()
+        self._detached = [param.detach() for _, _, param in self.places]
+        for (owner, name, _), detached in zip(self.places, self._detached, strict=True):
+            owner._parameters[name] = detached
         return True
 
     def leave(self, output: object = None) -> object:
@@ -133,7 +136,7 @@ class DetachedConvolution:
         Raises:
             TypeError: If gradients are waited for, and the output is none that can bring them.
         """
-        was_inside = self._is_inside
+        was_inside = bool(self._detached)
         self._put_back()
         if not was_inside or output is None or not self._is_waited_for():
             return None
@@ -145,9 +148,11 @@ class DetachedConvolution:
         return _WithZeros.apply(output, *(param for _, _, param in self.places))
 
     def _put_back(self) -> None:
-        for owner, name, param in self.places if self._is_inside else ():
-            owner._parameters[name] = param
-        self._is_inside = False
+        for (owner, name, param), detached in zip(self.places, self._detached, strict=False):
+            # Unless somebody has put another parameter there meanwhile.
+            if owner._parameters.get(name) is detached:
+                owner._parameters[name] = param
+        self._detached = []
 
     def _is_waited_for(self) -> bool:
         """Whether gradients have to come, if only zeros.

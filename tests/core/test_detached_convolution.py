@@ -272,3 +272,26 @@ def test_hold_weight_is_told_that_gradients_were_skipped(axis, monkeypatch):
         wau.holding(sgd(model), layers, active, skipper.grads),
     ):
         pass
+
+
+def test_a_parameter_that_a_hook_replaces_in_the_pass_stays():
+    model = network(1)
+    attached(model, **NONE)
+    other = nn.Parameter(torch.zeros(6, 3, 3, 3))
+
+    def replace(module, args):
+        module.weight = other
+
+    model[0].register_forward_pre_hook(replace)
+    model(inputs())
+    assert model[0].weight is other
+    assert isinstance(model[0].bias, nn.Parameter)
+
+
+def test_why_a_convolution_of_another_kind_is_computed_in_full():
+    torch.manual_seed(0)
+    model = nn.Sequential(DeformConv2dPack(3, 6, 3))
+    optimizer, handle = attached(model, hold='grad', **NONE)
+    train(model, optimizer, 1)
+    reason = 'DeformConv2dPack brings no zeros, which are waited for'
+    assert handle._updates.skipper.find_full() == {'0': reason}
