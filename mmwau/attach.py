@@ -14,7 +14,7 @@ from functools import wraps
 from types import MethodType
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -140,6 +140,8 @@ class Attached:
         self._has_seed, self._shares_seed = has_seed, False
         self._hooks: list[RemovableHandle] = []
         self._passes = Passes()
+        # By which the skipper goes; it is found at the beginning of an update.
+        self._selected: list[Tensor] | None = None
         self._is_attached, self.is_stepping = True, False
         self._updates = Updates(
             model,
@@ -275,7 +277,9 @@ class Attached:
             self._updates.start()
             if self._updates.active is None or self._updates.skipper is not skipper:
                 return
+        if self._selected is not self._updates.skipped:
             skipper.select(self._updates.skipped)
+            self._selected = self._updates.skipped
         self._passes.enter(patch)
 
     def _after_forward(self, patch: Patch, output: object = None) -> object:

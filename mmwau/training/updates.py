@@ -7,14 +7,15 @@ there are, what is selected now. The optimizer wrappers and :func:`mmwau.attach`
 import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmwau.core.holds import can_step_active_alone
-from mmwau.core.leaving import each_on_leaving
+from mmwau.core.leaving import each_on_leaving, without_interrupts
+from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.slices import Layer
 from mmwau.skipping import HeldGradSkipper
 from mmwau.targets import find_layers, find_left_out, list_updated
@@ -94,11 +95,13 @@ class Updates:
 
     def start(self) -> None:
         """Begin an update, if none is under way: select its active slices."""
-        if self._rule is None:
-            self._rule = self.wau
-        self._follow_changes()
-        if self.active is None and self.layers:
-            self._select(self.layers)
+        # Ctrl-C in between would leave the layers of before with the selection of now.
+        with nullcontext() if is_compiling() else without_interrupts():
+            if self._rule is None:
+                self._rule = self.wau
+            self._follow_changes()
+            if self.active is None and self.layers:
+                self._select(self.layers)
 
     def end(self) -> None:
         """End the update, whether its step was made or not; the next one selects anew.

@@ -493,6 +493,33 @@ def test_ctrl_c_in_a_forward_pass_leaves_the_model_as_it_was():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize('axis', ['out', 'layer'])
+def test_an_interrupt_at_the_beginning_of_an_update_leaves_no_selection_of_the_last(axis):
+    model, plain = network(), network()
+    optimizers = [OPTIMIZERS['sgd'](each.parameters()) for each in (model, plain)]
+    handle, _ = (
+        attach(optimizer, each, axis=axis, hold='state', seed=2)
+        for optimizer, each in zip(optimizers, (model, plain), strict=True)
+    )
+    skipper = handle._updates.skipper
+    select = skipper.select
+
+    def interrupted(active):
+        skipper.select = select
+        raise KeyboardInterrupt
+
+    for update in range(6):
+        if update % 2:
+            skipper.select = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                loss_of(model, update)
+        for each, optimizer in zip((model, plain), optimizers, strict=True):
+            loss_of(each, update).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_same(model, plain)
+
+
 def test_a_module_that_keeps_its_handle_is_copied_without():
     model = network()
     model.wau = attach(OPTIMIZERS['sgd'](model.parameters()), model, hold='state')
