@@ -51,6 +51,11 @@ class DetachedConvolution:
         # Or has had nothing to skip in a pass in which it could.
         self.has_skipped = False
 
+    @property
+    def detaches(self) -> bool:
+        """Whether the module has other parameters in a forward pass."""
+        return self.is_held
+
     def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
         """Take a new selection.
 

@@ -90,6 +90,9 @@ def put_patch(module: nn.Module, method: str, patch: Callable) -> bool:
 class NarrowConvolution:
     """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
 
+    # Whether the module has other parameters in a forward pass.
+    detaches = False
+
     def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads, full_grads: bool):
         self.module = module
         self.tensors = layer.tensors

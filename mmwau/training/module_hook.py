@@ -58,7 +58,8 @@ class Passes(threading.local):
 
     def enter(self, patch: Patch) -> None:
         """Skip in the forward pass of one module that begins."""
-        if not self._takes_interrupts and raises_interrupts():
+        # A signal handler takes as long as a small convolution: only where it is needed.
+        if patch.detaches and not self._takes_interrupts and raises_interrupts():
             signal.signal(signal.SIGINT, self._interrupt)
             self._takes_interrupts = True
         self._under_way.append(patch)
