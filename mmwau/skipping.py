@@ -21,6 +21,7 @@ from mmwau.core.detached_convolution import (
 )
 from mmwau.core.leaving import without_interrupts
 from mmwau.core.narrow_convolution import (
+    CONVOLUTIONS,
     NarrowConvolution,
     is_compiling,
     remove_stale_patch,
@@ -78,6 +79,7 @@ class HeldGradSkipper:
             elif layer.is_whole:
                 self._by_name[name] = DetachedConvolution(module, layer, full_grads)
             else:
+                assert isinstance(module, CONVOLUTIONS)  # or why_not has a reason
                 self._by_name[name] = NarrowConvolution(module, layer, self.grads, full_grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())

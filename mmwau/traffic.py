@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import GradBucket, ProcessGroup
 from torch.futures import Future
-from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
 from mmwau.core.sharding import refuse_join
-from mmwau.core.slices import Layers, Slices, find_slices
+from mmwau.core.slices import Layers, Slices, find_slices, put, take
 
 # The traffic of each model that has some: a model takes one communication hook in its life.
-_traffic_of = weakref.WeakKeyDictionary()
+_traffic_of: 'weakref.WeakKeyDictionary[DistributedDataParallel, ActiveTraffic]' = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class ActiveTraffic:
@@ -37,7 +38,7 @@ class ActiveTraffic:
     def __init__(self, group: ProcessGroup | None = None, model: nn.Module | None = None):
         self.group = group
         self.sent_bytes = 0
-        self.slices: dict[Parameter, Slices] = {}
+        self.slices: dict[Tensor, Slices] = {}
         self._model = (lambda: None) if model is None else weakref.ref(model)
         self._is_checked = False
 
@@ -55,7 +56,9 @@ class ActiveTraffic:
             ValueError: If the processes have selected different slices, or the model trains
                 inside of ``torch.distributed.algorithms.Join``.
         """
-        refuse_join(self._model())
+        model = self._model()
+        if model is not None:
+            refuse_join(model)
         found = find_slices(layers, active)
         if found and not self._is_checked:
             self._check_same(active, found[0].param.device)
@@ -105,7 +108,7 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
     held = [traffic.slices.get(param) for param in bucket.parameters()]
     if any(held):
         pieces = [
-            view if slices is None else view.index_select(slices.dim, slices.active)
+            view if slices is None else take(view, slices.dim, slices.active)
             for view, slices in zip(views, held, strict=True)
         ]
         shapes = [piece.shape for piece in pieces]
@@ -124,7 +127,7 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
                 if slices is None:
                     view.copy_(values.view(shape))
                 else:
-                    view.zero_().index_copy_(slices.dim, slices.active, values.view(shape))
+                    put(view.zero_(), slices.dim, slices.active, values.view(shape))
         return flat
 
     work = distributed.all_reduce(sent, group=traffic.group, async_op=True)
@@ -166,7 +169,7 @@ def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
     return traffic
 
 
-def _views(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
+def _views(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     """The gradients in a bucket, laid out as DistributedDataParallel lays them out."""
     views, offset = [], 0
     for param in params:

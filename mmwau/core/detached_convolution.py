@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -37,7 +38,7 @@ class DetachedConvolution:
             (owner, name, param)
             for owner in module.modules()
             for name, param in owner._parameters.items()
-            if id(param) in own
+            if param is not None and id(param) in own
         ]
         self.full_grads = full_grads
         self.reason = 'compiled, or not used in the first update'
@@ -74,7 +75,7 @@ class DetachedConvolution:
     def flush(self) -> None:
         """Do nothing: no gradients are kept aside."""
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: object, **kwargs: object) -> object:
         """Convolve; the arguments are those of the module."""
         plain = type(self.module).forward
         if not self.runs or is_compiling():
@@ -100,7 +101,7 @@ class DetachedConvolution:
         ):
             self._is_inside = self._has_skipped = True
             for owner, name, param in self.places:
-                owner._parameters[name] = param.detach()
+                owner._parameters[name] = param.detach()  # type: ignore[assignment]  # for one pass
 
     def leave(self, output: object = None) -> object:
         """Put the parameters back after a forward pass.
@@ -135,12 +136,12 @@ class _WithZeros(torch.autograd.Function):
     """Brings parameters into the graph again, with zeros for their gradients."""
 
     @staticmethod
-    def forward(ctx, output: Tensor, *params: Parameter) -> Tensor:
+    def forward(ctx: Any, output: Tensor, *params: Parameter) -> Tensor:
         ctx.params = params
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         return grad, *map(torch.zeros_like, ctx.params)
 
 

@@ -51,7 +51,7 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
         check_dampening(optimizer)
     kept = [
         {
-            key: rows.index_select(one.dim, one.held)
+            key: take(rows, one.dim, one.held)
             for key, rows in _state(optimizer, one.param, one.dim).items()
         }
         for one in slices
@@ -65,15 +65,15 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
             each.append(partial(starts.of, param, dim))  # refuses what has no rows
         for key, rows in _state(optimizer, param, dim).items():
             if key in before:
-                each.append(partial(rows.index_copy_, dim, held, before[key]))
+                each.append(partial(put, rows, dim, held, before[key]))
             else:
                 each.append(partial(start, one, key, rows))
 
     def start(one: Slices, key: str, rows: Tensor) -> None:
         # Made in this step: a held slice is still where this state starts.
         param, dim, _, held, _ = one
-        own, weight = rows.index_select(dim, held), param.index_select(dim, held)
-        rows.index_copy_(dim, held, starts.of(param, dim)[key](own, weight))
+        own, weight = take(rows, dim, held), take(param, dim, held)
+        put(rows, dim, held, starts.of(param, dim)[key](own, weight))
 
     with each_on_leaving() as each:
         for one, before, had in zip(slices, kept, had_state, strict=True):
@@ -156,13 +156,13 @@ class _Narrow:
         self.grad_after = self.param.grad
         self.whole = self.param.data
         self.whole_state = dict(optimizer.state.get(self.param, {}))
-        self.data = self.whole.index_select(self.dim, self.active)
+        self.data = take(self.whole, self.dim, self.active)
         self.state = {
-            key: value.index_select(self.dim, self.active) for key, value in self._state().items()
+            key: take(value, self.dim, self.active) for key, value in self._state().items()
         }
         self.grad = rows
         if self.grad_after is not None:
-            self.grad = self.grad_after.index_select(self.dim, self.active)
+            self.grad = take(self.grad_after, self.dim, self.active)
             if rows is not None:
                 self.grad.add_(rows)
         if self.grad is not None and self.grad.stride() != self.data.stride():
@@ -181,12 +181,13 @@ class _Narrow:
         self._put(self.whole, self.grad_after)
         if self.param in self.optimizer.state:
             self.optimizer.state[self.param] = self.whole_state
-        self.whole.index_copy_(self.dim, self.active, self.data)
+        put(self.whole, self.dim, self.active, self.data)
         for key, rows in stepped.items():
             whole = self.whole_state.get(key)
             if whole is None:  # made in this step, and every state starts at zero
                 whole = torch.zeros_like(self.whole, dtype=rows.dtype)
-            state[key] = whole.index_copy_(self.dim, self.active, rows)
+            put(whole, self.dim, self.active, rows)
+            state[key] = whole
         if state:
             self.optimizer.state[self.param] = state
 
@@ -214,9 +215,11 @@ def rescale_movement(slices: Sequence[Slices]) -> Iterator[None]:
 def zero_grads(slices: Sequence[Slices]) -> None:
     """Make the gradients of held slices zero."""
     for param, dim, _, held, _ in slices:
-        if param.grad is not None and held is ALL:
+        if param.grad is None:
+            continue
+        if held is ALL:
             param.grad.zero_()
-        elif param.grad is not None:
+        else:
             param.grad.index_fill_(dim, held, 0)
 
 

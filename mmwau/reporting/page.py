@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
+from pathlib import Path
 
 from jinja2 import Environment
 from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ class Section:
 
 
 def write_page(
-    path: str | PathLike, title: str, sections: Sequence[Section], command: str = ''
+    path: str | Path, title: str, sections: Sequence[Section], command: str = ''
 ) -> None:
     """Write a page that needs no other file and no network.
 

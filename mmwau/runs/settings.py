@@ -68,7 +68,7 @@ def _type(part: Mapping) -> str | None:
 
 def _defaults(owner: type) -> dict[str, object]:
     """Arguments that have a default, without those that only say what is measured."""
-    parameters = signature(owner.__init__).parameters
+    parameters = signature(owner).parameters
     return {
         name: parameter.default for name, parameter in parameters.items()
         if parameter.default is not Parameter.empty and name not in MEASURING

@@ -36,5 +36,5 @@ def _no_hook() -> Callable[..., None]:
     return _do_nothing
 
 
-def _do_nothing(*args) -> None:
+def _do_nothing(*args: object) -> None:
     pass

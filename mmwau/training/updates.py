@@ -8,6 +8,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +80,16 @@ class Updates:
         self.layers: dict[str, Layer] = {}
         self.skipper: HeldGradSkipper | None = None
         self.active: list[Tensor] | None = None
-        self.skipped: list[Tensor] | None = None
+        self.skipped: list[Tensor] = []
         # The layers of the update under way.
         self._held: dict[str, Layer] = {}
         self.active_fraction: float | None = None
         self.active_parts: dict[str, float] = {}
         # In force since the update under way began.
-        self._rule: WAU | None = None
+        self._rule, self._has_begun = wau, False
+        # Selections by update, and the rule that made them.
+        self._ahead: dict[int, list[Tensor]] = {}
+        self._ahead_by: WAU | None = None
         self._log, self._on_change = log, on_change
         self._told: set[Message] = set()
         self._has_told_skipping = False
@@ -94,8 +98,8 @@ class Updates:
 
     def start(self) -> None:
         """Begin an update, if none is under way: select its active slices."""
-        if self._rule is None:
-            self._rule = self.wau
+        if not self._has_begun:
+            self._rule, self._has_begun = self.wau, True
         self._follow_changes()
         if self.active is None and self.layers:
             self._select(self.layers)
@@ -105,7 +109,7 @@ class Updates:
 
         Gradients that are there stay: without a step, make them zero before the next update.
         """
-        self._rule = self.active = None
+        self.active, self._has_begun = None, False
         self.flush()
 
     def flush(self) -> None:
@@ -122,7 +126,7 @@ class Updates:
             with self.skipper.skipping(self.skipped):
                 yield
 
-    def step(self, make_step: Callable, *args, **kwargs) -> object:
+    def step(self, make_step: Callable[..., object], *args: Any, **kwargs: Any) -> object:
         """Make an optimizer step in which slices are held, and which ends the update.
 
         Whatever fails in it, the update is over.
@@ -207,7 +211,7 @@ class Updates:
         the optimizer updates. It is looked at in every update, and ``named_modules`` takes long.
         """
         found: list[object] = []
-        modules, seen = [self.model], set()
+        modules, seen = [self.model], set[nn.Module]()
         while modules:
             module = modules.pop()
             found.append(module)
