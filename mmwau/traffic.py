@@ -18,9 +18,7 @@ from mmwau.core.sharding import refuse_join
 from mmwau.core.slices import Layers, Slices, find_slices, put, take
 
 # The traffic of each model that has some: a model takes one communication hook in its life.
-_traffic_of: 'weakref.WeakKeyDictionary[DistributedDataParallel, ActiveTraffic]' = (
-    weakref.WeakKeyDictionary()
-)
+_traffic_of: 'weakref.WeakKeyDictionary[nn.Module, ActiveTraffic]' = weakref.WeakKeyDictionary()
 
 
 class ActiveTraffic:
@@ -134,7 +132,7 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
     return work.get_future().then(put_back)
 
 
-def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
+def send_active_only(model: nn.Module) -> ActiveTraffic:
     """Let the processes that train a model send the gradients of only the active slices.
 
     Args:

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil')
@@ -112,7 +112,7 @@ class Steps:
         print(line, flush=True)
 
 
-def fail(*lines: str) -> None:
+def fail(*lines: str) -> NoReturn:
     """Stop with a message that names what is missing and how to get it."""
     sys.exit('\n'.join(['', 'Installation stopped.', *(f'  {line}' for line in lines)]))
 
@@ -197,13 +197,14 @@ class Venv:
         screen, None for nothing new.
         """
         command = [str(part) for part in command]
-        last_lines = collections.deque(maxlen=LOG_LINES)
+        last_lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         with open(self.log, 'a') as log:
             print(f'\n$ {" ".join(command)}', file=log, flush=True)
             process = subprocess.Popen(
                 command, env={**self.env, **env}, cwd=ROOT, text=True, errors='replace',
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
+            assert process.stdout is not None  # a pipe
             for line in process.stdout:
                 log.write(line)
                 last_lines.append(line.rstrip())
@@ -211,7 +212,7 @@ class Venv:
         if process.wait():
             self.fail(f'{what} failed (exit status {process.returncode}).', last_lines)
 
-    def fail(self, what: str, last_lines: Iterable[str], *advice: str) -> None:
+    def fail(self, what: str, last_lines: Iterable[str], *advice: str) -> NoReturn:
         """Stop with the last lines of the log and its path."""
         self.steps.end('failed')
         fail(*last_lines, '', what, *advice, f'The whole output is in {self.log}')
@@ -223,7 +224,8 @@ class Venv:
 
     def evaluate(self, expression: str) -> str:
         """Value of a Python expression over torch, as text."""
-        said, code = [], f'import torch; print("value:", {expression})'
+        said: list[str] = []
+        code = f'import torch; print("value:", {expression})'
         self.run([self.python, '-c', code], 'Importing torch', said.append)
         return next(line for line in said if line.startswith('value: ')).split()[1]
 

@@ -27,7 +27,8 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
     }
     for axes, (measure_name, label) in zip(panels, parts.items(), strict=True):
         relative = measure_name == 'effective_rank'
-        values, random = {}, {}
+        values: dict[str, dict[str, float]] = {}
+        random: dict[str, float] = {}
         for name, each in checkpoints.items():
             own = {layer: getattr(each.layers[layer], measure_name) for layer in each.layers}
             expected = {layer: getattr(each.random[layer], measure_name) for layer in each.layers}
@@ -71,13 +72,14 @@ def default_heat_maps(checkpoints: Mapping[str, Measured]) -> list[str]:
 
     Layers with fewer than 16 filters are left to those who ask for them, if there are others.
     """
-    ratios, few = {}, {}
+    ratios: dict[str, float] = {}
+    few: dict[str, float] = {}
     for name in layer_names(checkpoints):
         having = [each for each in checkpoints.values() if name in each.layers]
         kind = few if having[0].filters[name].shape[0] < 16 else ratios
         kind[name] = max(each.ratio(name) for each in having)
     ratios = ratios or few
-    return sorted(ratios, key=ratios.get, reverse=True)[:3]
+    return sorted(ratios, key=ratios.__getitem__, reverse=True)[:3]
 
 
 def draw_heat_maps(checkpoints: Mapping[str, Measured], layers: Sequence[str]) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmwau.reporting.labels import name_some
-from mmwau.reporting.page import Section, Table
+from mmwau.reporting.page import Part, Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
 from mmwau.runs.metrics import is_measured, why_left_out
 
@@ -241,7 +241,7 @@ class PruneReport:
             Section('All layers at once', [self.draw_network(), self.network_table()]),
         ]
         if self.curves.layers:
-            parts = [
+            parts: list[Part] = [
                 'The other layers are whole. What stays at 1 can lose these filters without harm; '
                 'above 1 the network is better without them.'
             ]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from os import PathLike
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +32,7 @@ def targets_met(results: Mapping) -> list[Row]:
     Args:
         results: What ``tools/benchmark.py`` has measured, by section; what is missing is left out.
     """
-    rows = []
+    rows: list[Row] = []
 
     def at_most(what: str, limit: float, ratio: Ratio) -> None:
         rows.append((what, f'≤ {limit:.2f}', show(ratio), ratio.median <= limit))
@@ -81,7 +81,8 @@ def _targets_of_network(network: Mapping) -> Iterator[Row]:
             what = f"saved of the held layers' weight gradients, {name}, {arm}"
             yield what, f'≥ {100 * limit:.0f} %', f'{part:.0%}  (step {show(ratio)})', part >= limit
     for arm, parts in network.get('parts', {}).items():
-        if ARMS[arm].options['hold'] == 'weight':
+        options = ARMS[arm].options
+        if options and options['hold'] == 'weight':
             share = parts['share']
             what = f'parts of WAU, {name}, {arm}, of a step'
             measured = show_percent(share)
@@ -95,8 +96,9 @@ def first_steps(network: Mapping) -> Mapping[str, Mapping]:
 
 def saved(network: Mapping, arm: str, ratio: Ratio) -> float:
     """What an arm saves of a step, in units of what its held slices' weight gradients take."""
-    held = 1 - ARMS[arm].update_ratio
-    return (1 - ratio.median) / (held * network['weight_gradients'].median)
+    update_ratio = ARMS[arm].update_ratio
+    assert update_ratio is not None  # others hold nothing
+    return (1 - ratio.median) / ((1 - update_ratio) * network['weight_gradients'].median)
 
 
 def show(ratio: Ratio) -> str:
@@ -175,6 +177,6 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def write_json(results: Mapping, path: str | PathLike) -> None:
+def write_json(results: Mapping, path: str | Path) -> None:
     """Write all that was measured."""
     write_whole(json.dumps(results, indent=1).encode(), path)

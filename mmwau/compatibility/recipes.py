@@ -1,7 +1,7 @@
 """The recipes of MMDetection and MMPreTrain: which to try, how to make them small, WAU added."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -124,7 +124,7 @@ def zoo_of(project: str) -> Path:
     Raises:
         FileNotFoundError: If it has brought none.
     """
-    folder = Path(import_module(project).__file__).parent / '.mim' / 'configs'
+    folder = Path(import_module(project).__path__[0]) / '.mim' / 'configs'
     if not folder.is_dir():
         raise FileNotFoundError(
             f'{folder} does not exist: this {project} was installed without its configs. Install '
@@ -190,14 +190,10 @@ def why_not_tried(cfg: Config) -> None:
     """
     if 'model' not in cfg or not cfg.get('train_dataloader'):
         raise NotTriedError('no recipe with a training part')
-    found = set()
-    visit(cfg.model, lambda part, key, value: found.add(key) or value)
+    found = {key for key, _ in _entries(cfg.model)}
     if found & {'language_model', 'tokenizer', 'text_backbone', 'lang_encoder'}:
         raise NotTriedError('needs texts and the weights of a language model')
-    visit(
-        cfg.train_dataloader.dataset,
-        lambda part, key, value: found.add(value) or value if key == 'type' else value,
-    )
+    found |= set(_values(cfg.train_dataloader.dataset, 'type'))
     if found & set(VIDEO):
         raise NotTriedError('needs videos, or images of tracked objects')
     if found & set(IN_MEMORY):
@@ -275,6 +271,7 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
 
 def prepare(recipe: Recipe, data: Path, wrapper: str = WRAPPER) -> Config:
     """Read a recipe, make it small and add WAU."""
+    assert recipe.path is not None  # or there is nothing to prepare
     cfg = read_recipe(recipe.path)
     exempt = EXEMPT.get(recipe.name, Exempt('none'))
     shrink(cfg, recipe.project, data, exempt.image_side)
@@ -325,9 +322,16 @@ def _at_most(value: object, limit: int) -> object:
 
 def _values(part: object, key: str) -> list:
     """All that stands under a key somewhere in a part of a config."""
-    found = []
-    visit(part, lambda _, at, value: found.append(value) or value if at == key else value)
-    return found
+    return [value for at, value in _entries(part) if at == key]
+
+
+def _entries(part: object) -> Iterator[tuple[str, object]]:
+    """The keys and values of all dicts in a part of a config."""
+    if isinstance(part, dict):
+        yield from part.items()
+        part = list(part.values())
+    for inner in part if isinstance(part, (list, tuple)) else ():
+        yield from _entries(inner)
 
 
 def _replace_files(dataset: dict, drawn: Callable[[dict], dict]) -> dict:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -138,13 +139,15 @@ class Watch(Hook):
     def _see(self, name: str, dim: int, grad: Tensor) -> None:
         self._has_gradient[name] = self._has_gradient.get(name, False) | _any_in_slice(grad, dim)
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Look at the start of an update."""
         if runner.iter % self.counts == 0:
             self._has_gradient = {}
             self.start()
 
-    def after_train_iter(self, runner: Runner, *args, outputs: dict, **kwargs) -> None:
+    def after_train_iter(
+        self, runner: Runner, *args: object, outputs: dict, **kwargs: object
+    ) -> None:
         """Look at its end."""
         self.losses.append(torch.as_tensor(outputs['loss']).item())
         if (runner.iter + 1) % self.counts:
@@ -201,7 +204,7 @@ def try_recipe(
         The record; whatever the recipe raises is the reason in it.
     """
     start = time.monotonic()
-    found = dict(project=recipe.project, family=recipe.family)
+    found: dict[str, Any] = dict(project=recipe.project, family=recipe.family)
     if recipe.path is None:
         return TrialRecord(**found, reason=recipe.reason)
     found['recipe'] = str(recipe.path.relative_to(zoo_of(recipe.project)))
@@ -277,8 +280,9 @@ def start_branches(model: nn.Module) -> None:
     first update, and none ever where the norm is frozen.
     """
     for module in model.modules():
-        is_norm = isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine
-        if is_norm and not module.weight.any():
+        if not isinstance(module, (_BatchNorm, nn.GroupNorm)) or not module.affine:
+            continue
+        if not module.weight.any():
             nn.init.constant_(module.weight, 0.1)
 
 

@@ -185,8 +185,11 @@ class SuiteReport:
 
 def _seed_warnings(setting: Setting) -> list[str]:
     """What so few seeds can't show."""
-    gaps = {arm: setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline}
-    gaps = {arm: gap for arm, gap in gaps.items() if gap is not None}
+    gaps = {
+        arm: gap
+        for arm in setting.arms
+        if arm != setting.baseline and (gap := setting.gap(arm, 'metric')) is not None
+    }
     found = []
     if len(setting.arms) > 1 and not setting.arms[setting.baseline]:
         found.append(
@@ -198,7 +201,9 @@ def _seed_warnings(setting: Setting) -> list[str]:
             f'{setting.name}: one pair of runs says nothing about chance '
             f'({"; ".join(single)}); train more seeds'
         )
-    spread = {arm: (gap, half_width(gap)) for arm, gap in gaps.items() if gap.count > 1}
+    spread = {
+        arm: (gap, half) for arm, gap in gaps.items() if (half := half_width(gap)) is not None
+    }
     unclear = [half for gap, half in spread.values() if abs(gap.mean) <= half]
     if unclear:
         found.append(

@@ -48,9 +48,13 @@ class Setting:
         """Seed and final value of each finished training of an arm that has one."""
         name = self.metric if name == 'metric' else name
         found = [(record.seed, record.values.get(name)) for record in self.arms[arm]]
-        return [(seed, value) for seed, value in found if self._counts(name, value)]
+        return [
+            (seed, value)
+            for seed, value in found
+            if value is not None and self._counts(name, value)
+        ]
 
-    def _counts(self, name: str, value: float | None) -> bool:
+    def _counts(self, name: str, value: float) -> bool:
         # Records of earlier versions have what is no measurement too.
         is_metric = name in (self.metric, *self.other_metrics, 'metric')
         return is_measured(value) if is_metric else is_number(value)

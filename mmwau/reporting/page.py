@@ -100,12 +100,15 @@ class Table:
         return f'**{self.title}**\n\n{text}\n' if self.title else f'{text}\n'
 
 
+Part = str | Table | Figure
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of a page: a heading, and below it paragraphs, tables and pictures in their order."""
 
     heading: str
-    parts: Sequence[str | Table | Figure]
+    parts: Sequence[Part]
 
 
 def write_page(
@@ -130,7 +133,7 @@ def write_page(
     write_whole(page.encode(), path)
 
 
-def _part(part: str | Table | Figure) -> dict:
+def _part(part: Part) -> dict:
     if isinstance(part, str):
         return {'text': part}
     if isinstance(part, Table):

@@ -211,7 +211,8 @@ class Updates:
         the optimizer updates. It is looked at in every update, and ``named_modules`` takes long.
         """
         found: list[object] = []
-        modules, seen = [self.model], set[nn.Module]()
+        modules = [self.model]
+        seen: set[nn.Module] = set()
         while modules:
             module = modules.pop()
             found.append(module)
