@@ -315,7 +315,7 @@ def main() -> None:
     """Run the demo from its data to its pictures."""
     os.chdir(ROOT)
     end_on_signals()
-    console = text_console()
+    console = text_console(width=100)
     say(console, f'Demo: a detector learns to find shapes in drawn images ({DATA})')
     if not DATA.exists():
         make_shapes(DATA, progress=False)
