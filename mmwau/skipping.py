@@ -14,11 +14,7 @@ from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
 
-from mmwau.core.detached_convolution import (
-    DetachedConvolution,
-    remove_stale_forward,
-    why_not_whole,
-)
+from mmwau.core.detached_convolution import DetachedConvolution, remove_stale_forward, why_not_whole
 from mmwau.core.leaving import without_interrupts
 from mmwau.core.narrow_convolution import (
     CONVOLUTIONS,

@@ -67,10 +67,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         '--report', action='store_true', help='compare what is finished, train nothing'
     )
     parser.add_argument(
-        '--work-dir',
-        type=Path,
-        metavar='FOLDER',
-        help='where to train (default: work_dirs/SUITE)',
+        '--work-dir', type=Path, metavar='FOLDER', help='where to train (default: work_dirs/SUITE)'
     )
     parser.add_argument(
         '--out',

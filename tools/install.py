@@ -28,8 +28,17 @@ from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil')
-CHECKED_IMPORTS = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet',
-                   'mmpretrain', 'pycocotools.mask', 'mmwau')  # fmt: skip
+CHECKED_IMPORTS = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmcv',
+    'mmcv.ops',
+    'mmdet',
+    'mmpretrain',
+    'pycocotools.mask',
+    'mmwau',
+)
 SHOWN = ('torch', 'mmcv', 'mmcv.ops', 'mmdet', 'mmpretrain', 'mmwau')
 
 
@@ -201,9 +210,14 @@ class Venv:
         with open(self.log, 'a') as log:
             print(f'\n$ {" ".join(command)}', file=log, flush=True)
             process = subprocess.Popen(
-                command, env={**self.env, **env}, cwd=ROOT, text=True, errors='replace',
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                command,
+                env={**self.env, **env},
+                cwd=ROOT,
+                text=True,
+                errors='replace',
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
             assert process.stdout is not None  # a pipe
             for line in process.stdout:
                 log.write(line)
@@ -258,8 +272,19 @@ def mmcv_wheel(venv: Venv) -> tuple[Path, str]:
 
 def build_mmcv(venv: Venv, version: str, folder: Path) -> None:
     """Compile mmcv's ops into a wheel in ``folder``, showing progress and time left."""
-    command = [venv.python, '-m', 'pip', 'wheel', '-v', '--no-build-isolation', '--no-deps',
-               '--no-cache-dir', '-w', folder, f'{venv.stack.mmcv}=={version}']  # fmt: skip
+    command = [
+        venv.python,
+        '-m',
+        'pip',
+        'wheel',
+        '-v',
+        '--no-build-isolation',
+        '--no-deps',
+        '--no-cache-dir',
+        '-w',
+        folder,
+        f'{venv.stack.mmcv}=={version}',
+    ]
     jobs = os.environ.get('MAX_JOBS', str(os.cpu_count() or 1))
     start, tenths = time.monotonic(), 0
 
@@ -312,11 +337,18 @@ def check_installation(venv: Venv) -> str:
 def main() -> None:
     """Run the five steps of the installation, each safe to repeat."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--venv', type=Path, default=Path('.venv'),
-                        help='virtual environment to install into (default: .venv)')  # fmt: skip
-    parser.add_argument('--stack', choices=list(STACKS), default='tested',
-                        help='OpenMMLab packages: tested (default), those of requirements/'
-                             'tested.txt, or upstream')  # fmt: skip
+    parser.add_argument(
+        '--venv',
+        type=Path,
+        default=Path('.venv'),
+        help='virtual environment to install into (default: .venv)',
+    )
+    parser.add_argument(
+        '--stack',
+        choices=list(STACKS),
+        default='tested',
+        help='OpenMMLab packages: tested (default), those of requirements/tested.txt, or upstream',
+    )
     args = parser.parse_args()
     folder, stack = args.venv.absolute(), STACKS[args.stack]
     start, steps = time.monotonic(), Steps(5)

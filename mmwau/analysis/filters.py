@@ -9,8 +9,12 @@ from mmwau.overlap import shape_of_filters
 from mmwau.targets import GROUPED, filter_dim, find_convolutions, why_no_filters
 
 # Names of what is computed: weight norm, spectral norm, torch's parametrisations.
-COMPUTED = ('.weight_orig', '.weight_v', '.parametrizations.weight.original0',
-            '.parametrizations.weight.original1')  # fmt: skip
+COMPUTED = (
+    '.weight_orig',
+    '.weight_v',
+    '.parametrizations.weight.original0',
+    '.parametrizations.weight.original1',
+)
 UPSAMPLING = ('deconv', 'upsample', 'transpose')
 WITH_CONFIG = 'name its --config to have it measured'
 

@@ -7,9 +7,7 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
-from mmwau.overlap import (
-    cosine_matrix,
-)
+from mmwau.overlap import cosine_matrix
 from mmwau.reporting.plots import draw_layers, legend_above, styles, tidy
 
 from .overlap_report import Features, Measured, layer_names
@@ -58,8 +56,15 @@ def draw_features(features: Features) -> Figure:
             features.alike.items(), styles(), strict=False
         ):
             if label != first:
-                panels[1].scatter(list(values.values()), range(len(layers)), facecolor='none',
-                                  edgecolor=colour, marker=marker, s=28, linewidth=1.5)  # fmt: skip
+                panels[1].scatter(
+                    list(values.values()),
+                    range(len(layers)),
+                    facecolor='none',
+                    edgecolor=colour,
+                    marker=marker,
+                    s=28,
+                    linewidth=1.5,
+                )
         panels[1].set_xlim(0, 1.02)
         tidy(panels[1])
         panels[1].set_xlabel(f'linear CKA with {first} (1: alike)')

@@ -213,16 +213,20 @@ class PruneReport:
                 columns = [self.relative(label, order, fraction, layer) for layer in curves.layers]
                 spreads = list(map(_spread, columns)) if len(columns[0]) > 1 else None
                 axes.errorbar(
-                    list(map(_mean, columns)), rows, xerr=spreads, label=label, markersize=5,
-                    markerfacecolor='none', **{**style, 'linestyle': 'none'},
-                )  # fmt: skip
+                    list(map(_mean, columns)),
+                    rows,
+                    xerr=spreads,
+                    label=label,
+                    markersize=5,
+                    markerfacecolor='none',
+                    **{**style, 'linestyle': 'none'},
+                )
             axes.set_title(self._title(order), fontsize=10)
             tidy(axes)
         panels[0].set_yticks(rows, curves.layers, fontsize=7)
         panels[0].set_ylim(len(rows) - 0.3, -0.7)
         figure.supxlabel(
-            f'{self.metric} / whole network, {_percent(fraction)} of one layer removed',
-            fontsize=10,
+            f'{self.metric} / whole network, {_percent(fraction)} of one layer removed', fontsize=10
         )
         legend_above(figure, panels[0])
         return figure

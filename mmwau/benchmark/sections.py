@@ -95,9 +95,7 @@ def _optimizer_step(bench: Bench) -> dict:
 def _memory(bench: Bench) -> dict:
     network = build_network('resnet50', bench.device)
     return bench.watch(
-        'memory, ResNet-50',
-        len(MEMORY_ARMS),
-        lambda tick: extra_memory(network, MEMORY_ARMS, tick),
+        'memory, ResNet-50', len(MEMORY_ARMS), lambda tick: extra_memory(network, MEMORY_ARMS, tick)
     )
 
 

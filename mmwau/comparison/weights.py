@@ -6,13 +6,7 @@ from torch import nn
 
 from mmwau.core.sharding import refuse_sharded_layers
 from mmwau.core.slices import Convolution
-from mmwau.targets import (
-    GROUPED,
-    check_targets,
-    find_convolutions,
-    is_below,
-    why_no_filters,
-)
+from mmwau.targets import GROUPED, check_targets, find_convolutions, is_below, why_no_filters
 
 Weighted = Convolution | nn.Linear
 

@@ -42,15 +42,28 @@ WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'
 FAILED, FAILS_PLAIN = 'failed', 'fails without WAU too'
 # What stops a recipe that says nothing about WAU, by words of the error.
 REASONS = (
-    (r'No convolution .*(is below|can be held)', NOT_FOR_IT,
-     'no convolution that trains in backbone and neck'),
-    (r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|implementation '
-     r'for device cpu not found|Found no NVIDIA driver', NOT_TRIED, 'an op of it needs a GPU'),
-    (r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed", NOT_TRIED,
-     'needs the package {}'),
-    (r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect', NOT_TRIED,
-     'fetches weights or texts from the internet'),
-)  # fmt: skip
+    (
+        r'No convolution .*(is below|can be held)',
+        NOT_FOR_IT,
+        'no convolution that trains in backbone and neck',
+    ),
+    (
+        r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|implementation '
+        r'for device cpu not found|Found no NVIDIA driver',
+        NOT_TRIED,
+        'an op of it needs a GPU',
+    ),
+    (
+        r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed",
+        NOT_TRIED,
+        'needs the package {}',
+    ),
+    (
+        r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect',
+        NOT_TRIED,
+        'fetches weights or texts from the internet',
+    ),
+)
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,7 @@ def summarise_run(
     last = max([*run.loss, *run.overlaps.get('overlap', {})])
     names = [*run.metrics, 'loss', 'overlap', *run.movements]
     values = {name: run.final(name) for name in names}
-    curves: dict[str, Curve] = {
-        'loss': _binned(run),
-        'overlap': list(run.curve('overlap').items()),
-    }
+    curves: dict[str, Curve] = {'loss': _binned(run), 'overlap': list(run.curve('overlap').items())}
     # Metrics count epochs; all curves of a record count iterations.
     per_unit = last / run.length if run.by_epoch else 1
     curves['metric'] = [(at * per_unit, value) for at, value in run.curve(metric).items()]
@@ -108,15 +105,21 @@ def summarise_run(
     if get_device() == 'cpu':
         seconds = processor_seconds
     return Record(
-        training.setting, training.arm, training.seed, command, training.digest,
-        status='diverged' if run.diverged else 'finished', starts=run.starts,
-        iterations=last, seconds=_short(seconds),
+        training.setting,
+        training.arm,
+        training.seed,
+        command,
+        training.digest,
+        status='diverged' if run.diverged else 'finished',
+        starts=run.starts,
+        iterations=last,
+        seconds=_short(seconds),
         values={name: _short(value) for name, value in values.items() if value is not None},
         curves={
             name: [(_short(at), _short(value)) for at, value in points]
             for name, points in curves.items()
         },
-    )  # fmt: skip
+    )
 
 
 def write_record(record: Record, folder: Path) -> None:
@@ -166,8 +169,9 @@ def _binned(run: Run) -> Curve:
         bins.setdefault(place, []).append((step, loss))
     return [
         (fmean(step for step, _ in points), fmean(loss for _, loss in points))
-        for points in bins.values() if all(is_number(loss) for _, loss in points)
-    ]  # fmt: skip
+        for points in bins.values()
+        if all(is_number(loss) for _, loss in points)
+    ]
 
 
 def _short(value: float) -> float:

@@ -34,7 +34,7 @@ HOW_TO_READ = (
     'where each of the two first reached the training loss (path length, displacement) that both '
     'reached. Overlap grows as training goes on; a difference that vanishes here came from how far '
     'training had got.',
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,10 @@ class SuiteReport:
             The picture; None if there is no gap.
         """
         settings = [
-            setting for setting in self.settings
+            setting
+            for setting in self.settings
             if any(setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline)
-        ]  # fmt: skip
+        ]
         if not settings:
             return None
         heights = [max(1, len(setting.arms) - 1) for setting in settings]

@@ -25,8 +25,21 @@ REFUSED = ('builtins', 'os', 'posix', 'nt', 'sys', 'subprocess')
 NO_TENSORS = ('torch.nn.modules.', 'torch.optim.')
 # Harmless ones of builtins.
 PLAIN_TYPES = (
-    object, list, tuple, dict, set, frozenset, bool, int, float, complex, str, bytes, slice, range,
-)  # fmt: skip
+    object,
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    slice,
+    range,
+)
 
 
 def load(

@@ -57,10 +57,7 @@ def read_weights(path: str | Path, unsafe: bool = False) -> dict[str, Tensor]:
 
 
 def read_checkpoint(
-    path: str | Path,
-    unsafe: bool = False,
-    map_location: MAP_LOCATION = 'cpu',
-    mmap: bool = False,
+    path: str | Path, unsafe: bool = False, map_location: MAP_LOCATION = 'cpu', mmap: bool = False
 ) -> tuple[dict, list[str]]:
     """Read a checkpoint of any training script, a state dict, a safetensors file, or a ``.pkl``.
 
@@ -103,9 +100,10 @@ def read_checkpoint(
     if not weights:
         raise ValueError(_no_weights(path, content))
     unread = [
-        f'{name} ({safe_load.stands_for(value)})' for name, value in weights.items()
+        f'{name} ({safe_load.stands_for(value)})'
+        for name, value in weights.items()
         if safe_load.stands_for(value) and not str(name).endswith('_extra_state')
-    ]  # fmt: skip
+    ]
     if unread:
         raise ValueError(
             f'{path} has weights of a class that torch does not read safely: '
@@ -236,9 +234,10 @@ def _find_weights(content: object, named: bool = False) -> Mapping[str, object]:
     if found is not None:
         return found
     tensors = {
-        name: value for name, value in content.items()
+        name: value
+        for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor)
-    }  # fmt: skip
+    }
     return content if tensors and (named or len(tensors) == len(content)) else tensors
 
 

@@ -13,9 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart; grey comes first.
-COLOURS = (
-    '#9a9a9a', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000',
-)  # fmt: skip
+COLOURS = ('#9a9a9a', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
 MARKERS = ('o', 'D', 's', '^', 'v', 'P', 'X', '*')
 CLASS_COLOURS = color_sequences['tab10']
 MIN_SCORE = 0.5

@@ -147,8 +147,10 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
             )
         begin_validation = begin['epoch'] if by_epoch else begin['step']
         for curve, first in (
-            (training, begin['step']), (overlaps, begin['step']), (validations, begin_validation),
-        ):  # fmt: skip
+            (training, begin['step']),
+            (overlaps, begin['step']),
+            (validations, begin_validation),
+        ):
             for step in [step for step in curve if step >= first]:
                 del curve[step]
         iteration = 0
