@@ -48,8 +48,8 @@ REASONS = (
         'no convolution that trains in backbone and neck',
     ),
     (
-        r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|implementation '
-        r'for device cpu not found|Found no NVIDIA driver',
+        r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|'
+        r'implementation for device cpu not found|Found no NVIDIA driver',
         NOT_TRIED,
         'an op of it needs a GPU',
     ),
