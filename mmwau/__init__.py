@@ -1,7 +1,7 @@
 """mmwau: weight asynchronous update (WAU) for OpenMMLab. Importing it registers everything."""
 
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .core import openmp  # noqa: F401  (before torch)
 
@@ -14,7 +14,7 @@ from .wau import WAU
 
 __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'attach', 'find_layers']
 
-if find_spec('mmengine'):  # the method itself needs only torch
+if TYPE_CHECKING or find_spec('mmengine'):  # the method itself needs only torch
     from . import models  # noqa: F401
     from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
