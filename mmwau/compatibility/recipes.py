@@ -17,15 +17,7 @@ UPDATE_RATIO = 0.5
 UPDATES = 2
 BATCH_SIZE = 2
 # From small to large, as names of recipes have it; what has none of these stands in the middle.
-WORDS = (
-    'atto femto pico nano',
-    'xxsmall xsmall tiny t 5m',
-    'small s',
-    '',
-    'medium m base b',
-    'large l x xlarge',
-    'huge giant h g',
-)
+WORDS = ['atto femto pico nano', 'xxsmall xsmall tiny t 5m', 'small s', '', 'medium m base b', 'large l x xlarge', 'huge giant h g']
 SMALL_RESNETS = r'(?:r|resnet)(18|34|50)(?![0-9])'
 # Sizes of images, in transforms and batch augmentations of detectors.
 SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'random_size_range', 'pad_size')
