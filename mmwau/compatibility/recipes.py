@@ -1,12 +1,14 @@
 """The recipes of MMDetection and MMPreTrain: which to try, how to make them small, WAU added."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+
+from mmwau.scripts.presets import use_wau
 
 from .data import SIDE, drawn_classification, drawn_detection
 
@@ -17,7 +19,15 @@ UPDATE_RATIO = 0.5
 UPDATES = 2
 BATCH_SIZE = 2
 # From small to large, as names of recipes have it; what has none of these stands in the middle.
-WORDS = ['atto femto pico nano', 'xxsmall xsmall tiny t 5m', 'small s', '', 'medium m base b', 'large l x xlarge', 'huge giant h g']
+WORDS = (
+    'atto femto pico nano',
+    'xxsmall xsmall tiny t 5m',
+    'small s',
+    '',
+    'medium m base b',
+    'large l x xlarge',
+    'huge giant h g',
+)
 SMALL_RESNETS = r'(?:r|resnet)(18|34|50)(?![0-9])'
 # Sizes of images, in transforms and batch augmentations of detectors.
 SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'random_size_range', 'pad_size')
@@ -207,14 +217,11 @@ def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
     Recipes with automatic mixed precision are trained in float32: MMEngine's wrapper for it refuses
     a machine without an accelerator.
     """
-    imports = cfg.get('custom_imports') or {}
-    cfg.custom_imports = dict(
-        imports=['mmwau', *_listed(imports.get('imports', []))], allow_failed_imports=False
-    )
     for of_amp in ('loss_scale', 'dtype', 'use_fsdp'):
         cfg.optim_wrapper.pop(of_amp, None)
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    use_wau(cfg, 'paper')
     cfg.optim_wrapper.update(type=wrapper, update_ratio=UPDATE_RATIO)
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WAUHook')]
 
 
 def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
@@ -341,7 +348,3 @@ def _replace_files(dataset: dict, drawn: Callable[[dict], dict]) -> dict:
             'datasets': [_replace_files(each, drawn) for each in dataset['datasets']],
         }
     return drawn(dataset)
-
-
-def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)

@@ -32,10 +32,10 @@ smallest recipe that can be tried on drawn images got
 [WAU's three lines](../README.md#add-it-to-your-training), was made small enough for a CPU, and was
 trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
 `hold='state'` by filters, by input channels and by whole layers, with `update_ratio={ratio}`. For
-each update, the weights before and after it were compared bit for bit, and the selection of what is
-active was drawn a second time, separately from the training. A recipe **works** if no bit of what is
-held (or of its bias) changed, and active filters moved in every layer that had a gradient. This
-shows that WAU does to a recipe what it should; it says nothing about what a network learns.
+each update, the weights before and after it were compared bit for bit, and the selection of what
+is active was drawn a second time, separately from the training. A recipe **works** if no bit of
+what is held (or of its bias) changed, and active filters moved in every layer that had a gradient.
+This shows that WAU does to a recipe what it should; it says nothing about what a network learns.
 
 ```bash
 python tools/compatibility.py             # train what is not done yet

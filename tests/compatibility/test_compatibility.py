@@ -132,7 +132,7 @@ def test_wau_comes_by_three_lines_beside_what_is_there(data):
     assert cfg.optim_wrapper.update_ratio == 0.5
     assert 'dtype' not in cfg.optim_wrapper
     assert cfg.optim_wrapper.constructor == before.optim_wrapper.constructor
-    assert cfg.custom_imports.imports == ['mmwau', *before.custom_imports.imports]
+    assert cfg.custom_imports.imports == [*before.custom_imports.imports, 'mmwau']
     yolox = prepare(choose_recipe('mmdet', 'yolox'), data)
     assert [hook.type for hook in yolox.custom_hooks] == [
         'YOLOXModeSwitchHook',
