@@ -15,7 +15,7 @@ help:
 	@echo "make demo     train a small detector without WAU and with it, and compare (about 5 minutes)"
 	@echo "make test     run the test suite (about 9 minutes; WORKERS=N for more than 2 processes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
-	@echo "make lint     check style and format"
+	@echo "make lint     check style, format and types"
 	@echo "make docs     build the site into docs/_build/html; a link that leads nowhere is an error"
 	@echo "make install  install everything into $(VENV); demo, test, lint and docs do it by themselves"
 	@echo "make clean    remove $(VENV), $(UPSTREAM) and the site; built wheels stay in the cache"
@@ -42,6 +42,7 @@ test-upstream: $(UPSTREAM)/.installed
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 docs: $(INSTALLED)
 	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -c docs . docs/_build/html

@@ -1,6 +1,7 @@
 """mmwau: weight asynchronous update (WAU) for OpenMMLab. Importing it registers everything."""
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, NoReturn
 
 from .core import openmp  # noqa: F401  (before torch)
 
@@ -13,7 +14,7 @@ from .wau import WAU
 
 __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'attach', 'find_layers']
 
-if find_spec('mmengine'):  # the method itself needs only torch
+if TYPE_CHECKING or find_spec('mmengine'):  # the method itself needs only torch
     from . import models  # noqa: F401
     from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
@@ -25,7 +26,7 @@ if find_spec('mmengine'):  # the method itself needs only torch
     __all__ += ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']
 else:
 
-    def __getattr__(name: str):
+    def __getattr__(name: str) -> NoReturn:
         if name.endswith(('Hook', 'OptimWrapper')):
             raise ModuleNotFoundError(
                 f'mmwau.{name} needs MMEngine, which is not installed. Install it with: '

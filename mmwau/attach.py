@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import wraps
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -103,7 +104,7 @@ def attach(
     )
     refuse_sharded(model)
     if any(kind.__name__ in AROUND for kind in type(optimizer).__mro__):
-        optimizer = optimizer.optimizer
+        optimizer = optimizer.optimizer  # type: ignore[attr-defined]  # these have one
     if not hasattr(optimizer, '_optimizer_state_dict_post_hooks'):
         raise TypeError(
             f'{type(optimizer).__name__} does not take hooks, since it does not call the __init__ '
@@ -164,12 +165,13 @@ class Attached:
         self._inner_step, self._own_step = optimizer.step, optimizer.__dict__.get('step')
 
         @wraps(self._inner_step)
-        def step(_, *args, **kwargs):
+        def step(_: Optimizer, *args: object, **kwargs: object) -> object:
             return self.step(*args, **kwargs)
 
         setattr(step, NEEDS_NO_WHOLE, True)
         # A method, as schedules that count steps expect it.
-        self._step = optimizer.step = MethodType(step, optimizer)
+        self._step = MethodType(step, optimizer)
+        optimizer.step = self._step  # type: ignore[method-assign]  # of this optimizer alone
         self._hook_convolutions()
         owners.add(self)
 
@@ -218,9 +220,9 @@ class Attached:
             if self._own_step is None:
                 del self.optimizer.step
             else:
-                self.optimizer.step = self._own_step
+                self.optimizer.step = self._own_step  # type: ignore[method-assign]  # as it was
 
-    def step(self, *args, **kwargs):
+    def step(self, *args: Any, **kwargs: Any) -> object:
         """Make one update; what ``optimizer.step`` calls.
 
         Args:
@@ -259,7 +261,7 @@ class Attached:
                 ),
             ]
 
-    def _before_forward(self, patch: Patch, *args) -> None:
+    def _before_forward(self, patch: Patch, *args: object) -> None:
         if is_compiling():
             return
         # The last one may have ended in a way in which torch calls no hooks.
@@ -277,7 +279,7 @@ class Attached:
             self._updates.start()
             if self._updates.active is None or self._updates.skipper is not skipper:
                 return
-        if self._selected is not self._updates.skipped:
+        if skipper is not None and self._selected is not self._updates.skipped:
             skipper.select(self._updates.skipped)
             self._selected = self._updates.skipped
         self._passes.enter(patch)

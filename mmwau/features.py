@@ -1,6 +1,6 @@
 """How much the channels of a layer's output overlap, and how alike two networks' layers are."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -119,7 +119,7 @@ def compare_features(
         moments[key].add(one, other)
 
     for batch in batches:
-        outputs = {}
+        outputs: Mapping[str, Tensor] = {}
         for label, model in models.items():
             with _kept_outputs(model, layers) as kept:
                 forward(model, batch)
@@ -130,8 +130,8 @@ def compare_features(
             if label == first:
                 outputs = kept
     covariances = {key: each.covariance() for key, each in moments.items()}
-    overlaps = {label: {} for label in models}
-    alike = {label: {} for label in models}
+    overlaps: dict[str, dict[str, float]] = {label: {} for label in models}
+    alike: dict[str, dict[str, float]] = {label: {} for label in models}
     for layer in layers:
         for label in models:
             if (label, layer) not in covariances:
@@ -144,7 +144,7 @@ def compare_features(
 
 
 @contextmanager
-def _kept_outputs(model: nn.Module, layers: Sequence[str]):
+def _kept_outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Keep what the layers give, as values of shape (positions, channels)."""
     kept: dict[str, Tensor] = {}
 

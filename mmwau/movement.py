@@ -9,7 +9,9 @@ that moved as far.
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from mmwau.core.slices import Convolution
 
 from .overlap import filter_rows, unit_rows
 from .targets import filter_dim
@@ -54,7 +56,7 @@ class Movement:
         convolutions: The convolutions to measure, by name, as they are at the start.
     """
 
-    def __init__(self, convolutions: Mapping[str, nn.Module]):
+    def __init__(self, convolutions: Mapping[str, Convolution]):
         self._convolutions = convolutions
         self._start = self._last = self._directions()
         self._path_length: dict[str, Tensor | float] = dict.fromkeys(convolutions, 0.0)
@@ -77,7 +79,7 @@ class Movement:
             self._path_length[name] = self._path_length[name] + step
             displacement.append(angles(rows, self._start[name]).mean())
         self._last = now
-        path_length = torch.stack(list(self._path_length.values())).mean()
+        path_length = torch.stack([*map(torch.as_tensor, self._path_length.values())]).mean()
         return path_length.item(), torch.stack(displacement).mean().item()
 
     def state_dict(self) -> dict[str, dict]:

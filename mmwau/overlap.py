@@ -6,8 +6,10 @@ from dataclasses import astuple, dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from mmwau.core.slices import Convolution
 
 from .targets import filter_dim
 
@@ -189,18 +191,18 @@ def measure_random(filters: int, values: int, duplicate_cosine: float = 0.9) -> 
     return Measures(expected_overlap(filters, values), *astuple(mean)[1:])
 
 
-def layer_overlap(convolution: nn.Module) -> float:
+def layer_overlap(convolution: Convolution) -> float:
     """Overlap of a layer: the mean of :func:`filter_overlap` over its filters."""
     overlap = filter_overlap(convolution.weight, filter_dim(convolution), convolution.groups)
     return overlap.mean().item()
 
 
-def random_overlap(convolution: nn.Module) -> float:
+def random_overlap(convolution: Convolution) -> float:
     """Overlap to expect of random filters in a layer of that shape (:func:`expected_overlap`)."""
     return expected_overlap(*layer_shape(convolution))
 
 
-def layer_shape(convolution: nn.Module) -> tuple[int, int]:
+def layer_shape(convolution: Convolution) -> tuple[int, int]:
     """Number of filters in a group of a layer, and of values in a filter."""
     return shape_of_filters(convolution.weight, filter_dim(convolution), convolution.groups)
 
@@ -222,7 +224,7 @@ def mean_overlap(layers: Mapping[str, float]) -> dict[str, float]:
         ``'stage_overlap/backbone.layer1'``, a stage being what shares the first two segments of
         its names.
     """
-    stages = {}
+    stages: dict[str, list[float]] = {}
     for name, overlap in layers.items():
         stages.setdefault('.'.join(name.split('.')[:2]), []).append(overlap)
     return {

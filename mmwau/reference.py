@@ -56,8 +56,8 @@ class WAUReference:
         active = self.select_all()
         if self.layers and self.layers[0].is_whole and self.hold == 'state':
             # Steps leave out what has no gradient, its state included.
-            for layer, (is_active,) in zip(self.layers, active, strict=True):
-                for param, _ in layer.tensors if not is_active else ():
+            for layer, is_active in zip(self.layers, active, strict=True):
+                for param, _ in layer.tensors if not is_active[0] else ():
                     param.grad = None
         elif self.hold != 'weight':
             for layer, is_active in zip(self.layers, active, strict=True):

@@ -14,13 +14,10 @@ from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
 
-from mmwau.core.detached_convolution import (
-    DetachedConvolution,
-    remove_stale_forward,
-    why_not_whole,
-)
+from mmwau.core.detached_convolution import DetachedConvolution, remove_stale_forward, why_not_whole
 from mmwau.core.leaving import without_interrupts
 from mmwau.core.narrow_convolution import (
+    CONVOLUTIONS,
     NarrowConvolution,
     is_compiling,
     remove_stale_patch,
@@ -78,6 +75,7 @@ class HeldGradSkipper:
             elif layer.is_whole:
                 self._by_name[name] = DetachedConvolution(module, layer, self.grads, full_grads)
             else:
+                assert isinstance(module, CONVOLUTIONS)  # or why_not has a reason
                 self._by_name[name] = NarrowConvolution(module, layer, self.grads, full_grads)
         self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())

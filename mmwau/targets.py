@@ -1,6 +1,7 @@
 """Which layers WAU holds: the convolutions of a model, found by module-name prefix."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeGuard
 
 from torch import Tensor, nn
 from torch.nn import Parameter, UninitializedParameter
@@ -8,7 +9,7 @@ from torch.optim import Optimizer
 
 from mmwau.core.checks import check_choice
 from mmwau.core.sharding import refuse_sharded_layers
-from mmwau.core.slices import Layer
+from mmwau.core.slices import Convolution, Layer
 
 AXES = ('out', 'in', 'layer')
 # Where detectors and classifiers of OpenMMLab have their convolutions, their heads left out.
@@ -20,7 +21,7 @@ GROUPED = 'grouped and transposed: its filters do not lie on one dimension'
 
 def find_convolutions(
     model: nn.Module, targets: str | Sequence[str] = ('',)
-) -> dict[str, nn.Module]:
+) -> dict[str, Convolution]:
     """Find the convolutions below the given module-name prefixes.
 
     Args:
@@ -111,7 +112,8 @@ def find_left_out(
     """
     check_choice('axis', axis, AXES)
     moves = _moves(optimizer)
-    left_out, seen = {}, set()
+    left_out: dict[str, str] = {}
+    seen: set[int] = set()
     for name, module in find_convolutions(model, targets).items():
         if axis == 'layer':
             reason = _why_not_whole(module, moves, seen)
@@ -123,7 +125,7 @@ def find_left_out(
         weight = module._parameters.get('weight')
         bias = _held_bias(module, axis, moves)
         form = why_no_filters(module)
-        if form and form != GROUPED:
+        if weight is None or (form and form != GROUPED):
             left_out[name] = form
         elif not weight.requires_grad:
             left_out[name] = 'frozen'
@@ -142,7 +144,7 @@ def find_left_out(
     return left_out
 
 
-def why_no_filters(module: nn.Module) -> str:
+def why_no_filters(module: Convolution) -> str:
     """Why a convolution's filters do not lie on one dimension of its weight, or an empty string.
 
     Args:
@@ -200,14 +202,14 @@ def filter_dim(module: nn.Module) -> int:
     return 1 if _is_transposed(module) else 0
 
 
-def _is_conv(module: nn.Module) -> bool:
+def _is_conv(module: nn.Module) -> TypeGuard[Convolution]:
     return isinstance(module, nn.modules.conv._ConvNd) or all(
         hasattr(module, attribute)
         for attribute in ('in_channels', 'out_channels', 'kernel_size', 'groups', 'weight')
     )
 
 
-def _is_laid_out(module: nn.Module) -> bool:
+def _is_laid_out(module: Convolution) -> bool:
     """Whether the first dimensions of a weight are those of torch's convolutions."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return True
@@ -268,7 +270,8 @@ def _why_not_whole(
     return ''
 
 
-def _layer(name: str, module: nn.Module, axis: str, moves: Mapping[int, bool] | None) -> Layer:
+def _layer(name: str, module: Convolution, axis: str, moves: Mapping[int, bool] | None) -> Layer:
+    tensors: tuple[tuple[Parameter, int], ...]
     if axis == 'layer':
         tensors = tuple(
             (param, filter_dim(module) if param.dim() > 1 else 0)
@@ -276,7 +279,7 @@ def _layer(name: str, module: nn.Module, axis: str, moves: Mapping[int, bool] | 
             if param.requires_grad and (moves is None or moves.get(id(param)))
         )
         return Layer(f'{name}.weight', 1, tensors, is_whole=True)
-    dim = _slice_dim(module, axis)
+    weight, dim = module.get_parameter('weight'), _slice_dim(module, axis)
     bias = _held_bias(module, axis, moves)
-    tensors = ((module.weight, dim),) if bias is None else ((module.weight, dim), (bias, 0))
-    return Layer(f'{name}.weight', module.weight.shape[dim], tensors)
+    tensors = ((weight, dim),) if bias is None else ((weight, dim), (bias, 0))
+    return Layer(f'{name}.weight', weight.shape[dim], tensors)

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import GradBucket, ProcessGroup
 from torch.futures import Future
-from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
 from mmwau.core.sharding import refuse_join
-from mmwau.core.slices import ALL, Layers, Slices, find_slices
+from mmwau.core.slices import ALL, Layers, Slices, find_slices, put, take
 
 # The traffic of each model that has some: a model takes one communication hook in its life.
-_traffic_of = weakref.WeakKeyDictionary()
+_traffic_of: 'weakref.WeakKeyDictionary[nn.Module, ActiveTraffic]' = weakref.WeakKeyDictionary()
 
 
 class ActiveTraffic:
@@ -37,7 +36,7 @@ class ActiveTraffic:
     def __init__(self, group: ProcessGroup | None = None, model: nn.Module | None = None):
         self.group = group
         self.sent_bytes = 0
-        self.slices: dict[Parameter, Slices] = {}
+        self.slices: dict[Tensor, Slices] = {}
         self._model = (lambda: None) if model is None else weakref.ref(model)
         self._is_checked = False
 
@@ -55,7 +54,9 @@ class ActiveTraffic:
             ValueError: If the processes have selected different slices, or the model trains
                 inside of ``torch.distributed.algorithms.Join``.
         """
-        refuse_join(self._model())
+        model = self._model()
+        if model is not None:
+            refuse_join(model)
         found = find_slices(layers, active)
         if found and not self._is_checked:
             self._check_same(active, found[0].param.device)
@@ -126,14 +127,14 @@ def all_reduce_active(traffic: ActiveTraffic, bucket: GradBucket) -> Future[Tens
                 elif slices.held is ALL:
                     view.zero_()
                 else:
-                    view.zero_().index_copy_(slices.dim, slices.active, values.view(shape))
+                    put(view.zero_(), slices.dim, slices.active, values.view(shape))
         return flat
 
     work = distributed.all_reduce(sent, group=traffic.group, async_op=True)
     return work.get_future().then(put_back)
 
 
-def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
+def send_active_only(model: nn.Module) -> ActiveTraffic:
     """Let the processes that train a model send the gradients of only the active slices.
 
     Args:
@@ -171,10 +172,10 @@ def send_active_only(model: DistributedDataParallel) -> ActiveTraffic:
 def _active(view: Tensor, slices: Slices) -> Tensor:
     """The active slices of a gradient."""
     # A single number has no dimension to select on.
-    return view.new_empty(0) if slices.held is ALL else view.index_select(slices.dim, slices.active)
+    return view.new_empty(0) if slices.held is ALL else take(view, slices.dim, slices.active)
 
 
-def _views(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
+def _views(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     """The gradients in a bucket, laid out as DistributedDataParallel lays them out."""
     views, offset = [], 0
     for param in params:

@@ -153,7 +153,7 @@ class WAU:
         places: dict[int, list[int]] = {}
         for place, layer in enumerate(layers):
             places.setdefault(layer.num_slices, []).append(place)
-        selections = [[None] * len(layers) for _ in updates]
+        selections = [[torch.empty(0)] * len(layers) for _ in updates]  # to be filled
         for size, own in places.items():
             rows = [[names[place]] for place in own]
             masks = self._draw_rows(rows, size, updates).view(len(updates), len(own), size)
@@ -320,7 +320,7 @@ class WAU:
                 )
             if is_whole and self.hold == 'state':
                 held.enter_context(leave_out(optimizer, slices))
-            elif steps_alone:
+            elif steps_alone and grads is not None:
                 held.enter_context(step_active_alone(optimizer, slices, grads))
             else:
                 if self.hold != 'weight':

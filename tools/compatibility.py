@@ -97,6 +97,7 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
     records = read_records(TrialRecord, result)
     if records:
         return records[0]
+    assert recipe.path is not None  # others are not tried
     name = recipe.path.parent.name + '/' + recipe.path.name
     return TrialRecord(recipe.project, recipe.family, name, FAILED, reason, seconds=seconds)
 

@@ -38,7 +38,7 @@ from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
 from mmwau.reporting.plots import plot_detections, plot_overlap
 from mmwau.reporting.terminal import text_console
 from mmwau.scripts.errors import run_script
-from mmwau.targets import DEFAULT_TARGETS, find_layers
+from mmwau.targets import DEFAULT_TARGETS, find_convolutions, find_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = Path('configs/suites/demo.py')
@@ -118,14 +118,14 @@ class Screen:
         self.console = console
         self.parts = {one.arm: Progress(one) for one in trainings}
         live = Live(console=console, auto_refresh=False)
-        self.live = live if console.is_terminal else nullcontext()
+        self.live: Live | nullcontext[None] = live if console.is_terminal else nullcontext()
         self.epoch = min(part.epoch for part in self.parts.values())
 
     def wait(self) -> None:
         """Show how far the trainings are."""
         for part in self.parts.values():
             part.read()
-        if self.console.is_terminal:
+        if isinstance(self.live, Live):
             self.live.update(self.table(), refresh=True)
             return
         epoch = min(part.epoch for part in self.parts.values())
@@ -157,10 +157,10 @@ class Screen:
             + ' '.join(f'{name} {value}' for name, value in part.cells(self.epoch).items())
             for arm, part in self.parts.items()
         ]
-        left = [part.seconds_left() for part in self.parts.values()]
+        left = [seconds for part in self.parts.values() if (seconds := part.seconds_left())]
         epochs = next(iter(self.parts.values())).epochs
         told = f'epoch {self.epoch:>2}/{epochs}  {"  ".join(parts)}'
-        return f'{told}  {clock(max(left))} left' if all(left) else told
+        return f'{told}  {clock(max(left))} left' if len(left) == len(parts) else told
 
 
 def text(value: float | None, form: str) -> str:
@@ -173,9 +173,9 @@ def clock(seconds: float | None) -> str:
     return '–' if seconds is None else f'{seconds // 60:.0f}:{seconds % 60:02.0f}'
 
 
-def say(console: Console, line: str, **style) -> None:
+def say(console: Console, line: str, style: str | None = None) -> None:
     """Print a line as it is, paths unbroken."""
-    console.print(line, highlight=False, soft_wrap=True, **style)
+    console.print(line, highlight=False, soft_wrap=True, style=style)
 
 
 def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
@@ -271,7 +271,8 @@ def show_overlap(models: Mapping[str, nn.Module], picture: Path) -> float:
     """Draw the overlap of each layer in both networks; return that of random filters."""
     overlaps = {}
     for arm, model in models.items():
-        layers = {name: model.get_submodule(name) for name in find_layers(model, DEFAULT_TARGETS)}
+        every = find_convolutions(model)
+        layers = {name: every[name] for name in find_layers(model, DEFAULT_TARGETS)}
         overlaps[arm] = {name: layer_overlap(layer) for name, layer in layers.items()}
         random = {name: random_overlap(layer) for name, layer in layers.items()}
     plot_overlap(overlaps, random, picture)
@@ -314,7 +315,7 @@ def main() -> None:
     """Run the demo from its data to its pictures."""
     os.chdir(ROOT)
     end_on_signals()
-    console = text_console()
+    console = text_console(width=100)
     say(console, f'Demo: a detector learns to find shapes in drawn images ({DATA})')
     if not DATA.exists():
         make_shapes(DATA, progress=False)
@@ -334,7 +335,8 @@ def main() -> None:
     show_detections(with_wau, detections)
     random = show_overlap(models, overlap)
     console.print(compare(records))
-    console.print(explain(*records, random), highlight=False)
+    baseline, wau = records
+    console.print(explain(baseline, wau, random), highlight=False)
     say(console, f'What the detector with WAU finds: {detections}')
     say(console, f'Overlap of each layer:            {overlap}')
 

@@ -19,7 +19,7 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 
 import torch
 from rich.console import Console
-from rich.progress import TextColumn
+from rich.progress import TaskID, TextColumn
 
 from mmwau.experiment.processes import end_on_signals
 from mmwau.experiment.record import Record, left_of, update_records
@@ -67,10 +67,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         '--report', action='store_true', help='compare what is finished, train nothing'
     )
     parser.add_argument(
-        '--work-dir',
-        type=Path,
-        metavar='FOLDER',
-        help='where to train (default: work_dirs/SUITE)',
+        '--work-dir', type=Path, metavar='FOLDER', help='where to train (default: work_dirs/SUITE)'
     )
     parser.add_argument(
         '--out',
@@ -112,7 +109,7 @@ class Show:
         left = TextColumn('{task.fields[left]}')
         self.bars = progress_bar(console, left, disable=not console.is_terminal)
         self.whole = self.bars.add_task('trainings', total=total, left='')
-        self.parts: dict[str, int] = {}
+        self.parts: dict[str, TaskID] = {}
         self.total, self.ended, self._shown = total, 0, time.monotonic()
 
     def end(self, record: Record) -> None:

@@ -24,12 +24,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil')
-CHECKED_IMPORTS = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet',
-                   'mmpretrain', 'pycocotools.mask', 'mmwau')  # fmt: skip
+CHECKED_IMPORTS = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmcv',
+    'mmcv.ops',
+    'mmdet',
+    'mmpretrain',
+    'pycocotools.mask',
+    'mmwau',
+)
 SHOWN = ('torch', 'mmcv', 'mmcv.ops', 'mmdet', 'mmpretrain', 'mmwau')
 
 
@@ -112,7 +121,7 @@ class Steps:
         print(line, flush=True)
 
 
-def fail(*lines: str) -> None:
+def fail(*lines: str) -> NoReturn:
     """Stop with a message that names what is missing and how to get it."""
     sys.exit('\n'.join(['', 'Installation stopped.', *(f'  {line}' for line in lines)]))
 
@@ -197,13 +206,19 @@ class Venv:
         screen, None for nothing new.
         """
         command = [str(part) for part in command]
-        last_lines = collections.deque(maxlen=LOG_LINES)
+        last_lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         with open(self.log, 'a') as log:
             print(f'\n$ {" ".join(command)}', file=log, flush=True)
             process = subprocess.Popen(
-                command, env={**self.env, **env}, cwd=ROOT, text=True, errors='replace',
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                command,
+                env={**self.env, **env},
+                cwd=ROOT,
+                text=True,
+                errors='replace',
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            assert process.stdout is not None  # a pipe
             for line in process.stdout:
                 log.write(line)
                 last_lines.append(line.rstrip())
@@ -211,7 +226,7 @@ class Venv:
         if process.wait():
             self.fail(f'{what} failed (exit status {process.returncode}).', last_lines)
 
-    def fail(self, what: str, last_lines: Iterable[str], *advice: str) -> None:
+    def fail(self, what: str, last_lines: Iterable[str], *advice: str) -> NoReturn:
         """Stop with the last lines of the log and its path."""
         self.steps.end('failed')
         fail(*last_lines, '', what, *advice, f'The whole output is in {self.log}')
@@ -223,7 +238,8 @@ class Venv:
 
     def evaluate(self, expression: str) -> str:
         """Value of a Python expression over torch, as text."""
-        said, code = [], f'import torch; print("value:", {expression})'
+        said: list[str] = []
+        code = f'import torch; print("value:", {expression})'
         self.run([self.python, '-c', code], 'Importing torch', said.append)
         return next(line for line in said if line.startswith('value: ')).split()[1]
 
@@ -256,8 +272,19 @@ def mmcv_wheel(venv: Venv) -> tuple[Path, str]:
 
 def build_mmcv(venv: Venv, version: str, folder: Path) -> None:
     """Compile mmcv's ops into a wheel in ``folder``, showing progress and time left."""
-    command = [venv.python, '-m', 'pip', 'wheel', '-v', '--no-build-isolation', '--no-deps',
-               '--no-cache-dir', '-w', folder, f'{venv.stack.mmcv}=={version}']  # fmt: skip
+    command = [
+        venv.python,
+        '-m',
+        'pip',
+        'wheel',
+        '-v',
+        '--no-build-isolation',
+        '--no-deps',
+        '--no-cache-dir',
+        '-w',
+        folder,
+        f'{venv.stack.mmcv}=={version}',
+    ]
     jobs = os.environ.get('MAX_JOBS', str(os.cpu_count() or 1))
     start, tenths = time.monotonic(), 0
 
@@ -310,11 +337,18 @@ def check_installation(venv: Venv) -> str:
 def main() -> None:
     """Run the five steps of the installation, each safe to repeat."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--venv', type=Path, default=Path('.venv'),
-                        help='virtual environment to install into (default: .venv)')  # fmt: skip
-    parser.add_argument('--stack', choices=list(STACKS), default='tested',
-                        help='OpenMMLab packages: tested (default), those of requirements/'
-                             'tested.txt, or upstream')  # fmt: skip
+    parser.add_argument(
+        '--venv',
+        type=Path,
+        default=Path('.venv'),
+        help='virtual environment to install into (default: .venv)',
+    )
+    parser.add_argument(
+        '--stack',
+        choices=list(STACKS),
+        default='tested',
+        help='OpenMMLab packages: tested (default), those of requirements/tested.txt, or upstream',
+    )
     args = parser.parse_args()
     folder, stack = args.venv.absolute(), STACKS[args.stack]
     start, steps = time.monotonic(), Steps(5)

@@ -56,7 +56,7 @@ class Tick(Hook):
     def __init__(self, tick: Callable[[float], None]):
         self.tick = tick
 
-    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_test_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Report it."""
         self.tick(1 / len(runner.test_dataloader))
 

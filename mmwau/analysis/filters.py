@@ -9,8 +9,12 @@ from mmwau.overlap import shape_of_filters
 from mmwau.targets import GROUPED, filter_dim, find_convolutions, why_no_filters
 
 # Names of what is computed: weight norm, spectral norm, torch's parametrisations.
-COMPUTED = ('.weight_orig', '.weight_v', '.parametrizations.weight.original0',
-            '.parametrizations.weight.original1')  # fmt: skip
+COMPUTED = (
+    '.weight_orig',
+    '.weight_v',
+    '.parametrizations.weight.original0',
+    '.parametrizations.weight.original1',
+)
 UPSAMPLING = ('deconv', 'upsample', 'transpose')
 WITH_CONFIG = 'name its --config to have it measured'
 
@@ -59,7 +63,9 @@ def find_filters(
         layers, norms and the like are in neither.
     """
     known = {} if model is None else find_convolutions(model)
-    found, left_out, before = {}, {}, None
+    found: dict[str, Filters] = {}
+    left_out: dict[str, str] = {}
+    before: Tensor | None = None
     for key, weight in weights.items():
         name, _, kind = key.rpartition('.')
         if key.endswith(COMPUTED):
@@ -68,18 +74,16 @@ def find_filters(
             )
         if kind != 'weight' or weight.ndim not in (3, 4, 5) or not weight.is_floating_point():
             continue
+        filters, module = Filters(weight), known.get(name)
         if model is None:
             reason = _reason(name, weight, weights.get(f'{name}.bias'), before)
-            filters = Filters(weight)
-        else:
-            module = known.get(name)
-            fits = module is not None and module.weight.shape == weight.shape
+        elif module is None or module.weight.shape != weight.shape:
             reason = 'the model of the config has no such convolution'
-            if fits:
-                form = why_no_filters(module)
-                # Of these, filters are compared within their group.
-                reason = None if form in ('', GROUPED) else form
-            filters = Filters(weight, filter_dim(module), module.groups) if fits else None
+        else:
+            filters = Filters(weight, filter_dim(module), module.groups)
+            form = why_no_filters(module)
+            # Of grouped ones, filters are compared within their group.
+            reason = None if form in ('', GROUPED) else form
         if reason is None and not weight.isfinite().all():
             reason = 'it has values that are not finite: training diverged'
         if reason is None and filters.shape[0] == 1:

@@ -7,9 +7,7 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
-from mmwau.overlap import (
-    cosine_matrix,
-)
+from mmwau.overlap import cosine_matrix
 from mmwau.reporting.plots import draw_layers, legend_above, styles, tidy
 
 from .overlap_report import Features, Measured, layer_names
@@ -27,7 +25,8 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
     }
     for axes, (measure_name, label) in zip(panels, parts.items(), strict=True):
         relative = measure_name == 'effective_rank'
-        values, random = {}, {}
+        values: dict[str, dict[str, float]] = {}
+        random: dict[str, float] = {}
         for name, each in checkpoints.items():
             own = {layer: getattr(each.layers[layer], measure_name) for layer in each.layers}
             expected = {layer: getattr(each.random[layer], measure_name) for layer in each.layers}
@@ -57,8 +56,15 @@ def draw_features(features: Features) -> Figure:
             features.alike.items(), styles(), strict=False
         ):
             if label != first:
-                panels[1].scatter(list(values.values()), range(len(layers)), facecolor='none',
-                                  edgecolor=colour, marker=marker, s=28, linewidth=1.5)  # fmt: skip
+                panels[1].scatter(
+                    list(values.values()),
+                    range(len(layers)),
+                    facecolor='none',
+                    edgecolor=colour,
+                    marker=marker,
+                    s=28,
+                    linewidth=1.5,
+                )
         panels[1].set_xlim(0, 1.02)
         tidy(panels[1])
         panels[1].set_xlabel(f'linear CKA with {first} (1: alike)')
@@ -71,13 +77,14 @@ def default_heat_maps(checkpoints: Mapping[str, Measured]) -> list[str]:
 
     Layers with fewer than 16 filters are left to those who ask for them, if there are others.
     """
-    ratios, few = {}, {}
+    ratios: dict[str, float] = {}
+    few: dict[str, float] = {}
     for name in layer_names(checkpoints):
         having = [each for each in checkpoints.values() if name in each.layers]
         kind = few if having[0].filters[name].shape[0] < 16 else ratios
         kind[name] = max(each.ratio(name) for each in having)
     ratios = ratios or few
-    return sorted(ratios, key=ratios.get, reverse=True)[:3]
+    return sorted(ratios, key=ratios.__getitem__, reverse=True)[:3]
 
 
 def draw_heat_maps(checkpoints: Mapping[str, Measured], layers: Sequence[str]) -> Figure:

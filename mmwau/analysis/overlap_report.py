@@ -6,13 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mmwau.overlap import (
-    Measures,
-    filter_overlap,
-    largest_cosine,
-    measure,
-    measure_random,
-)
+from mmwau.overlap import Measures, filter_overlap, largest_cosine, measure, measure_random
 from mmwau.reporting.labels import name_some
 from mmwau.reporting.page import Section, Table
 
@@ -177,16 +171,23 @@ def sections(
     parts = [
         Section(
             'How much the filters overlap',
-            [EXPLAINED, network_table(checkpoints, duplicate_cosine), figures['measures'], files,
-             *left_out_lines(checkpoints)],
+            [
+                EXPLAINED,
+                network_table(checkpoints, duplicate_cosine),
+                figures['measures'],
+                files,
+                *left_out_lines(checkpoints),
+            ],
         ),
         Section(
             'Which filters overlap',
-            ['Each point is a pair of filters of a layer; filters that overlap are put side by '
-             'side, so that squares on the diagonal are groups of like filters.',
-             figures['heat maps']],
+            [
+                'Each point is a pair of filters of a layer; filters that overlap are put side by '
+                'side, so that squares on the diagonal are groups of like filters.',
+                figures['heat maps'],
+            ],
         ),
-    ]  # fmt: skip
+    ]
     if features is not None:
         parts.append(
             Section(
@@ -241,9 +242,12 @@ def results(
 
 def _columns(duplicate_cosine: float) -> tuple[str, ...]:
     return (
-        'overlap (at random)', 'ratio', 'largest |cos| (at random)',
-        f'near-duplicates ≥ {duplicate_cosine:g}', 'effective rank (at random)',
-    )  # fmt: skip
+        'overlap (at random)',
+        'ratio',
+        'largest |cos| (at random)',
+        f'near-duplicates ≥ {duplicate_cosine:g}',
+        'effective rank (at random)',
+    )
 
 
 def _cells(measured: Measures, random: Measures) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmwau.reporting.labels import name_some
-from mmwau.reporting.page import Section, Table
+from mmwau.reporting.page import Part, Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
 from mmwau.runs.metrics import is_measured, why_left_out
 
@@ -213,16 +213,20 @@ class PruneReport:
                 columns = [self.relative(label, order, fraction, layer) for layer in curves.layers]
                 spreads = list(map(_spread, columns)) if len(columns[0]) > 1 else None
                 axes.errorbar(
-                    list(map(_mean, columns)), rows, xerr=spreads, label=label, markersize=5,
-                    markerfacecolor='none', **{**style, 'linestyle': 'none'},
-                )  # fmt: skip
+                    list(map(_mean, columns)),
+                    rows,
+                    xerr=spreads,
+                    label=label,
+                    markersize=5,
+                    markerfacecolor='none',
+                    **{**style, 'linestyle': 'none'},
+                )
             axes.set_title(self._title(order), fontsize=10)
             tidy(axes)
         panels[0].set_yticks(rows, curves.layers, fontsize=7)
         panels[0].set_ylim(len(rows) - 0.3, -0.7)
         figure.supxlabel(
-            f'{self.metric} / whole network, {_percent(fraction)} of one layer removed',
-            fontsize=10,
+            f'{self.metric} / whole network, {_percent(fraction)} of one layer removed', fontsize=10
         )
         legend_above(figure, panels[0])
         return figure
@@ -241,7 +245,7 @@ class PruneReport:
             Section('All layers at once', [self.draw_network(), self.network_table()]),
         ]
         if self.curves.layers:
-            parts = [
+            parts: list[Part] = [
                 'The other layers are whole. What stays at 1 can lose these filters without harm; '
                 'above 1 the network is better without them.'
             ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmwau.core.checks import check_choice
 from mmwau.core.norms import norms_behind
 from mmwau.core.random_numbers import random_numbers
+from mmwau.core.slices import Convolution
 from mmwau.overlap import filter_overlap
 from mmwau.targets import filter_dim, find_convolutions, why_no_filters
 
@@ -28,7 +29,7 @@ class Removable:
     """
 
     name: str
-    convolution: nn.Module
+    convolution: Convolution
     norms: tuple[nn.Module, ...]
 
     @property
@@ -104,11 +105,13 @@ def average_zeros(
     Returns:
         For each layer a float64 tensor of shape (filters,) on the CPU, each in [0, 1].
     """
-    zeros, outputs, handles = Counter(), Counter(), []
+    zeros: dict[str, Tensor] = {}
+    outputs: Counter[str] = Counter()
+    handles = []
 
     def count(name: str, output: Tensor) -> None:
         not_above = (output <= 0).transpose(0, 1).flatten(1)
-        zeros[name] += not_above.sum(dim=1).cpu()
+        zeros[name] = not_above.sum(dim=1).cpu() + zeros.get(name, 0)
         outputs[name] += not_above.shape[1]
 
     for name, layer in layers.items():
@@ -155,6 +158,7 @@ def removal_order(
     elif order == 'overlap':
         scores = -filter_overlap(weight, dim, layer.convolution.groups)
     elif order == 'apoz':
+        assert zeros is not None  # average_zeros gives them
         scores = -zeros
     else:
         scores = random_numbers([f'removal {seed}'], [layer.name], [layer.num_filters])

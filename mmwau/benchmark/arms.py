@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -16,7 +16,7 @@ from mmwau import WAUOptimWrapper
 from .networks import Network
 from .peers import AuthorsSGD, freeze_below, freeze_first_layers
 
-SGD_OPTIONS = dict(lr=1e-3, momentum=0.9, weight_decay=1e-4)
+SGD_OPTIONS: dict[str, Any] = dict(lr=1e-3, momentum=0.9, weight_decay=1e-4)
 PHASES = ('selection', 'forward', 'backward', 'optimizer step')
 WALL, PROCESSOR = 'training step', 'processor'
 
@@ -37,10 +37,10 @@ class Arm(NamedTuple):
     @property
     def update_ratio(self) -> float | None:
         """Fraction of the slices that is active, or None where WAU takes no part."""
-        return self.options and self.options['update_ratio']
+        return None if self.options is None else self.options['update_ratio']
 
 
-def _wau(update_ratio: float, hold: str, **options) -> Arm:
+def _wau(update_ratio: float, hold: str, **options: object) -> Arm:
     return Arm(dict(update_ratio=update_ratio, hold=hold, seed=0, **options))
 
 

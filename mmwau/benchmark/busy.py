@@ -76,7 +76,7 @@ def _time_steps(busy: int, spins: str, duration: float) -> list[float]:
 
 def rows_of(results: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
     """Rows of a table: busy processes, milliseconds of a step by spin count, and their ratio."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for busy, seconds in results.items():
         default, ours = (seconds[spins] for spins in SPIN_COUNTS)
         rows.append((busy, f'{1000 * default:.0f}', f'{1000 * ours:.0f}', f'{ours / default:.2f}'))

@@ -39,7 +39,7 @@ def extra_memory(
     for arm in arms:
         peaks[arm] = _peak_memory(Trainer(arm, network))
         tick()
-    extra = {}
+    extra: dict[str, dict[str, float | None]] = {}
     for arm, of_arm in peaks.items():
         above = {phase: peak - peaks[BASELINE][phase] for phase, peak in of_arm.items()}
         ratio = ARMS[arm].update_ratio

@@ -97,6 +97,7 @@ def _detector(device: torch.device) -> Network:
     from mmdet.testing import demo_mm_inputs
     from mmdet.utils import register_all_modules
     from mmengine.hub import get_config
+    from mmengine.model import BaseModel
     from mmengine.registry import MODELS
 
     register_all_modules()
@@ -106,7 +107,7 @@ def _detector(device: torch.device) -> Network:
     inputs = demo_mm_inputs(2, [[3, 320, 320]] * 2, num_items=[8, 8], num_classes=80)
     batch = model.data_preprocessor(inputs, True)
 
-    def loss(model: nn.Module) -> Tensor:
+    def loss(model: BaseModel) -> Tensor:
         losses = model(**batch, mode='loss')
         return model.parse_losses(losses)[0]
 

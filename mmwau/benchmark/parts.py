@@ -6,7 +6,8 @@ The timers are put around functions of mmwau from outside, and only while steps 
 import functools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -47,6 +48,8 @@ FUNCTIONS = (
     (HeldGradSkipper, 'flush', REST),
     (Updates, 'start', REST),
 )
+Inputs = ParamSpec('Inputs')
+Output = TypeVar('Output')
 # Those that surround the optimizer step. They are copies on both of its sides.
 AROUND_STEP = ('keep_weights', 'keep_state', 'step_active_alone', 'leave_out', 'rescale_movement')
 
@@ -79,35 +82,37 @@ class Stopwatch:
             if self._inside:
                 self._inside[-1] += whole
 
-    def around(self, function: Callable, part: str) -> Callable:
+    def around(self, function: Callable[Inputs, Output], part: str) -> Callable[Inputs, Output]:
         """The function, timed."""
 
         @functools.wraps(function)
-        def timed(*args, **kwargs):
+        def timed(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
             with self.time(part):
                 return function(*args, **kwargs)
 
         return timed
 
-    def around_step(self, function: Callable) -> Callable:
+    def around_step(
+        self, function: Callable[Inputs, AbstractContextManager[None]]
+    ) -> Callable[Inputs, AbstractContextManager[None]]:
         """A function that returns a context manager, whose both ends are timed."""
 
         @functools.wraps(function)
-        def timed(*args, **kwargs):
+        def timed(*args: Inputs.args, **kwargs: Inputs.kwargs) -> _BothEnds:
             return _BothEnds(self, function(*args, **kwargs))
 
         return timed
 
 
-class _BothEnds:
-    def __init__(self, stopwatch: Stopwatch, manager):
+class _BothEnds(AbstractContextManager[None]):
+    def __init__(self, stopwatch: Stopwatch, manager: AbstractContextManager[None]):
         self.stopwatch, self.manager = stopwatch, manager
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self.stopwatch.time(BEFORE):
-            return self.manager.__enter__()
+            self.manager.__enter__()
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> bool | None:
         with self.stopwatch.time(AFTER):
             return self.manager.__exit__(*exception)
 

@@ -54,7 +54,7 @@ class AuthorsSGD(Optimizer):
         self._random = random.Random(0)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # it takes none
         """Make one step."""
         for group in self.param_groups:
             for param in group['params']:

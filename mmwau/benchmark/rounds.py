@@ -101,7 +101,8 @@ def interleave(
         for arm in order.sample(list(arms), len(arms)):
             arms[arm]()
             tick()
-    rounds, running, start = [], list(arms), time.monotonic()
+    rounds: list[dict[str, dict[str, float]]] = []
+    running, start = list(arms), time.monotonic()
     while len(rounds) < effort.rounds or (
         len(running) > 1 and len(rounds) < effort.most and time.monotonic() - start < effort.seconds
     ):

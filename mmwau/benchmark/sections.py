@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -17,6 +18,23 @@ from .steps import threads, time_training, weight_gradient_share
 
 OPTIMIZER_ARMS = (BASELINE, 'weight 0.5', 'state 0.5', "authors' loop")
 MEMORY_ARMS = (*STEP_ARMS, 'state 0.5')
+Found = TypeVar('Found')
+
+
+class Watch(Protocol):
+    """Runs a measurement, and shows how far it is."""
+
+    def __call__(self, title: str, runs: int, measure: Callable[[Progress], Found], /) -> Found:
+        """Run it.
+
+        Args:
+            title: What is measured.
+            runs: The most ticks that it makes.
+            measure: The measurement, which takes the function to call at each tick.
+
+        Returns:
+            What it gives.
+        """
 
 
 @dataclass(frozen=True)
@@ -30,8 +48,7 @@ class Bench:
         threads: Numbers of threads with which whole steps are timed.
         effort: How many rounds of training steps are made; its fewest are made of all else.
         of_operations: Rounds where a single operation is timed.
-        watch: Runs a measurement: takes a title, the most ticks that it makes, and the measurement,
-            which takes the function to call at each tick.
+        watch: Runs a measurement.
     """
 
     device: torch.device
@@ -40,7 +57,7 @@ class Bench:
     threads: Sequence[int]
     effort: Effort
     of_operations: int
-    watch: Callable[[str, int, Callable[[Progress], object]], object]
+    watch: Watch
 
 
 def _convolution(bench: Bench) -> dict:
@@ -78,9 +95,7 @@ def _optimizer_step(bench: Bench) -> dict:
 def _memory(bench: Bench) -> dict:
     network = build_network('resnet50', bench.device)
     return bench.watch(
-        'memory, ResNet-50',
-        len(MEMORY_ARMS),
-        lambda tick: extra_memory(network, MEMORY_ARMS, tick),
+        'memory, ResNet-50', len(MEMORY_ARMS), lambda tick: extra_memory(network, MEMORY_ARMS, tick)
     )
 
 

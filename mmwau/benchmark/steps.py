@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmwau.core.narrow_convolution import CONVOLUTIONS
+from mmwau.core.narrow_convolution import CONVOLUTIONS, PATCHED
+from mmwau.core.slices import Convolution
 from mmwau.targets import find_layers
 
 from .arms import BASELINE, WALL, Trainer, now
@@ -46,11 +48,11 @@ def weight_gradient_share(network: Network, rounds: int, tick: Progress) -> Rati
         tick: Called after each step, to show progress.
     """
     trainer = Trainer(BASELINE, network)
-    seconds = []
+    seconds: list[float] = []
     for name in find_layers(trainer.model, network.targets, 'layer'):
         module = trainer.model.get_submodule(name)
         if can_be_timed(module):
-            module._conv_forward = TimedConvolution(module, seconds)
+            vars(module)[PATCHED] = TimedConvolution(module, seconds)
     shares = []
     for turn in range(WARM_UP + rounds):
         seconds.clear()
@@ -80,20 +82,27 @@ class TimedConvolution:
 
 class _Timed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, module, seconds):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        module: Convolution,
+        seconds: list[float],
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.module, ctx.seconds = module, seconds
         return type(module)._conv_forward(module, x, weight, bias)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, _, needs_bias, *_ = ctx.needs_input_grad
         module = ctx.module
         no_output_padding = [0] * len(module.stride)
         geometry = module.stride, module.padding, module.dilation, False, no_output_padding
 
-        def half(mask):
+        def half(mask: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
             return torch.ops.aten.convolution_backward(
                 grad, x, weight, [grad.size(1)], *geometry, module.groups, mask
             )

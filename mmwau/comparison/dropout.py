@@ -114,7 +114,7 @@ class DropoutHook(IterationHook):
 class Uses:
     """Numbers the uses of a module in an iteration."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._shapes: list[torch.Size] = []
         self._sums: list[Tensor] = []
         self._times_recomputed: list[int] = []

@@ -40,9 +40,10 @@ class IterationHook(Planned, Hook):
 
 
 def _surround(runner: Runner, loop: BaseLoop) -> None:
-    run_iter, hooks = loop.run_iter, {}
+    run_iter = loop.run_iter
+    hooks: dict[IterationHook, None] = {}
 
-    def run(*args, **kwargs):
+    def run(*args: object, **kwargs: object) -> object:
         with ExitStack() as stack:
             for hook in hooks:
                 stack.enter_context(hook.changed(runner))

@@ -31,7 +31,7 @@ class LeaveOutHook(IterationHook):
     entry with the hook's name, made of dicts, numbers and tensors.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._forget()
 
     def _forget(self) -> None:
@@ -86,7 +86,7 @@ class LeaveOutHook(IterationHook):
         if self.phase is not None:
             self._hold(model)
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Leave out, or bring back, what the epoch asks for."""
         phase = self.phase_at(runner.epoch)
         if phase == self.phase:

@@ -17,7 +17,7 @@ from mmwau.overlap import filter_rows, magnitude
 from mmwau.targets import check_targets, filter_dim
 
 from .iteration_hook import IterationHook
-from .weights import find_weights
+from .weights import Weighted, find_weights
 
 KINDS = ('so', 'srip')
 LOSS = 'loss_orthogonality'
@@ -109,7 +109,7 @@ class OrthogonalityHook(IterationHook):
             f'kind={self.kind!r}, coefficients={self.coefficients}, milestones={self.milestones}'
         )
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Raise if the model has no place for the penalty."""
         if not self._has_joined:
             raise TypeError(
@@ -143,7 +143,7 @@ class OrthogonalityHook(IterationHook):
             handle.remove()
 
 
-def penalty(layers: dict[str, nn.Module], kind: str, time: str) -> Tensor:
+def penalty(layers: dict[str, Weighted], kind: str, time: str) -> Tensor:
     """Compute the penalty, without the coefficient.
 
     Args:
@@ -157,18 +157,20 @@ def penalty(layers: dict[str, nn.Module], kind: str, time: str) -> Tensor:
     device = next(iter(layers.values())).weight.device
     with torch.autocast(device.type, enabled=False):
         distances = [_distance(module) for module in layers.values()]
+        zero = torch.zeros((), device=device)
         if kind == 'so':
-            return sum(distance.square().sum() for distance in distances)
+            return sum((distance.square().sum() for distance in distances), zero)
         counts = [distance.shape[0] * distance.shape[1] for distance in distances]
         numbers = random_numbers([time] * len(layers), list(layers), counts)
         starts = numbers.to(device, torch.float32).split(counts)
-        return sum(
+        largest = (
             _largest(distance, start.view(*distance.shape[:2], 1))
             for distance, start in zip(distances, starts, strict=True)
         )
+        return sum(largest, zero)
 
 
-def _distance(module: nn.Module) -> Tensor:
+def _distance(module: Weighted) -> Tensor:
     """How far a layer's filters are from orthonormal, of shape (groups, n, n)."""
     rows = filter_rows(module.weight, filter_dim(module), getattr(module, 'groups', 1)).float()
     if rows.shape[1] > rows.shape[2]:

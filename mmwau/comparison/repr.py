@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mmwau.core.checks import check_bool, check_count, check_fraction
 from mmwau.core.norms import norms_behind
 from mmwau.core.random_numbers import random_numbers
+from mmwau.core.slices import Convolution
 from mmwau.engine.bare_model import bare_model
 from mmwau.overlap import filter_overlap, filter_rows, layer_shape, unit_rows
-from mmwau.targets import DEFAULT_TARGETS, check_targets, filter_dim, find_layers
+from mmwau.targets import DEFAULT_TARGETS, check_targets, filter_dim, find_convolutions, find_layers
 
 from .leave_out import LeaveOutHook
 from .weights import first_convolution
@@ -102,9 +103,9 @@ class RePrHook(LeaveOutHook):
         layers = find_layers(model, self.targets, optimizer=runner.optim_wrapper.optimizer)
         if self.skip_first:
             layers.pop(first_convolution(model), None)
-        modules = {name: model.get_submodule(name) for name in layers}
+        convolutions = find_convolutions(model)
         self._layers = {
-            name: module for name, module in modules.items() if layer_shape(module)[0] > 1
+            name: convolutions[name] for name in layers if layer_shape(convolutions[name])[0] > 1
         }
         if not self._layers:
             raise ValueError(
@@ -115,7 +116,7 @@ class RePrHook(LeaveOutHook):
         known = self.state.setdefault('norms', {})
         self._seeks_norms = not self._layers.keys() <= known.keys()
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Drop filters, or let them begin anew, if the epoch asks for it."""
         if not self._seeks_norms:
             super().before_train_iter(runner)
@@ -162,7 +163,7 @@ class RePrHook(LeaveOutHook):
         masks = {}
         for name, index in self.state['dropped'].items():
             conv = model.get_submodule(name)
-            places = [(f'{name}.weight', conv.weight, filter_dim(conv))]
+            places = [(f'{name}.weight', conv.get_parameter('weight'), filter_dim(conv))]
             for owner in (name, *self.state['norms'][name]):
                 module = model.get_submodule(owner)
                 keys = ('bias',) if owner == name else ('weight', 'bias')
@@ -181,10 +182,10 @@ class RePrHook(LeaveOutHook):
         without = 0
         former = self.state.pop('former')
         dropped = self.state.pop('dropped')
+        convolutions = find_convolutions(model)
         for name, index in dropped.items():
-            conv = model.get_submodule(name)
             time = f'{runner.seed}/{self.phase}'
-            without += restart(conv, index.tolist(), former[name], time, name)
+            without += restart(convolutions[name], index.tolist(), former[name], time, name)
             for norm in map(model.get_submodule, self.state['norms'][name]):
                 for key, start in (('weight', 1), ('running_mean', 0), ('running_var', 1)):
                     if (value := getattr(norm, key, None)) is not None:
@@ -219,7 +220,7 @@ def rank(overlaps: Sequence[Tensor], drop_ratio: float) -> list[Tensor]:
 
 @torch.no_grad()
 def restart(
-    convolution: nn.Module, index: Sequence[int], former: Tensor, time: str, name: str
+    convolution: Convolution, index: Sequence[int], former: Tensor, time: str, name: str
 ) -> int:
     """Let filters begin anew, orthogonal to what they were and to the others.
 
@@ -307,5 +308,5 @@ def _without(vector: Tensor, basis: Tensor) -> Tensor:
     return vector
 
 
-def _rows(convolution: nn.Module) -> Tensor:
+def _rows(convolution: Convolution) -> Tensor:
     return filter_rows(convolution.weight, filter_dim(convolution), convolution.groups)

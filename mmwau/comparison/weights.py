@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmwau.core.sharding import refuse_sharded_layers
-from mmwau.targets import (
-    GROUPED,
-    check_targets,
-    find_convolutions,
-    is_below,
-    why_no_filters,
-)
+from mmwau.core.slices import Convolution
+from mmwau.targets import GROUPED, check_targets, find_convolutions, is_below, why_no_filters
+
+Weighted = Convolution | nn.Linear
 
 
-def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[str, nn.Module]:
+def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[str, Weighted]:
     """Find the convolutions and linear layers below ``targets`` whose weight trains.
 
     Args:
@@ -31,20 +28,20 @@ def find_weights(model: nn.Module, targets: str | Sequence[str] = '') -> dict[st
     """
     prefixes = check_targets(targets)
     convolutions = find_convolutions(model)
-    found, seen = {}, set()
+    found: dict[str, Weighted] = {}
+    seen: set[int] = set()
     with_filters = {
-        name for name, module in convolutions.items() if why_no_filters(module) in ('', GROUPED)
+        name: module
+        for name, module in convolutions.items()
+        if why_no_filters(module) in ('', GROUPED)
     }
     for name, module in model.named_modules():
-        weight = module._parameters.get('weight')
-        if (
-            (name in with_filters or isinstance(module, nn.Linear))
-            and any(is_below(name, prefix) for prefix in prefixes)
-            and weight is not None
-            and weight.requires_grad
-            and id(weight) not in seen
-        ):
-            found[name] = module
+        layer = module if isinstance(module, nn.Linear) else with_filters.get(name)
+        if layer is None or not any(is_below(name, prefix) for prefix in prefixes):
+            continue
+        weight = layer._parameters.get('weight')
+        if weight is not None and weight.requires_grad and id(weight) not in seen:
+            found[name] = layer
             seen.add(id(weight))
     if not found:
         raise ValueError(

@@ -59,16 +59,20 @@ def drawn_detection(dataset: dict, root: Path, num_classes: int) -> dict:
     names = [*CLASSES, *(f'class {index}' for index in range(len(CLASSES), num_classes))]
     kept = {key: dataset[key] for key in ('pipeline', 'filter_cfg') if key in dataset}
     return dict(
-        type='CocoDataset', data_root=str(root / 'detection'),
+        type='CocoDataset',
+        data_root=str(root / 'detection'),
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='train/', seg='semantic/'),
-        metainfo=dict(classes=tuple(names[:num_classes])), **kept,
-    )  # fmt: skip
+        metainfo=dict(classes=tuple(names[:num_classes])),
+        **kept,
+    )
 
 
 def drawn_classification(dataset: dict, root: Path) -> dict:
     """The same for data sets of MMPreTrain."""
     return dict(
-        type='CustomDataset', data_root=str(root / 'classification'), data_prefix='train',
+        type='CustomDataset',
+        data_root=str(root / 'classification'),
+        data_prefix='train',
         pipeline=dataset['pipeline'],
-    )  # fmt: skip
+    )

@@ -1,12 +1,14 @@
 """The recipes of MMDetection and MMPreTrain: which to try, how to make them small, WAU added."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+
+from mmwau.scripts.presets import use_wau
 
 from .data import SIDE, drawn_classification, drawn_detection
 
@@ -18,9 +20,14 @@ UPDATES = 2
 BATCH_SIZE = 2
 # From small to large, as names of recipes have it; what has none of these stands in the middle.
 WORDS = (
-    'atto femto pico nano', 'xxsmall xsmall tiny t 5m', 'small s', '', 'medium m base b',
-    'large l x xlarge', 'huge giant h g',
-)  # fmt: skip
+    'atto femto pico nano',
+    'xxsmall xsmall tiny t 5m',
+    'small s',
+    '',
+    'medium m base b',
+    'large l x xlarge',
+    'huge giant h g',
+)
 SMALL_RESNETS = r'(?:r|resnet)(18|34|50)(?![0-9])'
 # Sizes of images, in transforms and batch augmentations of detectors.
 SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'random_size_range', 'pad_size')
@@ -124,7 +131,7 @@ def zoo_of(project: str) -> Path:
     Raises:
         FileNotFoundError: If it has brought none.
     """
-    folder = Path(import_module(project).__file__).parent / '.mim' / 'configs'
+    folder = Path(import_module(project).__path__[0]) / '.mim' / 'configs'
     if not folder.is_dir():
         raise FileNotFoundError(
             f'{folder} does not exist: this {project} was installed without its configs. Install '
@@ -190,14 +197,10 @@ def why_not_tried(cfg: Config) -> None:
     """
     if 'model' not in cfg or not cfg.get('train_dataloader'):
         raise NotTriedError('no recipe with a training part')
-    found = set()
-    visit(cfg.model, lambda part, key, value: found.add(key) or value)
+    found = {key for key, _ in _entries(cfg.model)}
     if found & {'language_model', 'tokenizer', 'text_backbone', 'lang_encoder'}:
         raise NotTriedError('needs texts and the weights of a language model')
-    visit(
-        cfg.train_dataloader.dataset,
-        lambda part, key, value: found.add(value) or value if key == 'type' else value,
-    )
+    found |= set(_values(cfg.train_dataloader.dataset, 'type'))
     if found & set(VIDEO):
         raise NotTriedError('needs videos, or images of tracked objects')
     if found & set(IN_MEMORY):
@@ -214,14 +217,11 @@ def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
     Recipes with automatic mixed precision are trained in float32: MMEngine's wrapper for it refuses
     a machine without an accelerator.
     """
-    imports = cfg.get('custom_imports') or {}
-    cfg.custom_imports = dict(
-        imports=['mmwau', *_listed(imports.get('imports', []))], allow_failed_imports=False
-    )
     for of_amp in ('loss_scale', 'dtype', 'use_fsdp'):
         cfg.optim_wrapper.pop(of_amp, None)
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    use_wau(cfg, 'paper')
     cfg.optim_wrapper.update(type=wrapper, update_ratio=UPDATE_RATIO)
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WAUHook')]
 
 
 def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
@@ -275,6 +275,7 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
 
 def prepare(recipe: Recipe, data: Path, wrapper: str = WRAPPER) -> Config:
     """Read a recipe, make it small and add WAU."""
+    assert recipe.path is not None  # or there is nothing to prepare
     cfg = read_recipe(recipe.path)
     exempt = EXEMPT.get(recipe.name, Exempt('none'))
     shrink(cfg, recipe.project, data, exempt.image_side)
@@ -325,9 +326,16 @@ def _at_most(value: object, limit: int) -> object:
 
 def _values(part: object, key: str) -> list:
     """All that stands under a key somewhere in a part of a config."""
-    found = []
-    visit(part, lambda _, at, value: found.append(value) or value if at == key else value)
-    return found
+    return [value for at, value in _entries(part) if at == key]
+
+
+def _entries(part: object) -> Iterator[tuple[str, object]]:
+    """The keys and values of all dicts in a part of a config."""
+    if isinstance(part, dict):
+        yield from part.items()
+        part = list(part.values())
+    for inner in part if isinstance(part, (list, tuple)) else ():
+        yield from _entries(inner)
 
 
 def _replace_files(dataset: dict, drawn: Callable[[dict], dict]) -> dict:
@@ -340,7 +348,3 @@ def _replace_files(dataset: dict, drawn: Callable[[dict], dict]) -> dict:
             'datasets': [_replace_files(each, drawn) for each in dataset['datasets']],
         }
     return drawn(dataset)
-
-
-def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -40,7 +41,7 @@ class DetachedConvolution:
             (owner, name, param)
             for owner in module.modules()
             for name, param in owner._parameters.items()
-            if id(param) in own
+            if param is not None and id(param) in own
         ]
         self.grads, self.full_grads = grads, full_grads
         self.selection: Sequence[Tensor] | None = None
@@ -65,7 +66,7 @@ class DetachedConvolution:
         """
         self.selection = selection
         self.is_held = slices is not None
-        self.is_all_held = self.is_held and slices.fraction == 0
+        self.is_all_held = slices is not None and slices.fraction == 0
 
     def start(self) -> None:
         """Skip in forward passes of this module, where it is held."""
@@ -83,7 +84,7 @@ class DetachedConvolution:
     def flush(self) -> None:
         """Do nothing: no gradients are kept aside."""
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: object, **kwargs: object) -> object:
         """Convolve; the arguments are those of the module."""
         plain = type(self.module).forward
         if not self.runs or is_compiling():
@@ -126,7 +127,7 @@ class DetachedConvolution:
         self.grads.active = self.selection
         self._detached = [param.detach() for _, _, param in self.places]
         for (owner, name, _), detached in zip(self.places, self._detached, strict=True):
-            owner._parameters[name] = detached
+            owner._parameters[name] = detached  # type: ignore[assignment]  # for one pass
         return True
 
     def leave(self, output: object = None) -> object:
@@ -177,13 +178,13 @@ class _WithZeros(torch.autograd.Function):
     """Brings parameters into the graph again, with zeros for their gradients."""
 
     @staticmethod
-    def forward(ctx, output: Tensor, *params: Parameter) -> Tensor:
+    def forward(ctx: Any, output: Tensor, *params: Parameter) -> Tensor:
         ctx.params = params
         # Unlike a view, it may be changed in place, by nn.ReLU(inplace=True) for example.
         return output.detach()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         return grad, *map(torch.zeros_like, ctx.params)
 
 

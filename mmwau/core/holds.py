@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, optim
@@ -52,7 +53,7 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
         check_dampening(optimizer)
     kept = [
         {
-            key: rows.index_select(one.dim, one.held)
+            key: take(rows, one.dim, one.held)
             for key, rows in _state(optimizer, one.param, one.dim).items()
         }
         for one in slices
@@ -66,15 +67,15 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
             each.append(partial(starts.of, param, dim))  # refuses what has no rows
         for key, rows in _state(optimizer, param, dim).items():
             if key in before:
-                each.append(partial(rows.index_copy_, dim, held, before[key]))
+                each.append(partial(put, rows, dim, held, before[key]))
             else:
                 each.append(partial(start, one, key, rows))
 
     def start(one: Slices, key: str, rows: Tensor) -> None:
         # Made in this step: a held slice is still where this state starts.
         param, dim, _, held, _ = one
-        own, weight = rows.index_select(dim, held), param.index_select(dim, held)
-        rows.index_copy_(dim, held, starts.of(param, dim)[key](own, weight))
+        own, weight = take(rows, dim, held), take(param, dim, held)
+        put(rows, dim, held, starts.of(param, dim)[key](own, weight))
 
     with each_on_leaving() as each:
         for one, before, had in zip(slices, kept, had_state, strict=True):
@@ -109,13 +110,14 @@ def leave_out(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]:
     with keep_weights(unsure), each_on_leaving() as put_back:
         for keeper, param, state in kept:
             # In place, since an optimizer may have them elsewhere too.
-            tensors = [pair for pair in state.values() if isinstance(pair[0], Tensor)]
-            put_back += [partial(value.copy_, before) for value, before in tensors]
+            for value, before in state.values():
+                if isinstance(value, Tensor):
+                    put_back.append(partial(value.copy_, before))
             put_back.append(partial(_put_state, keeper, param, state))
         yield
 
 
-def _copy_state(optimizer: Optimizer, param: Parameter) -> dict[str, tuple[object, object]]:
+def _copy_state(optimizer: Optimizer, param: Parameter) -> dict[str, tuple[Any, Any]]:
     """What an optimizer keeps for a parameter, each with a copy."""
     state = optimizer.state.get(param, {})
     return {key: (value, copy.deepcopy(value)) for key, value in state.items()}
@@ -180,13 +182,13 @@ class _Narrow:
         self.grad_after = self.param.grad
         self.whole = self.param.data
         self.whole_state = dict(optimizer.state.get(self.param, {}))
-        self.data = self.whole.index_select(self.dim, self.active)
+        self.data = take(self.whole, self.dim, self.active)
         self.state = {
-            key: value.index_select(self.dim, self.active) for key, value in self._state().items()
+            key: take(value, self.dim, self.active) for key, value in self._state().items()
         }
         self.grad = rows
         if self.grad_after is not None:
-            self.grad = self.grad_after.index_select(self.dim, self.active)
+            self.grad = take(self.grad_after, self.dim, self.active)
             if rows is not None:
                 self.grad.add_(rows)
         if self.grad is not None and self.grad.stride() != self.data.stride():
@@ -205,12 +207,13 @@ class _Narrow:
         self._put(self.whole, self.grad_after)
         if self.param in self.optimizer.state:
             self.optimizer.state[self.param] = self.whole_state
-        self.whole.index_copy_(self.dim, self.active, self.data)
+        put(self.whole, self.dim, self.active, self.data)
         for key, rows in stepped.items():
             whole = self.whole_state.get(key)
             if whole is None:  # made in this step, and every state starts at zero
                 whole = torch.zeros_like(self.whole, dtype=rows.dtype)
-            state[key] = whole.index_copy_(self.dim, self.active, rows)
+            put(whole, self.dim, self.active, rows)
+            state[key] = whole
         if state:
             self.optimizer.state[self.param] = state
 
@@ -238,9 +241,11 @@ def rescale_movement(slices: Sequence[Slices]) -> Iterator[None]:
 def zero_grads(slices: Sequence[Slices]) -> None:
     """Make the gradients of held slices zero."""
     for param, dim, _, held, _ in slices:
-        if param.grad is not None and held is ALL:
+        if param.grad is None:
+            continue
+        if held is ALL:
             param.grad.zero_()
-        elif param.grad is not None:
+        else:
             param.grad.index_fill_(dim, held, 0)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,12 @@ from torch.nn import Parameter
 
 from .checks import is_capturing
 from .sharding import is_one_of_several
-from .slices import ActiveGrads, Layer, Slices
+from .slices import ALL, ActiveGrads, Convolution, Layer, Slices
 
 try:
-    from torch.compiler import is_compiling
+    from torch.compiler import is_compiling as is_compiling
 except ImportError:  # torch 2.1 and 2.2
-    from torch._dynamo import is_compiling
+    from torch._dynamo import is_compiling as is_compiling
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Backends compute channels in blocks and prepare a kernel for each new shape: some held slices
@@ -44,7 +45,7 @@ def why_not(module: nn.Module) -> str:
     return _why_not_in_this_pass(module)
 
 
-def _why_not_in_this_pass(module: nn.Module) -> str:
+def _why_not_in_this_pass(module: Convolution) -> str:
     """Why the geometry that a convolution has now can't be skipped, or an empty string."""
     if module.groups > 1:
         return 'grouped'
@@ -55,15 +56,15 @@ def _why_not_in_this_pass(module: nn.Module) -> str:
     return ''
 
 
-def _padding(module: nn.Module) -> tuple[int, ...] | None:
+def _padding(module: Convolution) -> tuple[int, ...] | None:
     """Padding on each side, or None where the two sides differ."""
+    if not isinstance(module.padding, str):
+        return module.padding
     if module.padding == 'valid':
         return (0,) * len(module.kernel_size)
-    if module.padding == 'same':
-        sizes = zip(module.dilation, module.kernel_size, strict=True)
-        total = [dilation * (size - 1) for dilation, size in sizes]
-        return None if any(size % 2 for size in total) else tuple(size // 2 for size in total)
-    return module.padding
+    sizes = zip(module.dilation, module.kernel_size, strict=True)
+    total = [dilation * (size - 1) for dilation, size in sizes]
+    return None if any(size % 2 for size in total) else tuple(size // 2 for size in total)
 
 
 def remove_stale_patch(module: nn.Module) -> None:
@@ -93,7 +94,7 @@ class NarrowConvolution:
     # Whether the module has other parameters in a forward pass.
     detaches = False
 
-    def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads, full_grads: bool):
+    def __init__(self, module: Convolution, layer: Layer, grads: ActiveGrads, full_grads: bool):
         self.module = module
         self.tensors = layer.tensors
         self.weight, self.dim = layer.tensors[0]
@@ -119,12 +120,16 @@ class NarrowConvolution:
         if slices is None:
             self.reason = 'all their slices are active'
             return
-        num_active, num_held = len(slices.active), len(slices.held)
+        active, held = slices.active, slices.held
+        # The layer is not whole.
+        assert active is not ALL
+        assert held is not ALL
+        num_active, num_held = len(active), len(held)
         num_more = min(-num_active % BLOCK, num_held)
         fraction_skipped = (num_held - num_more) / (num_active + num_held)
         if num_active and fraction_skipped * self.fan >= MIN_SAVED:
-            self.computed = torch.cat([slices.active, slices.held[:num_more]])
-            self.active = slices.active
+            self.computed = torch.cat([active, held[:num_more]])
+            self.active = active
         else:
             self.reason = 'so few slices are held that skipping them costs more than it saves'
 
@@ -176,7 +181,9 @@ class NarrowConvolution:
 
     def geometry(self) -> Geometry:
         """Of the forward pass under way: a module may change it from one to the next."""
-        return self.module.stride, _padding(self.module), self.module.dilation
+        padding = _padding(self.module)
+        assert padding is not None  # or _why_not_in_this_pass has a reason
+        return self.module.stride, padding, self.module.dilation
 
     def weight_rows(
         self,
@@ -186,7 +193,7 @@ class NarrowConvolution:
         geometry: Geometry,
         computed: Tensor,
         with_bias: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of the computed slices of the weight, and of their elements of the bias."""
         if self.dim == 0:
             grad = gather_channels(grad, computed)
@@ -194,7 +201,8 @@ class NarrowConvolution:
             x = gather_channels(x, computed)
         # Of the weight, only the shape and the memory format count here.
         narrow = weight.narrow(self.dim, 0, len(computed))
-        return _gradients(grad, x, narrow, geometry, [False, True, with_bias])[1:]
+        _, rows, bias_rows = _gradients(grad, x, narrow, geometry, [False, True, with_bias])
+        return rows, bias_rows
 
     def put_grad(
         self, param: Parameter, dim: int, active: Tensor, rows: Tensor, node: Node
@@ -216,6 +224,7 @@ class NarrowConvolution:
         """Move gradients into ``grad`` of the parameters, in full."""
         for param, dim in self.tensors:
             if param in self.grads:
+                assert self.active is not None  # or no gradients of its slices were kept
                 full = torch.zeros_like(param.data).index_copy_(
                     dim, self.active, self.grads.pop(param)
                 )
@@ -236,7 +245,7 @@ def _accumulates(node: Node) -> bool:
 
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of the input, the weight and the bias, each where the mask has it."""
     stride, padding, dilation = geometry
     no_output_padding = [0] * len(stride)
@@ -279,7 +288,7 @@ class _ConvolutionOfActive(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, own: NarrowConvolution
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, own: NarrowConvolution
     ) -> Tensor:
         with _without_autocast_cache():
             y = own.forward(x, weight, bias)
@@ -292,7 +301,7 @@ class _ConvolutionOfActive(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         x, weight = (saved.to(ctx.dtype) for saved in ctx.saved_tensors)
         own, active, geometry = ctx.own, ctx.active, ctx.geometry
         of_x, of_weight, of_bias, _ = ctx.needs_input_grad

@@ -40,6 +40,8 @@ def norms_behind(
             # What is normalised may come as a keyword: norm(input=x).
             values = (*args, *kwargs.values())
             given = next((value for value in values if isinstance(value, Tensor)), None)
+            if given is None:
+                return
             name, version = getattr(given, MARK, (None, None))
             if name in found and version == given._version and norm not in found[name]:
                 found[name].append(norm)

@@ -6,18 +6,9 @@ from torch import distributed, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-MODEL_WRAPPERS = (
-    'FullyShardedDataParallel',
-    'MMDeepSpeedEngineWrapper',
-    'ColossalAIModelWrapper',
-)
+MODEL_WRAPPERS = ('FullyShardedDataParallel', 'MMDeepSpeedEngineWrapper', 'ColossalAIModelWrapper')
 # What a config names that leads to them.
-SETTINGS = (
-    'FSDPStrategy',
-    'DeepSpeedStrategy',
-    'ColossalAIStrategy',
-    'MMFullyShardedDataParallel',
-)
+SETTINGS = ('FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy', 'MMFullyShardedDataParallel')
 
 
 def refuse_sharded(model: nn.Module, method: str = 'WAU') -> None:

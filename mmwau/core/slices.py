@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from .ragged import rows_and_places
@@ -47,7 +47,9 @@ class All(Enum):
     ALL = 'all'
 
 
-ALL = All.ALL
+ALL: Final = All.ALL
+# A convolution of torch, or a module that is built like one.
+Convolution = nn.modules.conv._ConvNd
 # As find_layers returns them, by name, or one after another.
 Layers = Mapping[str, Layer] | Iterable[Layer]
 
@@ -224,6 +226,7 @@ def _find_whole(layers: Sequence[Layer], is_active: Sequence[bool], held: bool) 
     for layer, moves in zip(layers, is_active, strict=True):
         for param, dim in layer.tensors if moves != held else ():
             none = torch.empty(0, dtype=torch.long, device=param.device)
-            indices = (none, ALL) if held else (ALL, none)
-            found.append(Slices(param, dim, *indices, fraction))
+            active: Tensor | All = none if held else ALL
+            others: Tensor | All = ALL if held else none
+            found.append(Slices(param, dim, active, others, fraction))
     return found

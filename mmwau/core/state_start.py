@@ -233,8 +233,9 @@ def _step(optimizer: Optimizer, group: dict, param: Parameter, state: dict) -> t
     devices = [small.device] if small.device.type == 'cuda' else []
     with torch.enable_grad(), torch.random.fork_rng(devices):
         trial = kind([small], **{key: group[key] for key in known & group.keys()})
-        if callable(getattr(trial, 'train', None)):  # schedule-free ones step in this mode only
-            trial.train()
+        train = getattr(trial, 'train', None)
+        if callable(train):  # schedule-free ones step in this mode only
+            train()
         if state:
             trial.state[small] = copy.deepcopy(state)
         # Hooks on all optimizers are not meant for this one.
@@ -244,9 +245,10 @@ def _step(optimizer: Optimizer, group: dict, param: Parameter, state: dict) -> t
 
 def _arguments(kind: type) -> set[str]:
     """Names of the arguments that a class takes, those it passes on included."""
-    names = set()
+    names: set[str] = set()
     for part in kind.__mro__:
-        arguments = inspect.signature(part.__init__).parameters
+        init = part.__init__  # type: ignore[misc]  # just what this class takes, no instance
+        arguments = inspect.signature(init).parameters
         names |= arguments.keys()
         if not any(each.kind is each.VAR_KEYWORD for each in arguments.values()):
             break

@@ -58,7 +58,7 @@ class CIFARBatches(BaseDataset):
         ValueError: If ``split`` is neither of the two.
     """
 
-    def __init__(self, data_root: str, split: str = 'train', **kwargs):
+    def __init__(self, data_root: str, split: str = 'train', **kwargs: object):
         if split not in ('train', 'test'):
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         self.split = split
@@ -80,7 +80,7 @@ class CIFARBatches(BaseDataset):
         data_list = []
         for name in layout.batches[self.split]:
             batch = _load(folder / name)
-            images = np.asarray(batch['data'], np.uint8).reshape(-1, 3, 32, 32)
+            images: np.ndarray = np.asarray(batch['data'], np.uint8).reshape(-1, 3, 32, 32)
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
             data_list += [
                 {'img': image, 'gt_label': int(label)}

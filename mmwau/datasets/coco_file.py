@@ -15,7 +15,7 @@ from mmwau.reporting.labels import name_some
 
 ID, NUMBER = (int, float, str), (int, float)
 # What MMDetection reads of each entry.
-KEYS = {
+KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
     'images': {'id': ID, 'file_name': str, 'width': NUMBER, 'height': NUMBER},
     'annotations': {'id': ID, 'image_id': ID, 'category_id': ID},
     'categories': {'id': ID, 'name': str},
@@ -186,7 +186,7 @@ def _lacking(entries: list[dict], part: str, key: str, kind: type | tuple[type, 
 
 
 def _check_unique(path: Path, part: str, entries: list[dict]) -> None:
-    seen = {}
+    seen: dict[object, dict] = {}
     for entry in entries:
         other = seen.setdefault(entry['id'], entry)
         # An image that is listed twice is read as one.
@@ -257,6 +257,7 @@ def _numbers(
 
 def _fits(value: object, shape: tuple[int, ...]) -> bool:
     try:
-        return np.shape(value) == shape and np.array(value).dtype.kind in 'iuf'
+        array = np.array(value)
+        return array.shape == shape and array.dtype.kind in 'iuf'
     except ValueError:
         return False

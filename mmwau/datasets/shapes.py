@@ -54,7 +54,8 @@ def make_shapes(
 def _make_split(root: Path, split: str, count: int, size: int, seed: int, progress: bool) -> None:
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     ids = range(count)
     for image_id in track(ids, f'Drawing the split {split!r}') if progress else ids:
         # The split's name, as numbers, keeps the splits apart.

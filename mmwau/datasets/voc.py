@@ -168,23 +168,32 @@ def read_annotation(path: Path) -> Annotation:
         if root.tag != 'annotation':
             raise ValueError(f'it is a <{root.tag}>, not an <annotation>')
         boxes = [_read_box(node) for node in root.iter('object')]
-        size = tuple(int(root.findtext(f'size/{side}') or 0) for side in ('width', 'height'))
+        width, height = (int(root.findtext(f'size/{side}') or 0) for side in ('width', 'height'))
         file_name = (root.findtext('filename') or '').strip() or None
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+    except (ET.ParseError, ValueError) as error:
         raise ValueError(f'{path} is not a VOC annotation: {error}') from error
-    return Annotation(path, boxes, file_name, size if all(size) else None)
+    return Annotation(path, boxes, file_name, (width, height) if width and height else None)
 
 
 def _read_box(node: ET.Element) -> Box:
-    label = node.findtext('name').strip()
+    label = _text(node, 'name').strip()
     corners = {
-        corner: float(node.findtext(f'bndbox/{corner}'))
+        corner: float(_text(node, f'bndbox/{corner}'))
         for corner in ('xmin', 'ymin', 'xmax', 'ymax')
     }
     for corner, value in corners.items():
         if not math.isfinite(value):
             raise ValueError(f'{corner} of an object of class {label!r} is {value}')
-    return Box(label, int(node.findtext('difficult') or 0) > 0, tuple(corners.values()))
+    left, top, right, bottom = corners.values()
+    difficult = int(node.findtext('difficult') or 0) > 0
+    return Box(label, difficult, (left, top, right, bottom))
+
+
+def _text(node: ET.Element, place: str) -> str:
+    text = node.findtext(place)
+    if text is None:
+        raise ValueError(f'an object has no <{place}>')
+    return text
 
 
 def loaded_size(path: Path, annotated: tuple[int, int] | None) -> tuple[int, int]:

@@ -1,8 +1,9 @@
 """Optimizer wrappers of MMEngine that hold slices through every step."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -26,11 +27,16 @@ from .plan import Plan, Planned
 from .resume import find_index, find_seed, keep_options
 from .wrapper_checks import build_on_nothing, check_send, wrong_runner
 
+if TYPE_CHECKING:  # WAUMixin is mixed into one of MMEngine's
+    from mmengine.optim import OptimWrapper as Wrapper
+else:
+    Wrapper = object
+
 # Key in the state of the optimizer, which is part of every checkpoint too.
 STATE = 'wau'
 
 
-class WAUMixin(Planned):
+class WAUMixin(Planned, Wrapper):
     """Adds weight asynchronous update to an optimizer wrapper of MMEngine.
 
     Args:
@@ -62,7 +68,7 @@ class WAUMixin(Planned):
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         update_ratio: float = 0.5,
         axis: str = 'out',
         sampler: str = 'uniform',
@@ -72,7 +78,7 @@ class WAUMixin(Planned):
         seed: int | None = None,
         min_active: int = 1,
         skip_held_grads: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         self._has_seed = seed is not None
         self.wau = WAU(
@@ -80,7 +86,7 @@ class WAUMixin(Planned):
             sampler=sampler,
             hold=hold,
             rescale=rescale,
-            seed=seed if self._has_seed else 0,
+            seed=0 if seed is None else seed,
             min_active=min_active,
         )
         check_choice('axis', axis, AXES)
@@ -205,7 +211,7 @@ class WAUMixin(Planned):
             with self.updates.skipping():
                 yield
 
-    def backward(self, loss: Tensor, **kwargs) -> None:
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Compute the gradients, without those of held slices where nobody reads them.
 
         Args:
@@ -216,7 +222,7 @@ class WAUMixin(Planned):
         if self.updates is None or is_compiling():
             super().backward(loss, **kwargs)
             return
-        sending = nullcontext()
+        sending: AbstractContextManager[None] = nullcontext()
         if self.traffic is not None and self.updates.active is not None:
             sending = self.traffic.sending(self.layers, self.updates.skipped)
         # Activation checkpointing makes forward passes in here.
@@ -225,7 +231,7 @@ class WAUMixin(Planned):
         if not self._steps_at_once:
             self.updates.flush()
 
-    def update_params(self, loss: Tensor, *args, **kwargs) -> None:
+    def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients and, at the end of a window of accumulation, make the update.
 
         Args:
@@ -242,7 +248,7 @@ class WAUMixin(Planned):
         if self.updates is not None:
             self.updates.flush()
 
-    def step(self, **kwargs) -> None:
+    def step(self, **kwargs: Any) -> None:
         """Clip gradients and step the optimizer while the slices that are not active are held.
 
         Whatever fails in it, the update is over, and the next one selects anew.

@@ -13,7 +13,7 @@ from mmwau.core.checks import check_bool
 from mmwau.movement import Movement
 from mmwau.overlap import STAGE_OVERLAP, layer_overlap, layer_shape, mean_overlap, random_overlap
 from mmwau.reporting.plots import plot_overlap, plot_overlap_curve
-from mmwau.targets import DEFAULT_TARGETS, check_targets, find_layers
+from mmwau.targets import DEFAULT_TARGETS, check_targets, find_convolutions, find_layers
 
 from .bare_model import bare_model
 from .plan import Plan, Planned
@@ -111,7 +111,8 @@ class OverlapHook(Planned, Hook):
         self.check(Plan.of_runner(runner))
         # The layers found at the start are measured throughout, whatever is frozen later.
         model = bare_model(runner.model)
-        convolutions = {name: model.get_submodule(name) for name in self._layers(runner, model)}
+        every = find_convolutions(model)
+        convolutions = {name: every[name] for name in self._layers(runner, model)}
         self._measured = {
             name: module for name, module in convolutions.items() if layer_shape(module)[0] > 1
         }
@@ -138,7 +139,7 @@ class OverlapHook(Planned, Hook):
             if self._movement_before is not None:
                 self._movement.load_state_dict(self._movement_before)
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Measure the movement, and the overlap at its interval."""
         if self._movement is not None:
             for name, value in zip(MOVEMENTS, self._movement.measure(), strict=True):

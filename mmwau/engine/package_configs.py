@@ -19,7 +19,7 @@ PREFIX = 'mmwau::'
 FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
 
 
-def read_config(name: str | Path, **options) -> Config:
+def read_config(name: str | Path, **options: object) -> Config:
     """Read a config whose bases, or which itself, may be configs of packages.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from mmwau.core.checks import as_update_ratio, check_choice
 
@@ -75,7 +76,7 @@ def _ratio(stretch: Mapping, position: int) -> float:
 def _checked(stretch: Mapping) -> dict:
     if not isinstance(stretch, Mapping):
         raise TypeError(f'ratio_schedule: a stretch must be a dict, got {stretch!r}')
-    kind = stretch.get('type')
+    kind: Any = stretch.get('type')
     check_choice('ratio_schedule: type', kind, tuple(KINDS))
     keys = set(stretch) - {'type', 'begin', 'end'}
     if keys != KINDS[kind]:

@@ -1,5 +1,15 @@
 """Names of the types that configs have."""
 
+from typing import overload
+
+
+@overload
+def type_name(kind: str | type) -> str: ...
+
+
+@overload
+def type_name(kind: None) -> None: ...
+
 
 def type_name(kind: str | type | None) -> str | None:
     """Name of a type as a config of either style has it.

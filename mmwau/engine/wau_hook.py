@@ -108,7 +108,7 @@ class WAUHook(OverlapHook):
             runner.optim_wrapper.send_active_only(runner.model)
         super().before_train(runner)
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Set the update ratio that the schedule has for this epoch or iteration."""
         if self.ratio_schedule is None:
             return
@@ -117,7 +117,7 @@ class WAUHook(OverlapHook):
         wrapper.update_ratio = self._ratio_of_wrapper if ratio is None else ratio
         runner.message_hub.update_scalar('train/update_ratio', wrapper.update_ratio)
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Log the active fraction, and the overlap at its interval."""
         fraction = runner.optim_wrapper.updates.active_fraction
         if fraction is not None:

@@ -43,7 +43,7 @@ def build_on_nothing(kind: type[OptimWrapper], settings: dict) -> OptimWrapper:
         raise ValueError(f'optim_wrapper: {error}') from error
 
 
-def check_send(hold: str) -> None:
+def check_send(hold: str | None) -> None:
     """Raise if the gradients of held slices are needed and so can't be left out of what is sent."""
     if hold == 'weight':
         raise ValueError(

@@ -55,7 +55,7 @@ def _at_equal(
     record: Record, baseline: Record, curves: Sequence[Sequence[Point]]
 ) -> tuple[float, float] | None:
     """Overlap of both where their curves, which rise, first are at what both reach."""
-    overlaps = [one.curves.get('overlap') for one in (record, baseline)]
+    overlaps = [one.curves.get('overlap', []) for one in (record, baseline)]
     if not all([*curves, *overlaps]):
         return None
     level = min(max(value for _, value in curve) for curve in curves)

@@ -59,7 +59,7 @@ class Record:
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Those that mmwau 0.1 wrote have its log keys.
         for name in ('values', 'curves'):
             renamed = {log_key(key): value for key, value in getattr(self, name).items()}
@@ -92,12 +92,12 @@ def summarise_run(
     last = max([*run.loss, *run.overlaps.get('overlap', {})])
     names = [*run.metrics, 'loss', 'overlap', *run.movements]
     values = {name: run.final(name) for name in names}
-    curves = {'loss': _binned(run), 'overlap': list(run.curve('overlap').items())}
+    curves: dict[str, Curve] = {'loss': _binned(run), 'overlap': list(run.curve('overlap').items())}
     # Metrics count epochs; all curves of a record count iterations.
     per_unit = last / run.length if run.by_epoch else 1
     curves['metric'] = [(at * per_unit, value) for at, value in run.curve(metric).items()]
     for name in run.movements:
-        points = list(run.curve(name).items())
+        points: Curve = list(run.curve(name).items())
         # As many points as epochs, where each logged one would fill a file.
         every = max(1, len(points) // BINS)
         curves[name] = points[::-every][::-1]
@@ -105,15 +105,21 @@ def summarise_run(
     if get_device() == 'cpu':
         seconds = processor_seconds
     return Record(
-        training.setting, training.arm, training.seed, command, training.digest,
-        status='diverged' if run.diverged else 'finished', starts=run.starts,
-        iterations=last, seconds=_short(seconds),
+        training.setting,
+        training.arm,
+        training.seed,
+        command,
+        training.digest,
+        status='diverged' if run.diverged else 'finished',
+        starts=run.starts,
+        iterations=last,
+        seconds=_short(seconds),
         values={name: _short(value) for name, value in values.items() if value is not None},
         curves={
             name: [(_short(at), _short(value)) for at, value in points]
             for name, points in curves.items()
         },
-    )  # fmt: skip
+    )
 
 
 def write_record(record: Record, folder: Path) -> None:
@@ -162,9 +168,10 @@ def _binned(run: Run) -> Curve:
         place = run.epochs[step] if run.by_epoch else math.ceil(step * BINS / last)
         bins.setdefault(place, []).append((step, loss))
     return [
-        tuple(map(fmean, zip(*points, strict=True)))
-        for points in bins.values() if all(is_number(loss) for _, loss in points)
-    ]  # fmt: skip
+        (fmean(step for step, _ in points), fmean(loss for _, loss in points))
+        for points in bins.values()
+        if all(is_number(loss) for _, loss in points)
+    ]
 
 
 def _short(value: float) -> float:

@@ -34,7 +34,7 @@ HOW_TO_READ = (
     'where each of the two first reached the training loss (path length, displacement) that both '
     'reached. Overlap grows as training goes on; a difference that vanishes here came from how far '
     'training had got.',
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,10 @@ class SuiteReport:
             The picture; None if there is no gap.
         """
         settings = [
-            setting for setting in self.settings
+            setting
+            for setting in self.settings
             if any(setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline)
-        ]  # fmt: skip
+        ]
         if not settings:
             return None
         heights = [max(1, len(setting.arms) - 1) for setting in settings]
@@ -185,8 +186,11 @@ class SuiteReport:
 
 def _seed_warnings(setting: Setting) -> list[str]:
     """What so few seeds can't show."""
-    gaps = {arm: setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline}
-    gaps = {arm: gap for arm, gap in gaps.items() if gap is not None}
+    gaps = {
+        arm: gap
+        for arm in setting.arms
+        if arm != setting.baseline and (gap := setting.gap(arm, 'metric')) is not None
+    }
     found = []
     if len(setting.arms) > 1 and not setting.arms[setting.baseline]:
         found.append(
@@ -198,7 +202,9 @@ def _seed_warnings(setting: Setting) -> list[str]:
             f'{setting.name}: one pair of runs says nothing about chance '
             f'({"; ".join(single)}); train more seeds'
         )
-    spread = {arm: (gap, half_width(gap)) for arm, gap in gaps.items() if gap.count > 1}
+    spread = {
+        arm: (gap, half) for arm, gap in gaps.items() if (half := half_width(gap)) is not None
+    }
     unclear = [half for gap, half in spread.values() if abs(gap.mean) <= half]
     if unclear:
         found.append(

@@ -48,9 +48,13 @@ class Setting:
         """Seed and final value of each finished training of an arm that has one."""
         name = self.metric if name == 'metric' else name
         found = [(record.seed, record.values.get(name)) for record in self.arms[arm]]
-        return [(seed, value) for seed, value in found if self._counts(name, value)]
+        return [
+            (seed, value)
+            for seed, value in found
+            if value is not None and self._counts(name, value)
+        ]
 
-    def _counts(self, name: str, value: float | None) -> bool:
+    def _counts(self, name: str, value: float) -> bool:
         # Records of earlier versions have what is no measurement too.
         is_metric = name in (self.metric, *self.other_metrics, 'metric')
         return is_measured(value) if is_metric else is_number(value)
@@ -81,8 +85,9 @@ class Setting:
         """Training time relative to the baseline, median over pairs; None if not known."""
         ratios = [
             ours.seconds / theirs.seconds
-            for ours, theirs in self.pairs(arm) if ours.seconds and theirs.seconds
-        ]  # fmt: skip
+            for ours, theirs in self.pairs(arm)
+            if ours.seconds and theirs.seconds
+        ]
         return median(ratios) if ratios else None
 
     @property
@@ -100,20 +105,35 @@ class Setting:
         rows = []
         for arm, records in self.arms.items():
             time = self.time(arm)
-            rows.append([
-                arm,
-                f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK),
-                mean_text(self.mean(arm, 'metric'), self.decimals),
-                self._gap(self.gap(arm, 'metric'), arm, self.decimals),
-                *(mean_text(self.mean(arm, name), self.decimals) for name in self.other_metrics),
-                mean_text(self.mean(arm, 'loss'), 3),
-                mean_text(self.mean(arm, 'overlap'), 4),
-                mean_text(self.mean(arm, 'path_length'), 2),
-                mean_text(self.mean(arm, 'displacement'), 3),
-                NO_VALUE if time is None else f'{time:.2f}',
-            ])  # fmt: skip
-        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *self.other_metrics,
-                   'training loss', 'overlap', 'path length', 'displacement', 'time']  # fmt: skip
+            rows.append(
+                [
+                    arm,
+                    f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK),
+                    mean_text(self.mean(arm, 'metric'), self.decimals),
+                    self._gap(self.gap(arm, 'metric'), arm, self.decimals),
+                    *(
+                        mean_text(self.mean(arm, name), self.decimals)
+                        for name in self.other_metrics
+                    ),
+                    mean_text(self.mean(arm, 'loss'), 3),
+                    mean_text(self.mean(arm, 'overlap'), 4),
+                    mean_text(self.mean(arm, 'path_length'), 2),
+                    mean_text(self.mean(arm, 'displacement'), 3),
+                    NO_VALUE if time is None else f'{time:.2f}',
+                ]
+            )
+        columns = [
+            'arm',
+            'runs',
+            self.metric,
+            'Gap (95 % interval)',
+            *self.other_metrics,
+            'training loss',
+            'overlap',
+            'path length',
+            'displacement',
+            'time',
+        ]
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:
@@ -126,10 +146,16 @@ class Setting:
                 self._gap(self.gap_at(arm, at_equal_movement), arm, 4),
                 self._gap(self.gap_at(arm, at_equal_displacement), arm, 4),
             ]
-            for arm in self.arms if arm != self.baseline
-        ]  # fmt: skip
-        columns = ['arm', 'at the end', 'at equal training loss', 'at equal path length',
-                   'at equal displacement']  # fmt: skip
+            for arm in self.arms
+            if arm != self.baseline
+        ]
+        columns = [
+            'arm',
+            'at the end',
+            'at equal training loss',
+            'at equal path length',
+            'at equal displacement',
+        ]
         title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
         return Table(title, columns, rows)
 
@@ -148,22 +174,32 @@ class Setting:
         figure = Figure(figsize=(16, 8.4), layout='constrained')
         panels = figure.subplots(2, 3).ravel()
         drawn = [
-            ('metric', None), ('loss', None), ('overlap', None), ('overlap', 'loss'),
-            ('overlap', 'path_length'), ('overlap', 'displacement'),
-        ]  # fmt: skip
+            ('metric', None),
+            ('loss', None),
+            ('overlap', None),
+            ('overlap', 'loss'),
+            ('overlap', 'path_length'),
+            ('overlap', 'displacement'),
+        ]
         for index, arm in enumerate(self.arms):
             look = dict(
-                label=arm, color=COLOURS[index % len(COLOURS)],
-                linestyle='-' if index < len(COLOURS) else '--', marker=MARKERS[index % 8],
-                markersize=5, markerfacecolor='white', linewidth=1.6,
-            )  # fmt: skip
+                label=arm,
+                color=COLOURS[index % len(COLOURS)],
+                linestyle='-' if index < len(COLOURS) else '--',
+                marker=MARKERS[index % 8],
+                markersize=5,
+                markerfacecolor='white',
+                linewidth=1.6,
+            )
             for axes, (name, along) in zip(panels, drawn, strict=True):
                 self._draw(axes, arm, name, along, look)
         texts = dict(
-            metric=self.metric, loss='training loss', overlap='filter overlap',
+            metric=self.metric,
+            loss='training loss',
+            overlap='filter overlap',
             path_length='path length of filters (radians)',
             displacement='displacement of filters from the start (radians)',
-        )  # fmt: skip
+        )
         for axes, (name, along) in zip(panels, drawn, strict=True):
             axes.set_xlabel('iterations' if along is None else texts[along])
             axes.set_ylabel(texts[name])
@@ -177,9 +213,10 @@ class Setting:
     def _draw(self, axes: Axes, arm: str, name: str, along: str | None, look: dict) -> None:
         """Draw a curve, mean over seeds, over the iterations or along another curve."""
         records = [
-            record for record in self.arms[arm]
+            record
+            for record in self.arms[arm]
             if record.curves.get(name) and (along is None or record.curves.get(along))
-        ]  # fmt: skip
+        ]
         if not records:
             return
         values = [

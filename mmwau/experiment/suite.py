@@ -17,20 +17,34 @@ from mmwau.engine.package_configs import read_config
 from mmwau.runs.settings import split_settings
 
 # What each part of a suite can have, and of what type; seeds and processes have their own checks.
-PARTS = {
+PARTS: dict[str, dict[str, type]] = {
     'suite': dict(
-        title=str, metric=str, other_metrics=list, seeds=object, options=dict, processes=object,
-        settings=dict, arms=dict,
+        title=str,
+        metric=str,
+        other_metrics=list,
+        seeds=object,
+        options=dict,
+        processes=object,
+        settings=dict,
+        arms=dict,
     ),
     'setting': dict(config=str, options=dict, processes=object, arms=list, seeds=object),
     'arm': dict(config=str, options=dict),
-}  # fmt: skip
-WORDS = {str: 'a string', list: 'a list of strings', dict: 'a dict with strings as keys'}
+}
+WORDS: dict[type, str] = {
+    str: 'a string',
+    list: 'a list of strings',
+    dict: 'a dict with strings as keys',
+}
 # Settings that make no difference to what is trained.
 IRRELEVANT = (
-    'test_', 'env_cfg.', 'default_hooks.logger.', 'default_hooks.checkpoint.',
-    'default_hooks.timer.', 'default_hooks.runtime_info.',
-)  # fmt: skip
+    'test_',
+    'env_cfg.',
+    'default_hooks.logger.',
+    'default_hooks.checkpoint.',
+    'default_hooks.timer.',
+    'default_hooks.runtime_info.',
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +179,10 @@ def read_suite(path: str | PathLike) -> Suite:
                     f'does not exist (from {Path.cwd()})'
                 )
             options = {
-                **read.get('options', {}), **parts.get('options', {}),
+                **read.get('options', {}),
+                **parts.get('options', {}),
                 **arms[arm].get('options', {}),
-            }  # fmt: skip
+            }
             _check_options(path, options)
             variants.append((arm, config, options))
         found += [
@@ -192,14 +207,17 @@ def read_suite(path: str | PathLike) -> Suite:
 
 
 def digest(
-    settings: Mapping[str, object], wau: Mapping[str, object] | None, seed: int, processes: int
+    settings: Mapping[str, object],
+    wau: Mapping[str, object] | None,
+    seed: int | None,
+    processes: int,
 ) -> str:
     """A hash of what makes a difference to a training.
 
     Args:
         settings: See :func:`mmwau.runs.reader.split_settings`.
         wau: See there.
-        seed: Seed of the run.
+        seed: Seed of the run; None if it has none.
         processes: Number of processes.
 
     Returns:

@@ -172,9 +172,12 @@ class Trainer:
             log_start = log.tell()
             process = subprocess.Popen(
                 [sys.executable if arguments[0] == 'python' else arguments[0], *arguments[1:]],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         return Process(training, process, starts, log_start, gpus)
 
     def command(self, training: Training) -> list[str]:
@@ -203,9 +206,15 @@ class Trainer:
         # Whatever is wrong with one training, the others go on.
         except Exception as error:
             return Record(
-                training.setting, training.arm, training.seed, command, training.digest,
-                status='failed', error=str(error) or repr(error), starts=one.starts,
-            )  # fmt: skip
+                training.setting,
+                training.arm,
+                training.seed,
+                command,
+                training.digest,
+                status='failed',
+                error=str(error) or repr(error),
+                starts=one.starts,
+            )
         if one.starts == 1:
             passed = time.monotonic() - one.began
             self._seconds.setdefault(training.setting, []).append(passed)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeVar
 from warnings import catch_warnings, simplefilter
 
 import torch
@@ -17,18 +18,32 @@ from torch import serialization
 
 # Before 2.4 torch reads only tensors and plain values: not what MMEngine writes.
 CAN_ALLOW = hasattr(serialization, 'add_safe_globals')
+Made = TypeVar('Made', bound=Callable[..., object])
 # These are what a file would run commands with: it is refused, not read without them.
 REFUSED = ('builtins', 'os', 'posix', 'nt', 'sys', 'subprocess')
 # Parts of torch whose classes are no tensors.
 NO_TENSORS = ('torch.nn.modules.', 'torch.optim.')
 # Harmless ones of builtins.
 PLAIN_TYPES = (
-    object, list, tuple, dict, set, frozenset, bool, int, float, complex, str, bytes, slice, range,
-)  # fmt: skip
+    object,
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    slice,
+    range,
+)
 
 
 def load(
-    path: str | Path, map_location: object = 'cpu', mmap: bool = False
+    path: str | Path, map_location: serialization.MAP_LOCATION = 'cpu', mmap: bool = False
 ) -> tuple[object, list[str]]:
     """Read a file of ``torch.save``.
 
@@ -49,14 +64,12 @@ def load(
     """
     left_out: list[str] = []
     made = _made(left_out) if CAN_ALLOW else {}
-    options = dict(map_location=map_location, weights_only=True)
-    if mmap:
-        options['mmap'] = True
     while True:
         try:
             with _allowed(made), catch_warnings():
                 simplefilter('ignore')  # on the pickle protocol of files that are refused anyway
-                return torch.load(path, **options), left_out
+                content = torch.load(path, map_location, weights_only=True, mmap=mmap or None)
+                return content, left_out
         except pickle.UnpicklingError as error:
             found = re.search(r'GLOBAL (\S+) was not an allowed', str(error))
             if not found or not CAN_ALLOW:
@@ -103,8 +116,8 @@ def _can_be_left_out(name: str) -> bool:
 
 def _empty(name: str) -> OrderedDict:
     # Torch fills dicts and nothing else, whatever they stand for.
-    made = OrderedDict()
-    made.stands_for = name
+    made: OrderedDict = OrderedDict()
+    vars(made)['stands_for'] = name
     return made
 
 
@@ -112,7 +125,7 @@ def _stand_in(name: str) -> type:
     return _named(name, type('_', (), {'__new__': lambda cls, *args, **kwargs: _empty(name)}))
 
 
-def _named(name: str, thing: Callable) -> Callable:
+def _named(name: str, thing: Made) -> Made:
     """Give a function or class the name by which torch finds it."""
     thing.__module__, _, thing.__name__ = name.rpartition('.')
     thing.__qualname__ = thing.__name__
@@ -137,7 +150,7 @@ def _allowed(made: Mapping[str, Callable]) -> Iterator[None]:
 
 def _made(left_out: list[str]) -> dict[str, Callable]:
     """What is made beside tensors, by name: plain values, arrays, and what MMEngine writes."""
-    made = {f'builtins.{kind.__name__}': kind for kind in PLAIN_TYPES}
+    made: dict[str, Callable] = {f'builtins.{kind.__name__}': kind for kind in PLAIN_TYPES}
     made |= _numpy()
     made['collections.defaultdict'] = lambda *args: dict(*args[1:])
     for module in ('pathlib', 'pathlib._local'):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.serialization import MAP_LOCATION
 
 from . import safe_load
 
@@ -56,7 +57,7 @@ def read_weights(path: str | Path, unsafe: bool = False) -> dict[str, Tensor]:
 
 
 def read_checkpoint(
-    path: str | Path, unsafe: bool = False, map_location: object = 'cpu', mmap: bool = False
+    path: str | Path, unsafe: bool = False, map_location: MAP_LOCATION = 'cpu', mmap: bool = False
 ) -> tuple[dict, list[str]]:
     """Read a checkpoint of any training script, a state dict, a safetensors file, or a ``.pkl``.
 
@@ -87,6 +88,7 @@ def read_checkpoint(
         raise FileNotFoundError(f'The checkpoint {path} does not exist (from {Path.cwd()})')
     with open(path, 'rb') as file:
         start = file.read(100)
+    content: object
     left_out: list[str] = []
     if path.suffix == '.safetensors' or _begins_safetensors(start):
         content = _read_safetensors(path)
@@ -98,9 +100,10 @@ def read_checkpoint(
     if not weights:
         raise ValueError(_no_weights(path, content))
     unread = [
-        f'{name} ({safe_load.stands_for(value)})' for name, value in weights.items()
+        f'{name} ({safe_load.stands_for(value)})'
+        for name, value in weights.items()
         if safe_load.stands_for(value) and not str(name).endswith('_extra_state')
-    ]  # fmt: skip
+    ]
     if unread:
         raise ValueError(
             f'{path} has weights of a class that torch does not read safely: '
@@ -112,7 +115,7 @@ def read_checkpoint(
 
 
 def _read_torch(
-    path: Path, start: bytes, unsafe: bool, map_location: object, mmap: bool
+    path: Path, start: bytes, unsafe: bool, map_location: MAP_LOCATION, mmap: bool
 ) -> tuple[object, list[str]]:
     zipped = zipfile.is_zipfile(path)
     if zipped and not unsafe and _is_torchscript(path):
@@ -231,9 +234,10 @@ def _find_weights(content: object, named: bool = False) -> Mapping[str, object]:
     if found is not None:
         return found
     tensors = {
-        name: value for name, value in content.items()
+        name: value
+        for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor)
-    }  # fmt: skip
+    }
     return content if tensors and (named or len(tensors) == len(content)) else tensors
 
 
@@ -244,7 +248,7 @@ def _without_wrappers(weights: Mapping[str, object]) -> OrderedDict:
         names = list(weights)
     renamed = OrderedDict(zip(names, weights.values(), strict=True))
     if hasattr(weights, '_metadata'):  # versions of the modules, for load_state_dict
-        renamed._metadata = weights._metadata
+        vars(renamed)['_metadata'] = weights._metadata
     return renamed
 
 
@@ -252,5 +256,6 @@ def _with_tensors(content: object) -> object:
     """The same with tensors in the place of arrays, in dicts of any depth."""
     if isinstance(content, Mapping):
         return {name: _with_tensors(value) for name, value in content.items()}
-    is_array = hasattr(content, 'dtype') and hasattr(content, 'shape')
-    return torch.as_tensor(content) if is_array and content.dtype.kind in 'biuf' else content
+    if hasattr(content, 'dtype') and hasattr(content, 'shape') and content.dtype.kind in 'biuf':
+        return torch.as_tensor(content)
+    return content

@@ -30,7 +30,8 @@ class CIFARAlexNet(Sequential):
     """
 
     def __init__(self, init_cfg: dict | list[dict] | None = None):
-        layers, in_channels = OrderedDict(), 3
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        in_channels = 3
         for number, (channels, kernel, stride, padding, pools) in enumerate(CONVOLUTIONS, start=1):
             layers[f'conv{number}'] = nn.Conv2d(in_channels, channels, kernel, stride, padding)
             layers[f'relu{number}'] = nn.ReLU(inplace=True)

@@ -37,7 +37,7 @@ class PytorchCVBackbone(Sequential):
         ValueError: If there is no such family, or it has no network for these arguments.
     """
 
-    def __init__(self, family: str, init_cfg: dict | list[dict] | None = None, **kwargs):
+    def __init__(self, family: str, init_cfg: dict | list[dict] | None = None, **kwargs: object):
         network = _build(family, kwargs)
         features = getattr(network, 'features', None)
         if type(features) is not nn.Sequential:

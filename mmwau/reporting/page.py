@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
+from pathlib import Path
 
 from jinja2 import Environment
 from matplotlib.figure import Figure
@@ -100,16 +100,19 @@ class Table:
         return f'**{self.title}**\n\n{text}\n' if self.title else f'{text}\n'
 
 
+Part = str | Table | Figure
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of a page: a heading, and below it paragraphs, tables and pictures in their order."""
 
     heading: str
-    parts: Sequence[str | Table | Figure]
+    parts: Sequence[Part]
 
 
 def write_page(
-    path: str | PathLike, title: str, sections: Sequence[Section], command: str = ''
+    path: str | Path, title: str, sections: Sequence[Section], command: str = ''
 ) -> None:
     """Write a page that needs no other file and no network.
 
@@ -130,7 +133,7 @@ def write_page(
     write_whole(page.encode(), path)
 
 
-def _part(part: str | Table | Figure) -> dict:
+def _part(part: Part) -> dict:
     if isinstance(part, str):
         return {'text': part}
     if isinstance(part, Table):

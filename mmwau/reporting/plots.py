@@ -4,19 +4,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from os import PathLike
+from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart; grey comes first.
-COLOURS = (
-    '#9a9a9a', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000',
-)  # fmt: skip
+COLOURS = ('#9a9a9a', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
 MARKERS = ('o', 'D', 's', '^', 'v', 'P', 'X', '*')
-CLASS_COLOURS = colormaps['tab10'].colors
+CLASS_COLOURS = color_sequences['tab10']
 MIN_SCORE = 0.5
 
 
@@ -120,6 +119,7 @@ def plot_overlap_curve(
     stages = [name for name in names if name != 'overlap']
     for name in names:
         measured = [point for point in points if name in point]
+        look: dict[str, Any]
         if name == 'overlap':
             look = dict(color='black', linewidth=3, zorder=3, label='network (mean of layers)')
         else:
@@ -208,6 +208,6 @@ def tidy(axes: Axes) -> None:
     axes.spines[['top', 'right']].set_visible(False)
 
 
-def _draw_box(axes: Axes, box: Sequence[float], **style) -> None:
+def _draw_box(axes: Axes, box: Sequence[float], **style: Any) -> None:
     left, top, right, bottom = box
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **style))

@@ -1,7 +1,7 @@
 """What the tools print in a terminal: texts as they are, and how far they are."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +18,7 @@ WIDTH = 200
 Item = TypeVar('Item')
 
 
-def text_console(**options) -> Console:
+def text_console(**options: Any) -> Console:
     """A console for texts in which brackets and colons are no markup, as in paths: ``x [v1]/``.
 
     Args:
@@ -30,7 +30,7 @@ def text_console(**options) -> Console:
 
 
 def progress_bar(
-    console: Console | None = None, left: ProgressColumn | None = None, **options
+    console: Console | None = None, left: ProgressColumn | None = None, **options: Any
 ) -> Progress:
     """A bar for each task: its name as it is, the bar, how many are done, and the time left.
 

@@ -63,10 +63,11 @@ def _distinguishing(own: Mapping[str, object], others: Sequence[Mapping[str, obj
     missing = object()
     return list(
         dict.fromkeys(
-            _short(name, value) for name, value in own.items()
+            _short(name, value)
+            for name, value in own.items()
             if any(other.get(name, missing) != value for other in others)
         )
-    )  # fmt: skip
+    )
 
 
 def _short(name: str, value: object) -> str:

@@ -99,9 +99,11 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
     if at is None and unfinished:
         where = (f'{run.work_dir} ({run.unit} {run.trained} of {run.length})' for run in unfinished)
         common = common_validations(runs)
-        hint = f'--at {common[-1]} compares all at that {runs[0].unit}' if common else (
-            'there is no point yet at which all runs have a validation'
-        )  # fmt: skip
+        hint = (
+            f'--at {common[-1]} compares all at that {runs[0].unit}'
+            if common
+            else ('there is no point yet at which all runs have a validation')
+        )
         found.append(f'Not finished: {", ".join(where)}; {hint}')
     for arm in arms:
         seeds = [run.seed for run in arm.runs if run.seed is not None]
@@ -169,11 +171,11 @@ def choose_shown_metric(runs: Sequence[Run], asked: str | None) -> str | None:
     names = metric_names(runs)
     # Those that are a measurement in no run.
     others = {
-        name: value for run in runs for name in run.metrics
-        if name not in names
-        and (value := run.logged(name)) is not None
-        and not is_measured(value)
-    }  # fmt: skip
+        name: value
+        for run in runs
+        for name in run.metrics
+        if name not in names and (value := run.logged(name)) is not None and not is_measured(value)
+    }
     if not names and asked not in others:
         if asked is not None:
             raise ValueError(f'--metric {asked}: the runs have no metric in common')

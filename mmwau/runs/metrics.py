@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from numbers import Real
+from typing import TypeGuard
 
 KNOWN_METRICS = ('coco/bbox_mAP', 'coco/segm_mAP', 'pascal_voc/mAP', 'accuracy/top1')
 # What COCO's evaluation gives for a metric where the data have nothing to count, no large objects
@@ -10,12 +11,12 @@ KNOWN_METRICS = ('coco/bbox_mAP', 'coco/segm_mAP', 'pascal_voc/mAP', 'accuracy/t
 NOTHING_TO_COUNT = -1
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number; the loss of a training that diverged is none."""
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def is_measured(value: object) -> bool:
+def is_measured(value: object) -> TypeGuard[float]:
     """Whether the value of a metric is a measurement: a finite number other than COCO's -1."""
     return is_number(value) and bool(value != NOTHING_TO_COUNT)
 

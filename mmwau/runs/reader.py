@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -148,8 +147,10 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
             )
         begin_validation = begin['epoch'] if by_epoch else begin['step']
         for curve, first in (
-            (training, begin['step']), (overlaps, begin['step']), (validations, begin_validation),
-        ):  # fmt: skip
+            (training, begin['step']),
+            (overlaps, begin['step']),
+            (validations, begin_validation),
+        ):
             for step in [step for step in curve if step >= first]:
                 del curve[step]
         iteration = 0
@@ -186,10 +187,12 @@ def _count_parts(starts: Iterable[Sequence[Mapping]]) -> int:
     )
 
 
-def _columns(lines: Mapping[int, Mapping], is_wanted) -> dict[str, dict[int, float]]:
+def _columns(
+    lines: Mapping[int, Mapping], is_wanted: Callable[[str], bool]
+) -> dict[str, dict[int, float]]:
     columns: dict[str, dict[int, float]] = {}
     for step in sorted(lines):
         for name, value in lines[step].items():
-            if is_wanted(name) and isinstance(value, Real):
+            if is_wanted(name) and isinstance(value, (int, float)):
                 columns.setdefault(name, {})[step] = value
     return columns

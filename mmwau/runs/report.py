@@ -157,13 +157,16 @@ class RunsReport:
         """Where each run lies, how long it was trained, and with which WAU."""
         rows = [
             [
-                arm.label, _seed(run), str(run.work_dir),
+                arm.label,
+                _seed(run),
+                str(run.work_dir),
                 f'{run.trained} of {run.length}'.replace(' ', NO_BREAK),
                 NO_VALUE if run.wau is None else _arguments(run.wau),
                 str(run.config.relative_to(run.work_dir)),
             ]
-            for arm in self.arms for run in arm.runs
-        ]  # fmt: skip
+            for arm in self.arms
+            for run in arm.runs
+        ]
         columns = ['arm', 'seed', 'work_dir', f'{self.runs[0].unit}s', 'WAU', 'config in it']
         return Table('Runs', columns, rows)
 
@@ -196,9 +199,7 @@ class RunsReport:
         """The overlap of each stage as training goes on, a panel for each."""
         columns = min(4, len(self.stages))
         rows = math.ceil(len(self.stages) / columns)
-        figure = Figure(
-            figsize=(max(6.5, 3.4 * columns), 2.5 * rows + 0.8), layout='constrained'
-        )  # fmt: skip
+        figure = Figure(figsize=(max(6.5, 3.4 * columns), 2.5 * rows + 0.8), layout='constrained')
         grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for axes, name in zip(grid, self.stages, strict=False):
             self._draw(axes, self._curves(name))
@@ -246,19 +247,24 @@ class RunsReport:
                     wau=arm.runs[0].wau,
                     runs=[
                         dict(
-                            work_dir=str(run.work_dir), config=str(run.config), seed=run.seed,
-                            trained=run.trained, planned=run.length, unit=run.unit,
+                            work_dir=str(run.work_dir),
+                            config=str(run.config),
+                            seed=run.seed,
+                            trained=run.trained,
+                            planned=run.length,
+                            unit=run.unit,
                             values={name: run.final(name, self.at) for name in names},
                         )
                         for run in arm.runs
                     ],
                     values={name: _as_dict(self.summary(arm, name)) for name in names},
                     differences={name: _as_dict(self.difference(arm, name)) for name in names}
-                    if arm is not self.arms[0] else {},
+                    if arm is not self.arms[0]
+                    else {},
                 )
                 for arm in self.arms
             },
-        )  # fmt: skip
+        )
 
     def _curves(self, name: str) -> dict[str, list[dict[int, float]]]:
         return {arm.label: [run.curve(name) for run in arm.runs] for arm in self.arms}
@@ -269,17 +275,28 @@ class RunsReport:
             runs = [curve for curve in curves[label] if curve]
             for curve in runs if len(runs) > 1 else ():
                 axes.plot(
-                    list(curve), list(curve.values()), color=style['color'], linewidth=0.8,
-                    alpha=0.35, zorder=2,
-                )  # fmt: skip
+                    list(curve),
+                    list(curve.values()),
+                    color=style['color'],
+                    linewidth=0.8,
+                    alpha=0.35,
+                    zorder=2,
+                )
             steps = sorted(set.intersection(*map(set, runs))) if runs else []
             means = [fmean(curve[step] for curve in runs) for step in steps]
             # Not all arms at the same points, where their markers would hide each other.
             every = max(1, len(steps) // 8)
             axes.plot(
-                steps, means, label=label, linewidth=2, markersize=5, markerfacecolor='white',
-                markevery=(index * every // len(self.arms), every), zorder=3, **style,
-            )  # fmt: skip
+                steps,
+                means,
+                label=label,
+                linewidth=2,
+                markersize=5,
+                markerfacecolor='white',
+                markevery=(index * every // len(self.arms), every),
+                zorder=3,
+                **style,
+            )
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
     def _draw_points(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
@@ -287,13 +304,19 @@ class RunsReport:
         for index, (label, style) in enumerate(self._styles().items()):
             values = [value for curve in curves[label] for value in curve.values()]
             axes.plot(
-                [index] * len(values), values, label=label, linestyle='none', markersize=6,
-                markerfacecolor='white', zorder=3, **style,
-            )  # fmt: skip
+                [index] * len(values),
+                values,
+                label=label,
+                linestyle='none',
+                markersize=6,
+                markerfacecolor='white',
+                zorder=3,
+                **style,
+            )
             if values:
                 axes.hlines(
                     fmean(values), index - 0.3, index + 0.3, color=style['color'], linewidth=2
-                )  # fmt: skip
+                )
         steps = {step for runs in curves.values() for curve in runs for step in curve}
         axes.set_xlim(-0.6, len(self.arms) - 0.4)
         axes.set_xticks([])

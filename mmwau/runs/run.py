@@ -109,7 +109,7 @@ class Run:
             return measured[-1] if measured else None
         if at is None:
             at = max(self.validations, default=None)
-        return self.metrics.get(name, {}).get(at)
+        return None if at is None else self.metrics.get(name, {}).get(at)
 
     def curve(self, name: str) -> dict[int, float]:
         """The points of a curve that are measurements.
@@ -148,7 +148,7 @@ class Run:
         """Iterations done at a point of training."""
         if not self.by_epoch:
             return at
-        first = {}
+        first: dict[int, int] = {}
         for step, epoch in self.epochs.items():
             first.setdefault(epoch, step)
         begin, end = min(first), max(first)

@@ -11,8 +11,15 @@ from mmwau.engine.wau_hook import WAUHook
 
 # Arguments of the Runner that make no difference to how a network is trained.
 NOT_TRAINING = {
-    'self', 'cfg', 'work_dir', 'resume', 'launcher', 'experiment_name', 'visualizer', 'log_level',
-}  # fmt: skip
+    'self',
+    'cfg',
+    'work_dir',
+    'resume',
+    'launcher',
+    'experiment_name',
+    'visualizer',
+    'log_level',
+}
 # Other variables of a config are there for these to be made from.
 TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
 WITHOUT_WAU = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
@@ -34,9 +41,10 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
         name: value for name, value in (parts.get('randomness') or {}).items() if name != 'seed'
     }
     parts['default_hooks'] = {
-        name: hook for name, hook in parts.get('default_hooks', {}).items()
+        name: hook
+        for name, hook in parts.get('default_hooks', {}).items()
         if name != 'visualization'
-    }  # fmt: skip
+    }
     hooks = parts.pop('custom_hooks', None) or []
     # Of these the one only measures, and what the other one does is WAU.
     others = [hook for hook in hooks if _type(hook) not in ('WAUHook', 'OverlapHook')]
@@ -55,9 +63,10 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
                 wau |= {name: value for name, value in hook.items() if name in hook_defaults}
                 defaults |= hook_defaults
         wau = {
-            name: _plain(value) for name, value in wau.items()
+            name: _plain(value)
+            for name, value in wau.items()
             if _plain(value) != _plain(defaults[name])
-        }  # fmt: skip
+        }
     parts['optim_wrapper'] = wrapper
     return dict(_flatten(parts)), wau
 
@@ -68,11 +77,12 @@ def _type(part: Mapping) -> str | None:
 
 def _defaults(owner: type) -> dict[str, object]:
     """Arguments that have a default, without those that only say what is measured."""
-    parameters = signature(owner.__init__).parameters
+    parameters = signature(owner).parameters
     return {
-        name: parameter.default for name, parameter in parameters.items()
+        name: parameter.default
+        for name, parameter in parameters.items()
         if parameter.default is not Parameter.empty and name not in MEASURING
-    }  # fmt: skip
+    }
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import CheckpointLoader, Runner
+from torch.serialization import MAP_LOCATION
 
 from mmwau.engine.resume import is_resumed
 from mmwau.files import safe_load
@@ -54,7 +55,7 @@ def remove_unfinished(work_dir: str | Path) -> None:
             unfinished.unlink()
 
 
-def load_from_local(filename: str, map_location: object = None) -> dict:
+def load_from_local(filename: str, map_location: MAP_LOCATION = None) -> dict:
     """Read a checkpoint on this machine: see :func:`mmwau.files.weights_file.read_checkpoint`.
 
     It takes the place of MMEngine's loader of this name.

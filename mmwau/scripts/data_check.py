@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
@@ -11,6 +11,9 @@ from mmengine.registry import DATASETS
 from mmwau.datasets.coco_file import CocoFile, missing_images, read_coco
 from mmwau.engine.type_names import type_name
 from mmwau.reporting.labels import name_some
+
+if TYPE_CHECKING:
+    from mmdet.datasets import CocoDataset
 
 # What to do about a folder that is missing, by its place.
 ADVICE = {
@@ -30,8 +33,8 @@ ADVICE = {
 }
 # Data sets of MMPreTrain that fetch themselves on first use.
 FETCHED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
-# Methods of CocoDataset: a class that has them unchanged reads annotation files as it does.
-READERS = ('load_data_list', 'parse_data_info')
+# Parts of CocoDataset: a class that has them unchanged reads annotation files as it does.
+READERS = ('COCOAPI', 'load_data_list', 'parse_data_info')
 
 
 class Source(NamedTuple):
@@ -146,20 +149,20 @@ def _check_path(setting: str, root: str, path: str | None) -> Path | None:
     )
 
 
-def _class_of_coco(dataset: dict, scope: str | None) -> type | None:
+def _class_of_coco(dataset: dict, scope: str | None) -> 'type[CocoDataset] | None':
     """The class of a data set, if it reads its annotation file as CocoDataset does."""
-    kind = dataset.get('type')
+    kind: Any = dataset.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(dataset.get('_scope_') or scope) as registry:
             kind = registry.get(kind)
     for base in kind.__mro__ if isinstance(kind, type) else ():
         if base.__name__ == 'CocoDataset' and base.__module__.startswith('mmdet.'):
             same = all(getattr(kind, name) is getattr(base, name) for name in READERS)
-            return kind if same and kind.COCOAPI is base.COCOAPI else None
+            return kind if same else None
     return None
 
 
-def _classes(setting: str, kind: type, dataset: dict) -> tuple[str, ...] | None:
+def _classes(setting: str, kind: 'type[CocoDataset]', dataset: dict) -> tuple[str, ...] | None:
     """The classes that a data set will have: those of its ``metainfo``, or of its class.
 
     None if it finds them in another way.

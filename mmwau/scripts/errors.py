@@ -2,6 +2,7 @@
 
 import linecache
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,9 +36,7 @@ def is_told(error: Exception) -> bool:
     """Whether an error says all to the reader: raised on purpose here, or about a file."""
     if isinstance(error, OSError) and error.filename is not None:
         return True
-    place = error.__traceback__
-    while place.tb_next is not None:
-        place = place.tb_next
-    file = Path(place.tb_frame.f_code.co_filename).resolve()
-    line = linecache.getline(str(file), place.tb_lineno)
+    *_, (frame, number) = traceback.walk_tb(error.__traceback__)
+    file = Path(frame.f_code.co_filename).resolve()
+    line = linecache.getline(str(file), number)
     return line.lstrip().startswith('raise ') and any(map(file.is_relative_to, OWN))

@@ -32,7 +32,9 @@ def use_wau(cfg: Config, preset: str) -> None:
     settings = dict(Config.fromfile(FOLDER / '_base_' / 'wau' / f'{preset}.py').wau)
     wrapper = type_name((cfg.get('optim_wrapper') or {}).get('type', 'OptimWrapper'))
     hooks = list(cfg.get('custom_hooks') or [])
-    names = [type_name(hook.get('type')) if isinstance(hook, dict) else None for hook in hooks]
+    names: list[str | None] = [
+        type_name(hook.get('type')) if isinstance(hook, dict) else None for hook in hooks
+    ]
     if wrapper in WAU_COUNTERPART.values() or 'WAUHook' in names:
         raise ValueError(
             f'--wau {preset}: the config has WAU already (optim_wrapper.type is {wrapper!r}). '

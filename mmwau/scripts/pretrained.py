@@ -1,6 +1,6 @@
 """Weights that a config names and that are not on this machine: what to do about them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -46,7 +46,7 @@ def explain_weights(cfg: Config) -> Iterator[None]:
     """
     original = CheckpointLoader.__dict__['load_checkpoint']
 
-    def load_checkpoint(cls: type, filename: str, *args, **kwargs) -> dict:
+    def load_checkpoint(cls: type, /, filename: str, *args: object, **kwargs: object) -> dict:
         try:
             return original.__get__(None, cls)(filename, *args, **kwargs)
         except Exception as error:
@@ -100,6 +100,7 @@ def _explain(filename: str, error: Exception, cfg: Config) -> str | None:
 
 def _keys_of(value: str, settings: object, place: tuple[str, ...] = ()) -> Iterator[str]:
     """The keys, joined by dots, of the settings of a model that have this value."""
+    items: Iterable[tuple[object, object]]
     if isinstance(settings, dict):
         items = settings.items()
     elif isinstance(settings, (list, tuple)):

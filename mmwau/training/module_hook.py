@@ -40,7 +40,7 @@ def _no_hook() -> Callable[..., None]:
     return _do_nothing
 
 
-def _do_nothing(*args) -> None:
+def _do_nothing(*args: object) -> None:
     pass
 
 
@@ -51,7 +51,7 @@ class Passes(threading.local):
     KeyboardInterrupt is raised: nobody finds a module as it is inside of one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         # Several, where a convolution has another one inside.
         self._under_way: list[Patch] = []
         self._takes_interrupts = False

@@ -70,7 +70,7 @@ def _shares(attached: Owner, optimizer: Optimizer) -> bool:
     return any(id(param) in own for layer in layers for param, _ in layer.tensors)
 
 
-def _check_owner(optimizer: Optimizer, *args) -> None:
+def _check_owner(optimizer: Optimizer, *args: object) -> None:
     """Raise if a step goes past WAU where some gradients were skipped for it, or warn.
 
     Raises:

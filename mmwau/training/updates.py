@@ -8,6 +8,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,13 +81,16 @@ class Updates:
         self.layers: dict[str, Layer] = {}
         self.skipper: HeldGradSkipper | None = None
         self.active: list[Tensor] | None = None
-        self.skipped: list[Tensor] | None = None
+        self.skipped: list[Tensor] = []
         # The layers of the update under way.
         self._held: dict[str, Layer] = {}
         self.active_fraction: float | None = None
         self.active_parts: dict[str, float] = {}
         # In force since the update under way began.
-        self._rule: WAU | None = None
+        self._rule, self._has_begun = wau, False
+        # Selections by update, and the rule that made them.
+        self._ahead: dict[int, list[Tensor]] = {}
+        self._ahead_by: WAU | None = None
         self._log, self._on_change = log, on_change
         self._told: set[Message] = set()
         self._has_told_skipping = False
@@ -97,8 +101,8 @@ class Updates:
         """Begin an update, if none is under way: select its active slices."""
         # Ctrl-C in between would leave the layers of before with the selection of now.
         with nullcontext() if is_compiling() else without_interrupts():
-            if self._rule is None:
-                self._rule = self.wau
+            if not self._has_begun:
+                self._rule, self._has_begun = self.wau, True
             self._follow_changes()
             if self.active is None and self.layers:
                 self._select(self.layers)
@@ -108,7 +112,7 @@ class Updates:
 
         Gradients that are there stay: without a step, make them zero before the next update.
         """
-        self._rule = self.active = None
+        self.active, self._has_begun = None, False
         self.flush()
 
     def flush(self) -> None:
@@ -125,7 +129,7 @@ class Updates:
             with self.skipper.skipping(self.skipped):
                 yield
 
-    def step(self, make_step: Callable, *args, **kwargs) -> object:
+    def step(self, make_step: Callable[..., object], *args: Any, **kwargs: Any) -> object:
         """Make an optimizer step in which slices are held, and which ends the update.
 
         Whatever fails in it, the update is over.
@@ -219,7 +223,8 @@ class Updates:
         the optimizer updates. It is looked at in every update, and ``named_modules`` takes long.
         """
         found: list[object] = []
-        modules, seen = [self.model], set()
+        modules = [self.model]
+        seen: set[nn.Module] = set()
         while modules:
             module = modules.pop()
             found.append(module)
@@ -240,15 +245,15 @@ class Updates:
         if len(now) == len(before) and all(map(operator.is_, now, before)):
             return
         is_under_way = self.active is not None
-        before = self._held if is_under_way else {}
-        selected = dict(zip(before, self.active, strict=True)) if is_under_way else {}
+        selected = dict(zip(self._held, self.active or (), strict=is_under_way))
+        under_way = {name: self._held[name] for name in selected}
         try:
             self._find_layers()
         except ValueError as error:
             self.active_fraction, self.active_parts = None, {}
             text = f'WAU holds nothing from now on: {error}'
             self._tell(Message(logging.WARNING, text))
-        held = self._with_frozen(before)
+        held = self._with_frozen(under_way)
         if is_under_way and held:
             # Of whole layers, a selection from others would be another one.
             kept = {

@@ -89,8 +89,12 @@ class Reusing(BaseModel):
 
     def forward(self, inputs, target, mode='tensor'):
         x = self.stem(inputs)
-        outputs = [self.run(self.block, x), self.run(self.block, x),
-                   self.run(self.block, x[..., ::2, ::2]), self.run(self.twice, x)]  # fmt: skip
+        outputs = [
+            self.run(self.block, x),
+            self.run(self.block, x),
+            self.run(self.block, x[..., ::2, ::2]),
+            self.run(self.twice, x),
+        ]
         self.dropped.append([output.detach() == 0 for output in outputs])
         output = sum(self.head(output).mean(dim=(1, 2, 3)) for output in outputs)
         loss = (output - target).square().mean()

@@ -146,11 +146,15 @@ def test_wrong_arguments_are_reported(options, error, words):
     [
         (dict(type='WAUOptimWrapper'), SHORT, TypeError, r'DSDHook and WAUOptimWrapper each'),
         (PLAIN, dict(SHORT, end=4), ValueError, r'before epoch 4, .* ends after 4 epochs'),
-        (PLAIN, dict(SHORT, targets='trunk'), ValueError,
-         r"below the prefixes in targets=\('trunk',\).*backbone, neck, head"),
+        (
+            PLAIN,
+            dict(SHORT, targets='trunk'),
+            ValueError,
+            r"below the prefixes in targets=\('trunk',\).*backbone, neck, head",
+        ),
     ],
     ids=['wau', 'short', 'nothing'],
-)  # fmt: skip
+)
 def test_runs_that_it_does_not_go_with_are_refused(tmp_path, wrapper, hook, error, words):
     with pytest.raises(error, match=words):
         small_runner(tmp_path, wrapper, [hook], max_epochs=4).train()

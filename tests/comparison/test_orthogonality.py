@@ -25,10 +25,9 @@ def gram_minus_one(columns):
         columns = columns.T
     rows = [columns[:, place].tolist() for place in range(columns.shape[1])]
     return [
-        [sum(a * b for a, b in zip(one, two, strict=True)) - (i == j)
-         for j, two in enumerate(rows)]
+        [sum(a * b for a, b in zip(one, two, strict=True)) - (i == j) for j, two in enumerate(rows)]
         for i, one in enumerate(rows)
-    ]  # fmt: skip
+    ]
 
 
 def times(matrix, vector):
@@ -244,13 +243,18 @@ class NoDict(BaseModel):
         ([ALWAYS, ALWAYS], {}, ValueError, r'two OrthogonalityHooks'),
         ([dict(ALWAYS, targets='trunk')], {}, ValueError, r"targets=\('trunk',\).*backbone, neck"),
         ([ALWAYS], dict(model=NoDict()), TypeError, r'dict of losses .* NoDict returned none'),
-        ([dict(type='OrthogonalityHook', kind='so')],
-         dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
-              sampler=dict(type='InfiniteSampler')), ValueError,
-         r'milestones count epochs, .* Set milestones=\[\]'),
+        (
+            [dict(type='OrthogonalityHook', kind='so')],
+            dict(
+                train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
+                sampler=dict(type='InfiniteSampler'),
+            ),
+            ValueError,
+            r'milestones count epochs, .* Set milestones=\[\]',
+        ),
     ],
     ids=['two', 'nothing', 'no losses', 'iterations'],
-)  # fmt: skip
+)
 def test_runs_that_it_does_not_go_with_are_refused(tmp_path, hooks, options, error, words):
     runner = small_runner(tmp_path, PLAIN, hooks, max_epochs=1, **options)
     with pytest.raises(error, match=words):

@@ -76,10 +76,14 @@ def test_filters_that_overlap_most_are_dropped_in_the_stages_without_them(watche
             for name in ('backbone.1', 'neck')
         }
         every = sorted(
-            ((value, name, place) for name, values in overlaps.items()
-             for place, value in enumerate(values) if value != min(values)),
+            (
+                (value, name, place)
+                for name, values in overlaps.items()
+                for place, value in enumerate(values)
+                if value != min(values)
+            ),
             reverse=True,
-        )  # fmt: skip
+        )
         chosen = {name: [] for name in overlaps}
         for _, name, place in every[: round(0.3 * 14)]:
             chosen[name].append(place)
@@ -244,8 +248,9 @@ def test_norm_layers_are_found_by_what_they_take(tmp_path):
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(2, 9), st.integers(0, 99))
 def test_new_filters_are_orthogonal_as_long_as_there_is_room(kept, dropped, values, seed):
-    rows, former, draws = (drawn(seed + k, n, values)
-                           for k, n in enumerate((kept, dropped, dropped)))  # fmt: skip
+    rows, former, draws = (
+        drawn(seed + k, n, values) for k, n in enumerate((kept, dropped, dropped))
+    )
     if kept > 2:
         rows[2] = rows[0] - rows[1]  # of three filters in one plane
     found, orthogonal = orthogonal_filters(rows, former, draws)
@@ -289,8 +294,11 @@ def test_ranking_is_over_all_layers_and_leaves_each_a_filter(sizes, ratio):
     for overlap, index in zip(overlaps, chosen, strict=True):
         assert overlap.argmin() not in index
         assert all(one < following for one, following in pairwise(index.tolist()))
-        stayed = [value for place, value in enumerate(overlap.tolist())
-                  if place not in index and place != overlap.argmin()]  # fmt: skip
+        stayed = [
+            value
+            for place, value in enumerate(overlap.tolist())
+            if place not in index and place != overlap.argmin()
+        ]
         if count and stayed:
             assert max(stayed) <= torch.cat(dropped).min()
 
@@ -348,20 +356,42 @@ def test_wrong_arguments_are_reported(options, error, words):
 @pytest.mark.parametrize(
     ('wrapper', 'hooks', 'options', 'error', 'words'),
     [
-        (dict(type='WAUOptimWrapper'), [SHORT], {}, TypeError,
-         r"RePrHook and WAUOptimWrapper each decide .* optim_wrapper.type to 'OptimWrapper'"),
-        (PLAIN, [SHORT, dict(type='DSDHook', begin=1, end=2)], {}, ValueError,
-         r'custom_hooks has RePrHook and DSDHook, each of which'),
-        (PLAIN, [SHORT], dict(max_epochs=6), ValueError,
-         r'before epoch 6, counted from 0, but training ends after 6 epochs'),
+        (
+            dict(type='WAUOptimWrapper'),
+            [SHORT],
+            {},
+            TypeError,
+            r"RePrHook and WAUOptimWrapper each decide .* optim_wrapper.type to 'OptimWrapper'",
+        ),
+        (
+            PLAIN,
+            [SHORT, dict(type='DSDHook', begin=1, end=2)],
+            {},
+            ValueError,
+            r'custom_hooks has RePrHook and DSDHook, each of which',
+        ),
+        (
+            PLAIN,
+            [SHORT],
+            dict(max_epochs=6),
+            ValueError,
+            r'before epoch 6, counted from 0, but training ends after 6 epochs',
+        ),
         (PLAIN, [dict(SHORT, targets='trunk')], {}, ValueError, r"targets=\('trunk',\)"),
         (PLAIN, [dict(SHORT, targets='backbone.0')], {}, ValueError, r'backbone.0: frozen'),
-        (PLAIN, [SHORT], dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
-                              sampler=dict(type='InfiniteSampler')), ValueError,
-         r'RePrHook counts epochs, but training counts only iterations'),
+        (
+            PLAIN,
+            [SHORT],
+            dict(
+                train_cfg=dict(type='IterBasedTrainLoop', max_iters=4),
+                sampler=dict(type='InfiniteSampler'),
+            ),
+            ValueError,
+            r'RePrHook counts epochs, but training counts only iterations',
+        ),
     ],
     ids=['wau', 'dsd', 'short', 'nothing', 'frozen', 'iterations'],
-)  # fmt: skip
+)
 def test_runs_that_it_does_not_go_with_are_refused(tmp_path, wrapper, hooks, options, error, words):
     options = {'max_epochs': 9, **options}
     runner = small_runner(tmp_path, wrapper, hooks, model=SmallModel(), **options)

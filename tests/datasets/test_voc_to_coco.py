@@ -141,6 +141,10 @@ def no_corner(voc):
     )
 
 
+def no_class(voc):
+    (voc / 'Annotations' / 'b.xml').write_text('<annotation><object></object></annotation>')
+
+
 def no_folder(voc):
     (voc / 'ImageSets').rename(voc / 'Sets')
 
@@ -200,7 +204,8 @@ def annotated_as_stored(voc):
             'train.txt lists b, but there is no such annotation: b.xml does not ex',
         ),
         (broken_annotation, [], 'b.xml is not a VOC annotation'),
-        (no_corner, [], 'b.xml is not a VOC annotation'),
+        (no_corner, [], 'b.xml is not a VOC annotation: an object has no <bndbox/xmin>'),
+        (no_class, [], 'b.xml is not a VOC annotation: an object has no <name>'),
         (no_folder, [], 'ImageSets/Main does not exist, nor are there XML files in '),
         (no_folder, [], 'Annotations/train: nothing says which images belong to'),
         (no_folder, [], 'or split at random: --split-ratio 0.8 0.2'),

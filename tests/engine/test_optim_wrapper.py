@@ -211,9 +211,11 @@ def test_when_all_is_frozen_in_training_it_goes_on_and_says_so(tmp_path):
 
     recorder = Recorder()
     runner = small_runner(
-        tmp_path, dict(type='WAUOptimWrapper'), [recorder, Freeze(), dict(type='WAUHook')],
+        tmp_path,
+        dict(type='WAUOptimWrapper'),
+        [recorder, Freeze(), dict(type='WAUHook')],
         max_epochs=3,
-    )  # fmt: skip
+    )
     runner.train()
     moved = [int(mask.sum()) for mask in recorder.moved('neck.weight')]
     assert moved == [3, 3, 3, 0, 0, 0, 3, 3, 3]
@@ -269,9 +271,14 @@ class TestMixedPrecision:
         model = SmallModel()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
         wrapper = WAUAmpOptimWrapper(
-            optimizer=optimizer, loss_scale=loss_scale, dtype='bfloat16', hold=hold,
-            rescale=rescale, seed=3, skip_held_grads=skip_held_grads,
-        )  # fmt: skip
+            optimizer=optimizer,
+            loss_scale=loss_scale,
+            dtype='bfloat16',
+            hold=hold,
+            rescale=rescale,
+            seed=3,
+            skip_held_grads=skip_held_grads,
+        )
         wrapper.initialize_count_status(model, 0, 100)
         with torch.no_grad():
             model.neck.weight.fill_(-0.0)
@@ -411,9 +418,12 @@ def test_a_checkpoint_without_the_number_of_updates_resumes_by_iterations(tmp_pa
     assert checkpoint['optimizer'].pop('wau') == dict(updates=6, seed=3)
     torch.save(checkpoint, tmp_path / 'old.pth')
     resumed, _ = train(
-        tmp_path / 'resumed', dict(type='WAUOptimWrapper'), max_epochs=4, resume=True,
+        tmp_path / 'resumed',
+        dict(type='WAUOptimWrapper'),
+        max_epochs=4,
+        resume=True,
         load_from=str(tmp_path / 'old.pth'),
-    )  # fmt: skip
+    )
     assert_same_weights(whole.model, resumed.model)
 
 

@@ -71,13 +71,22 @@ def test_the_ratio_of_the_wrapper_comes_back_after_an_interrupted_stretch(tmp_pa
 
 
 def test_schedule_by_iteration_holds_right_after_a_resume(tmp_path):
-    hook = dict(type='WAUHook', by_epoch=False, ratio_schedule=dict(
-        type='linear', start=1.0, stop=0.5, end=6))  # fmt: skip
+    hook = dict(
+        type='WAUHook',
+        by_epoch=False,
+        ratio_schedule=dict(type='linear', start=1.0, stop=0.5, end=6),
+    )
     wrapper = dict(type='WAUOptimWrapper')
     small_runner(tmp_path / 'one', wrapper, [hook], max_epochs=2).train()
     small_runner(tmp_path / 'two', wrapper, [hook], max_epochs=1).train()
-    small_runner(tmp_path / 'three', wrapper, [hook], max_epochs=2, resume=True,
-                 load_from=str(tmp_path / 'two/epoch_1.pth')).train()  # fmt: skip
+    small_runner(
+        tmp_path / 'three',
+        wrapper,
+        [hook],
+        max_epochs=2,
+        resume=True,
+        load_from=str(tmp_path / 'two/epoch_1.pth'),
+    ).train()
     whole = [entry['update_ratio'] for entry in scalars(tmp_path / 'one')]
     assert whole == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5])
     assert [entry['update_ratio'] for entry in scalars(tmp_path / 'three')] == whole[3:]

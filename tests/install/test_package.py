@@ -237,6 +237,9 @@ class TestWithTheWholeStack:
         new = Path('mmwau', 'configs')
         assert files_below(whole[1] / new) == files_below(ROOT / new)
 
+    def test_type_checkers_are_told_that_it_has_types(self, whole):
+        assert (whole[1] / 'mmwau' / 'py.typed').is_file()
+
     def test_configs_are_inherited(self, whole, place):
         path = loads_by_base(whole[0], place / 'configs_of_ones_own')
         assert path.is_relative_to(place / 'whole')

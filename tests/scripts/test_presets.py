@@ -124,10 +124,14 @@ def test_a_config_that_can_not_get_wau_is_refused(wrapper, hooks, message):
 def test_the_training_script_trains_a_baseline_with_wau(tmp_path):
     make_shapes(tmp_path / 'data' / 'demo', {'train': 8, 'val': 1}, image_size=64)
     shrink = [
-        'train_cfg.max_epochs=1', 'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False', 'val_cfg=None', 'val_dataloader=None',
-        'val_evaluator=None', 'default_hooks.logger.interval=1',
-    ]  # fmt: skip
+        'train_cfg.max_epochs=1',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'val_cfg=None',
+        'val_dataloader=None',
+        'val_evaluator=None',
+        'default_hooks.logger.interval=1',
+    ]
     baseline = CONFIGS / 'faster_rcnn_r18_demo.py'
     command = [TRAIN, baseline, '--wau', 'layers', '--cfg-options', *shrink]
     told = run_python(*command, 'optim_wrapper.hold=weight', cwd=tmp_path)

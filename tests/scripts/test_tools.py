@@ -69,31 +69,58 @@ def test_predictions_are_not_written_over_a_folder(tmp_path, monkeypatch, capsys
     ('tool', 'arguments', 'words'),
     [
         ('benchmark.py', ['--sections', 'growth', '--quick'], '--sections growth: --quick does'),
-        ('benchmark.py', ['--sections', 'memory', '--networks', 'resnet50'],
-         '--networks chooses among those of the section networks, which --sections leaves out'),
+        (
+            'benchmark.py',
+            ['--sections', 'memory', '--networks', 'resnet50'],
+            '--networks chooses among those of the section networks, which --sections leaves out',
+        ),
         ('compatibility.py', ['--report', '--only', 'fcos'], '--only chooses what to train'),
         ('experiment.py', ['suite.py', '--report', '--list'], '--list and --report each do one'),
         ('experiment.py', ['suite.py', '--report', '--only', 'a'], '--only chooses what to train'),
-        ('train.py', [DEMO, '--work-dir', 'a', '--cfg-options', 'work_dir=b'],
-         '--work-dir and --cfg-options work_dir=... contradict each other; give one of them'),
-        ('train.py', [DEMO, '--resume', 'a.pth', '--cfg-options', 'load_from=b.pth'],
-         '--resume and --cfg-options load_from=... contradict'),
-        ('test.py', [DEMO, 'a.pth', '--cfg-options', 'load_from=b.pth'],
-         'checkpoint and --cfg-options load_from=... contradict'),
+        (
+            'train.py',
+            [DEMO, '--work-dir', 'a', '--cfg-options', 'work_dir=b'],
+            '--work-dir and --cfg-options work_dir=... contradict each other; give one of them',
+        ),
+        (
+            'train.py',
+            [DEMO, '--resume', 'a.pth', '--cfg-options', 'load_from=b.pth'],
+            '--resume and --cfg-options load_from=... contradict',
+        ),
+        (
+            'test.py',
+            [DEMO, 'a.pth', '--cfg-options', 'load_from=b.pth'],
+            'checkpoint and --cfg-options load_from=... contradict',
+        ),
         ('test.py', [DEMO, 'a.pth', '--wait-time', '1'], '--wait-time is for --show'),
         ('test.py', [DEMO, 'a.pth', '--out', 'a.json'], '--out must end with .pkl or .pickle'),
-        (ANALYSIS + 'filter_overlap.py', ['a.pth', '--images', '8'],
-         '--images are compared with --config, which is not given'),
-        (ANALYSIS + 'prune_curve.py', [DEMO, 'a.pth', '--layers', 'neck'],
-         '--layers is for --per-layer, which is not given'),
-        (ANALYSIS + 'prune_curve.py', [DEMO, 'a.pth', '--layer-fractions', '0.5'],
-         '--layer-fractions is for --per-layer'),
-        (ANALYSIS + 'prune_curve.py', [DEMO, 'a.pth', '--orders', 'l1', '--seeds', '0'],
-         '--seeds is for --orders random, which is not given'),
-        (ANALYSIS + 'prune_curve.py', [DEMO, 'a.pth', '--orders', 'l1', '--apoz-images', '9'],
-         '--apoz-images is for --orders apoz'),
+        (
+            ANALYSIS + 'filter_overlap.py',
+            ['a.pth', '--images', '8'],
+            '--images are compared with --config, which is not given',
+        ),
+        (
+            ANALYSIS + 'prune_curve.py',
+            [DEMO, 'a.pth', '--layers', 'neck'],
+            '--layers is for --per-layer, which is not given',
+        ),
+        (
+            ANALYSIS + 'prune_curve.py',
+            [DEMO, 'a.pth', '--layer-fractions', '0.5'],
+            '--layer-fractions is for --per-layer',
+        ),
+        (
+            ANALYSIS + 'prune_curve.py',
+            [DEMO, 'a.pth', '--orders', 'l1', '--seeds', '0'],
+            '--seeds is for --orders random, which is not given',
+        ),
+        (
+            ANALYSIS + 'prune_curve.py',
+            [DEMO, 'a.pth', '--orders', 'l1', '--apoz-images', '9'],
+            '--apoz-images is for --orders apoz',
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_do_not_fit_are_usage_errors(
     tmp_path, monkeypatch, capsys, tool, arguments, words
 ):

@@ -419,7 +419,9 @@ def test_a_step_that_was_kept_from_before_is_refused(hold):
 
 def test_another_optimizer_is_warned_of_where_nothing_was_skipped(caplog):
     model = network()
-    attach(OPTIMIZERS['sgd'](model.parameters()), model)
+    # Kept: what nobody has any more may be collected, and warns of nothing.
+    optimizer = OPTIMIZERS['sgd'](model.parameters())
+    attach(optimizer, model)
     other = OPTIMIZERS['adamw'](model.parameters())
     for _ in range(3):
         loss_of(model, 0).backward()

@@ -20,12 +20,7 @@ from mmwau.reporting.labels import short_labels
 from mmwau.reporting.page import png, write_page
 from mmwau.reporting.terminal import text_console
 from mmwau.runs.arms import group_into_arms
-from mmwau.runs.checks import (
-    baseline_first,
-    check_comparable,
-    choose_shown_metric,
-    find_warnings,
-)
+from mmwau.runs.checks import baseline_first, check_comparable, choose_shown_metric, find_warnings
 from mmwau.runs.reader import read_run
 from mmwau.runs.report import ARMS_IN_ONE_TABLE, RunsReport
 from mmwau.scripts.errors import run_script

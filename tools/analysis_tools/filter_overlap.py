@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
 
@@ -30,6 +31,10 @@ from mmwau.reporting.page import png, write_page
 from mmwau.reporting.terminal import progress_bar, text_console
 from mmwau.scripts.errors import run_script
 from mmwau.targets import is_below
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.model import BaseModel
 
 
 def parse_args() -> argparse.Namespace:
@@ -158,7 +163,7 @@ def build_model(config: str) -> tuple[nn.Module, object]:
 
 
 def compare_outputs(
-    cfg: object,
+    cfg: 'Config',
     model: nn.Module,
     weights: dict[str, dict[str, Tensor]],
     layers: list[str],
@@ -202,7 +207,7 @@ def compare_outputs(
             seen += len(batch['inputs'])
             progress.update(task, completed=min(seen, images))
 
-    def forward(network: nn.Module, batch: object) -> None:
+    def forward(network: 'BaseModel', batch: object) -> None:
         inputs = network.data_preprocessor(batch, False)['inputs']
         getattr(network, 'extract_feat', network)(inputs)
 
@@ -239,7 +244,7 @@ def main() -> None:
                 f'--heat-maps: {", ".join(unknown)} is none of the measured layers: '
                 f'{", ".join(names)}'
             )
-        if cfg is not None and args.images:
+        if model is not None and args.images:
             features = compare_outputs(cfg, model, weights, names, args.images, progress)
     figures = {
         'measures': overlap_pictures.draw_measures(checkpoints),

@@ -182,10 +182,7 @@ def measure_all(
     planned = {label: list(curves.points(label)) for label in labels}
     # One evaluation may take longer than the time from which rich estimates speeds by default.
     progress = progress_bar(
-        console,
-        speed_estimate_period=float('inf'),
-        redirect_stdout=False,
-        redirect_stderr=False,
+        console, speed_estimate_period=float('inf'), redirect_stdout=False, redirect_stderr=False
     )
     done = sum(point in results.metrics for points in planned.values() for point in points)
     with progress:

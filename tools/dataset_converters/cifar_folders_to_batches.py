@@ -60,7 +60,8 @@ def convert(source: Path, target: Path, seed: int = 0) -> dict[str, int]:
     with whole_folder(target) as unfinished:
         for split in SPLITS:
             paths = [path for name in classes for path in _find_images(source / split / name)]
-            np.random.default_rng([seed, *split.encode()]).shuffle(paths)
+            # Only NumPy's types have it that it shuffles nothing but numbers.
+            np.random.default_rng([seed, *split.encode()]).shuffle(paths)  # type: ignore[arg-type]
             what = f'Reading {len(paths)} images of {split}/'
             pixels = np.stack([_read(path) for path in track(paths, what)])
             parts = np.array_split(np.arange(len(paths)), len(layout.batches[split]))

@@ -120,14 +120,15 @@ def _split(
     known: Mapping[str, list[Path]],
     seed: int,
 ) -> dict[str, list[str]]:
-    if not any(isinstance(part, str) for part in splits.values()):
-        parts = voc.split_names(list(known), list(splits.values()), seed)
+    named = {split: part for split, part in splits.items() if isinstance(part, str)}
+    if not named:
+        parts = voc.split_names(list(known), list(map(float, splits.values())), seed)
         return dict(zip(splits, parts, strict=True))
     sets = source / 'ImageSets' / 'Main'
     if not sets.is_dir():
-        return _split_by_folder(xml_folder, splits, known, sets)
+        return _split_by_folder(xml_folder, named, known, sets)
     names = {
-        split: voc.read_image_set(sets / f'{name}.txt', known) for split, name in splits.items()
+        split: voc.read_image_set(sets / f'{name}.txt', known) for split, name in named.items()
     }
     for one, two in combinations(names, 2):
         both = len(set(names[one]) & set(names[two]))
@@ -165,7 +166,10 @@ def _convert_split(
     samples: Sequence[tuple[Path, voc.Annotation]],
     categories: Mapping[str, int],
 ) -> dict:
-    images, annotations, cut, without_area = [], [], [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
+    cut: list[Path] = []
+    without_area: list[Path] = []
     for image_id, (path, annotation) in enumerate(
         track(samples, f'Converting the split {target.name!r}')
     ):

@@ -7,10 +7,7 @@ from mmpretrain.evaluation import Accuracy
 
 dataset_type = ImageNet
 data_preprocessor = dict(
-    num_classes=1000,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True,
+    num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
 )
 
 train_pipeline = [

@@ -11,7 +11,6 @@ param_scheduler = [
     dict(type=MultiStepLR, begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
 optim_wrapper = dict(
-    type=OptimWrapper,
-    optimizer=dict(type=SGD, lr=0.02, momentum=0.9, weight_decay=0.0001),
+    type=OptimWrapper, optimizer=dict(type=SGD, lr=0.02, momentum=0.9, weight_decay=0.0001)
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)
