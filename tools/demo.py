@@ -31,9 +31,9 @@ from torchvision.ops import nms
 from mmwau.analysis.evaluation import quiet
 from mmwau.datasets.shapes import CLASSES, make_shapes
 from mmwau.experiment.processes import end_on_signals
-from mmwau.experiment.record import Record
+from mmwau.experiment.record import TrainingRecord
 from mmwau.experiment.suite import Training, read_suite
-from mmwau.experiment.trainer import LOG, Trainer, find_records, read_scalars
+from mmwau.experiment.trainer import LOG, SuiteTrainer, find_records, read_scalars
 from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
 from mmwau.reporting.plots import plot_detections, plot_overlap
 from mmwau.reporting.terminal import text_console
@@ -133,7 +133,7 @@ class Screen:
             self.epoch = epoch
             say(self.console, self.line())
 
-    def end(self, record: Record) -> None:
+    def end(self, record: TrainingRecord) -> None:
         """Take notice that a training ended."""
         self.parts[record.arm].ended = record.finished
 
@@ -178,7 +178,7 @@ def say(console: Console, line: str, style: str | None = None) -> None:
     console.print(line, highlight=False, soft_wrap=True, style=style)
 
 
-def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
+def train(console: Console, trainings: Sequence[Training]) -> list[TrainingRecord]:
     """Train both arms at a time with the script that users train with.
 
     Returns:
@@ -186,7 +186,7 @@ def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
     """
     done = find_records(trainings, WORK_DIR)
     missing = [one for one in trainings if one not in done]
-    trainer = Trainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))
+    trainer = SuiteTrainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))
     for training in trainings:
         folder = WORK_DIR / training.folder
         told = f'trained already; to train anew, remove {folder}'
@@ -195,7 +195,7 @@ def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
         by_arm = {one.arm: one for one in missing}
         screen = Screen(console, missing)
 
-        def end(record: Record) -> None:
+        def end(record: TrainingRecord) -> None:
             done[by_arm[record.arm]] = record
             screen.end(record)
 
@@ -279,7 +279,7 @@ def show_overlap(models: Mapping[str, nn.Module], picture: Path) -> float:
     return mean_overlap(random)['overlap']
 
 
-def compare(records: Sequence[Record]) -> Table:
+def compare(records: Sequence[TrainingRecord]) -> Table:
     """Baseline and WAU side by side."""
     images = len(load(DATA / 'annotations/instances_val.json')['images'])
     table = Table(title=f'On {images} images that training never saw', title_justify='left')
@@ -291,7 +291,7 @@ def compare(records: Sequence[Record]) -> Table:
     return table
 
 
-def explain(baseline: Record, wau: Record, random: float) -> str:
+def explain(baseline: TrainingRecord, wau: TrainingRecord, random: float) -> str:
     """What the numbers mean, in a sentence or two."""
     before, after = baseline.values[OVERLAP], wau.values[OVERLAP]
     told = (

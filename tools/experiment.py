@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import TaskID, TextColumn
 
 from mmwau.experiment.processes import end_on_signals
-from mmwau.experiment.record import Record, left_of, update_records
+from mmwau.experiment.record import TrainingRecord, left_of, update_records
 from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import Suite, Training, read_suite
-from mmwau.experiment.trainer import Trainer, find_records
+from mmwau.experiment.trainer import SuiteTrainer, find_records
 from mmwau.files.records import read_records
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.page import png
@@ -104,7 +104,7 @@ def check_gpus(parser: argparse.ArgumentParser, gpus: Sequence[str]) -> None:
 class Show:
     """Shows how far the trainings are: bars in a terminal, a line now and then elsewhere."""
 
-    def __init__(self, console: Console, trainer: Trainer, total: int):
+    def __init__(self, console: Console, trainer: SuiteTrainer, total: int):
         self.console, self.trainer = console, trainer
         left = TextColumn('{task.fields[left]}')
         self.bars = progress_bar(console, left, disable=not console.is_terminal)
@@ -112,7 +112,7 @@ class Show:
         self.parts: dict[str, TaskID] = {}
         self.total, self.ended, self._shown = total, 0, time.monotonic()
 
-    def end(self, record: Record) -> None:
+    def end(self, record: TrainingRecord) -> None:
         """Show that a training ended."""
         self.ended += 1
         self.bars.advance(self.whole)
@@ -169,7 +169,10 @@ def choose(suite: Suite, only: Sequence[str]) -> list[Training]:
 
 
 def show_list(
-    trainings: Sequence[Training], done: dict[Training, Record], trainer: Trainer, console: Console
+    trainings: Sequence[Training],
+    done: dict[Training, TrainingRecord],
+    trainer: SuiteTrainer,
+    console: Console,
 ) -> None:
     """Print each training with its state and command."""
     for training in trainings:
@@ -201,8 +204,8 @@ def write_report(report: SuiteReport, out: Path, console: Console) -> None:
 
 def train_missing(
     suite: Suite,
-    done: dict[Training, Record],
-    trainer: Trainer,
+    done: dict[Training, TrainingRecord],
+    trainer: SuiteTrainer,
     only: Sequence[str],
     keep: Callable[[], None],
     console: Console,
@@ -217,7 +220,7 @@ def train_missing(
     by_name = {(one.setting, one.arm, one.seed): one for one in missing}
     show = Show(console, trainer, len(missing))
 
-    def end(record: Record) -> None:
+    def end(record: TrainingRecord) -> None:
         done[by_name[record.key]] = record
         keep()
         show.end(record)
@@ -242,9 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.report:
             check_folder(folder)
     results = out / f'{suite.name}.json'
-    published = read_records(Record, results)
+    published = read_records(TrainingRecord, results)
     done = find_records(suite.trainings, folder, published)
-    trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
+    trainer = SuiteTrainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
     if args.list:
         show_list(choose(suite, args.only), done, trainer, console)
         return 0

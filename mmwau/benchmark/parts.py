@@ -19,7 +19,7 @@ from mmwau.skipping import HeldGradSkipper
 from mmwau.training.updates import Updates
 from mmwau.wau import WAU
 
-from .arms import ARMS, BASELINE, WALL, Trainer, now
+from .arms import ARMS, BASELINE, WALL, BenchmarkTrainer, now
 from .networks import Network
 from .rounds import Progress, exactly, interleave, median_of
 
@@ -152,7 +152,7 @@ def time_parts(
     with_wau = [arm for arm in arms if ARMS[arm].options]
 
     def step_of(arm: str) -> Callable[[], dict[str, float]]:
-        trainer = Trainer(arm, network)
+        trainer = BenchmarkTrainer(arm, network)
 
         def step() -> dict[str, float]:
             with timed_parts(trainer.device) as seconds:
@@ -161,7 +161,10 @@ def time_parts(
 
         return step
 
-    runs = {BASELINE: Trainer(BASELINE, network).step, **{arm: step_of(arm) for arm in with_wau}}
+    runs = {
+        BASELINE: BenchmarkTrainer(BASELINE, network).step,
+        **{arm: step_of(arm) for arm in with_wau},
+    }
     found = interleave(runs, exactly(rounds), tick)
     table = {}
     for arm in with_wau:

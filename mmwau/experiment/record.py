@@ -22,7 +22,7 @@ Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainingRecord:
     """The outcome of a training.
 
     Args:
@@ -78,7 +78,7 @@ class Record:
 
 def summarise_run(
     training: Training, run: Run, metric: str, command: str, processor_seconds: float
-) -> Record:
+) -> TrainingRecord:
     """What is kept of a training that came to its end.
 
     Args:
@@ -104,7 +104,7 @@ def summarise_run(
     seconds = median(run.times.values()) * last if run.times else 0.0
     if get_device() == 'cpu':
         seconds = processor_seconds
-    return Record(
+    return TrainingRecord(
         training.setting,
         training.arm,
         training.seed,
@@ -122,22 +122,22 @@ def summarise_run(
     )
 
 
-def write_record(record: Record, folder: Path) -> None:
+def write_record(record: TrainingRecord, folder: Path) -> None:
     """Keep a record in the work_dir of its training."""
     write_records([record], folder / RECORD)
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> TrainingRecord | None:
     """The record in a work_dir, None if there is none.
 
     Raises:
         ValueError: If it can't be read.
     """
-    found = read_records(Record, folder / RECORD)
+    found = read_records(TrainingRecord, folder / RECORD)
     return found[0] if found else None
 
 
-def update_records(records: Sequence[Record], path: Path) -> None:
+def update_records(records: Sequence[TrainingRecord], path: Path) -> None:
     """Write records to a JSON file; others that it has stay in it.
 
     A training that failed does not take the place of one that came to its end. One whose setting
@@ -147,13 +147,15 @@ def update_records(records: Sequence[Record], path: Path) -> None:
         OSError: If it can't be written.
         ValueError: If it can't be read.
     """
-    kept = read_records(Record, path)
+    kept = read_records(TrainingRecord, path)
     ended = {one.key for one in kept if one.status != 'failed'}
     new = [one for one in records if one.status != 'failed' or one.key not in ended]
     write_records([*new, *left_of(kept, new)], path)
 
 
-def left_of(records: Sequence[Record], new: Sequence[Record]) -> list[Record]:
+def left_of(
+    records: Sequence[TrainingRecord], new: Sequence[TrainingRecord]
+) -> list[TrainingRecord]:
     """Records of other trainings than the new ones, whatever names these had earlier."""
     names = {one.key for one in new}
     digests = {one.digest for one in new if one.status != 'failed'}

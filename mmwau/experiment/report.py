@@ -13,7 +13,7 @@ from mmwau.reporting.plots import COLOURS, tidy
 from mmwau.reporting.statistics import half_width
 from mmwau.runs.metrics import is_measured
 
-from .record import Record
+from .record import TrainingRecord
 from .setting import Setting
 from .suite import Suite, Training
 
@@ -48,8 +48,8 @@ class SuiteReport:
     """
 
     suite: Suite
-    records: Mapping[Training, Record]
-    others: Sequence[Record] = ()
+    records: Mapping[Training, TrainingRecord]
+    others: Sequence[TrainingRecord] = ()
 
     @property
     def settings(self) -> list[Setting]:
@@ -64,7 +64,7 @@ class SuiteReport:
                 found.append(Setting(name, number, *metrics, ended, planned))
         return found
 
-    def _finished(self, trainings: Sequence[Training], arm: str) -> list[Record]:
+    def _finished(self, trainings: Sequence[Training], arm: str) -> list[TrainingRecord]:
         records = [self.records.get(one) for one in trainings if one.arm == arm]
         return [record for record in records if record is not None and record.finished]
 
@@ -100,7 +100,7 @@ class SuiteReport:
             found += _seed_warnings(setting)
         return found
 
-    def _missing(self, training: Training, record: Record) -> list[str]:
+    def _missing(self, training: Training, record: TrainingRecord) -> list[str]:
         """Sentences on metrics that a finished training lacks."""
         values = record.values
         wanted = dict.fromkeys((self.suite.metric, *self.suite.other_metrics))

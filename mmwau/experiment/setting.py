@@ -16,7 +16,7 @@ from mmwau.reporting.statistics import Summary, difference, half_width, summaris
 from mmwau.runs.metrics import is_measured, is_number
 
 from .equal_terms import at_equal_loss, at_equal_movement, interpolate
-from .record import Record
+from .record import TrainingRecord
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Setting:
     number: int
     metric: str
     other_metrics: Sequence[str]
-    arms: Mapping[str, Sequence[Record]]
+    arms: Mapping[str, Sequence[TrainingRecord]]
     planned: Mapping[str, int]
 
     @property
@@ -68,13 +68,15 @@ class Setting:
         """Difference of a final value to the baseline, paired by seed; None if there is no pair."""
         return _paired(self.values(arm, name), self.values(self.baseline, name))
 
-    def pairs(self, arm: str) -> list[tuple[Record, Record]]:
+    def pairs(self, arm: str) -> list[tuple[TrainingRecord, TrainingRecord]]:
         """Records of an arm, each with that of the baseline with the same seed."""
         theirs = {record.seed: record for record in self.arms[self.baseline]}
         return [(record, theirs[record.seed]) for record in self.arms[arm] if record.seed in theirs]
 
     def gap_at(
-        self, arm: str, compare: Callable[[Record, Record], tuple[float, float] | None]
+        self,
+        arm: str,
+        compare: Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None],
     ) -> Summary | None:
         """Difference of the overlap to the baseline at a point of equal terms."""
         found = [compare(*pair) for pair in self.pairs(arm)]
@@ -235,13 +237,15 @@ class Setting:
         axes.plot(where, means, markevery=every, **look)
 
     @staticmethod
-    def _from_start(record: Record, name: str) -> Sequence[tuple[float, float]]:
+    def _from_start(record: TrainingRecord, name: str) -> Sequence[tuple[float, float]]:
         """A curve with the start of training, where nothing has moved yet."""
         start = [(0.0, 0.0)] if name in MOVEMENTS else []
         return [*start, *record.curves[name]]
 
 
-def at_equal_displacement(record: Record, baseline: Record) -> tuple[float, float] | None:
+def at_equal_displacement(
+    record: TrainingRecord, baseline: TrainingRecord
+) -> tuple[float, float] | None:
     """See :func:`mmwau.experiment.equal_terms.at_equal_movement`."""
     return at_equal_movement(record, baseline, 'displacement')
 
