@@ -35,7 +35,8 @@ QUICK_NETWORKS = ('resnet50', DETECTOR)
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--quick', action='store_true', help='few rounds, in about 3 minutes')
+    add = parser.add_argument
+    add('--quick', action='store_true', help='few rounds, in about 3 minutes')
     options = {
         ('--networks', '--network'): (NETWORKS, f'all; quick: {" and ".join(QUICK_NETWORKS)}'),
         ('--arms',): (ARMS, 'all but the last two; the baseline always takes part'),
@@ -43,36 +44,17 @@ def parse_args() -> argparse.Namespace:
     }
     for names, (choices, default) in options.items():
         listed = f'of {", ".join(choices)} (default: {default})'
-        parser.add_argument(*names, nargs='+', choices=list(choices), metavar='NAME', help=listed)
-    parser.add_argument(
-        '--threads',
-        type=int,
-        nargs='+',
-        metavar='N',
-        help='for the steps of networks (default: all cores, then 1; quick: all)',
-    )
-    parser.add_argument(
-        '--rounds', type=int, help=f'fewest rounds that count (default: 15, quick: {FEWEST})'
-    )
-    parser.add_argument(
-        '--max-rounds',
-        type=int,
-        help='most rounds of training steps (default: 200, quick: those of --rounds)',
-    )
-    parser.add_argument(
-        '--minutes',
-        type=float,
-        default=10,
-        help='no more rounds than the fewest '
-        'for one network and number of threads after so long (default: 10)',
-    )
-    parser.add_argument('--device', default='cpu', help='cpu (default) or cuda')
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/benchmark'),
-        help='folder for benchmark.json and benchmark.png',
-    )
+        add(*names, nargs='+', choices=list(choices), metavar='NAME', help=listed)
+    threads = 'for the steps of networks (default: all cores, then 1; quick: all)'
+    add('--threads', type=int, nargs='+', metavar='N', help=threads)
+    add('--rounds', type=int, help=f'fewest rounds that count (default: 15, quick: {FEWEST})')
+    most = 'most rounds of training steps (default: 200, quick: those of --rounds)'
+    add('--max-rounds', type=int, help=most)
+    longest = 'no more rounds than the fewest for one network and number of threads after so long'
+    add('--minutes', type=float, default=10, help=f'{longest} (default: 10)')
+    add('--device', default='cpu', help='cpu (default) or cuda')
+    place, results = Path('work_dirs/benchmark'), 'folder for benchmark.json and benchmark.png'
+    add('--work-dir', type=Path, default=place, help=results)
     args = parser.parse_args()
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device}: PyTorch finds no GPU here')

@@ -29,7 +29,7 @@ from mmwau.experiment.trainer import SuiteTrainer, find_records
 from mmwau.files.records import read_records
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.page import png
-from mmwau.reporting.terminal import progress_bar, text_console
+from mmwau.reporting.terminal import print_warnings, print_written, progress_bar, text_console
 from mmwau.scripts.errors import run_script
 
 # Between two lines on a terminal that shows no bars.
@@ -39,43 +39,24 @@ SECONDS_BETWEEN_LINES = 60
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('suite', help='file that declares the trainings, as in configs/suites')
-    parser.add_argument(
-        '--jobs', type=int, help='trainings at a time (default: 1, with --gpus as many as fit)'
+    add = parser.add_argument
+    add('suite', help='file that declares the trainings, as in configs/suites')
+    add('--jobs', type=int, help='trainings at a time (default: 1, with --gpus as many as fit)')
+    add('--threads', type=int, default=1, help='CPU threads of each process (default: 1)')
+    shared = 'share out these GPUs, one for each process of a training'
+    add('--gpus', nargs='+', default=[], metavar='NUMBER', help=shared)
+    chosen = 'only what has all these texts in its name, "SETTING / ARM / seed N"'
+    add('--only', metavar='TEXT', nargs='+', default=[], help=f'train, or list, {chosen}')
+    listed = 'show the trainings with their commands, train nothing'
+    add('--list', action='store_true', help=listed)
+    add('--report', action='store_true', help='compare what is finished, train nothing')
+    place = 'where to train (default: work_dirs/SUITE)'
+    add('--work-dir', type=Path, metavar='FOLDER', help=place)
+    out = (
+        'for tables and pictures (default: the work_dir). Trainings whose results are there '
+        'already, with the same settings, are not trained again'
     )
-    parser.add_argument(
-        '--threads', type=int, default=1, help='CPU threads of each process (default: 1)'
-    )
-    parser.add_argument(
-        '--gpus',
-        nargs='+',
-        default=[],
-        metavar='NUMBER',
-        help='share out these GPUs, one for each process of a training',
-    )
-    parser.add_argument(
-        '--only',
-        metavar='TEXT',
-        nargs='+',
-        default=[],
-        help='train, or list, only what has all these texts in its name, "SETTING / ARM / seed N"',
-    )
-    parser.add_argument(
-        '--list', action='store_true', help='show the trainings with their commands, train nothing'
-    )
-    parser.add_argument(
-        '--report', action='store_true', help='compare what is finished, train nothing'
-    )
-    parser.add_argument(
-        '--work-dir', type=Path, metavar='FOLDER', help='where to train (default: work_dirs/SUITE)'
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        metavar='FOLDER',
-        help='for tables and pictures (default: the work_dir). Trainings whose results are there '
-        'already, with the same settings, are not trained again',
-    )
+    add('--out', type=Path, metavar='FOLDER', help=out)
     args = parser.parse_args(arguments)
     if args.jobs is None:
         args.jobs = max(1, len(args.gpus))
@@ -192,14 +173,12 @@ def write_report(report: SuiteReport, out: Path, console: Console) -> None:
         pictures[f'{name}_{setting.number}.png'] = setting.draw_curves()
         for table in setting.tables():
             console.print(table.to_terminal())
-    for warning in report.warnings():
-        console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
+    print_warnings(console, report.warnings())
     for file, figure in pictures.items():
         write_whole(png(figure, dpi=110), out / file)
     command = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
     write_whole(report.to_markdown(command, list(pictures)).encode(), out / f'{name}.md')
-    for file in (f'{name}.md', f'{name}.json', *pictures):
-        console.print(f'Written: {out / file}', soft_wrap=True)
+    print_written(console, out, (f'{name}.md', f'{name}.json', *pictures))
 
 
 def train_missing(

@@ -2,7 +2,9 @@
 
 import base64
 import io
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +133,35 @@ def write_page(
     ]
     page = PAGE.render(title=title, sections=shown, command=command, version=__version__)
     write_whole(page.encode(), path)
+
+
+def write_results(
+    folder: Path,
+    name: str,
+    title: str,
+    sections: Sequence[Section],
+    pictures: Mapping[str, Figure],
+    content: bytes | None = None,
+) -> list[str]:
+    """Write what a tool found: pictures, a page, which has the tool's command, and a JSON file.
+
+    Args:
+        folder: Where to write.
+        name: Name of the page and of the JSON file, without suffix.
+        title: See :func:`write_page`.
+        sections: See there.
+        pictures: By file name.
+        content: Of the JSON file; None where the tool has written it before.
+
+    Returns:
+        Names of the files.
+    """
+    if content is not None:
+        write_whole(content, folder / f'{name}.json')
+    for file, figure in pictures.items():
+        write_whole(png(figure), folder / file)
+    write_page(folder / f'{name}.html', title, sections, shlex.join(['python', *sys.argv]))
+    return [f'{name}.html', *pictures, f'{name}.json']
 
 
 def _part(part: Part) -> dict:

@@ -219,33 +219,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('source', type=Path, help='folder of the VOC data set')
-    parser.add_argument('target', type=Path, help='folder to make')
-    parser.add_argument(
-        '--split',
-        nargs='+',
-        default=['train', 'val'],
-        metavar='SPLIT[=SET]',
-        help='splits to write, each from the image set of the same name or from the one named '
-        'after "="; where there are no image sets, from such a folder (default: train val)',
+    add = parser.add_argument
+    add('source', type=Path, help='folder of the VOC data set')
+    add('target', type=Path, help='folder to make')
+    sets = (
+        'splits to write, each from the image set of the same name or from the one named after '
+        '"="; where there are no image sets, from such a folder (default: train val)'
     )
-    parser.add_argument(
-        '--split-ratio',
-        nargs='+',
-        type=float,
-        metavar='FRACTION',
-        help='fraction of the images for each split, drawn at random, instead of image sets',
-    )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='seed of --split-ratio (default: %(default)s)'
-    )
-    parser.add_argument('--classes', nargs='+', default=[], help='classes to keep (default: all)')
-    parser.add_argument(
-        '--annotations', help='folder of the XML files, in SOURCE (default: Annotations, or SOURCE)'
-    )
-    parser.add_argument(
-        '--images', help='folder of the images, in SOURCE (default: JPEGImages, or SOURCE)'
-    )
+    add('--split', nargs='+', default=['train', 'val'], metavar='SPLIT[=SET]', help=sets)
+    drawn = 'fraction of the images for each split, drawn at random, instead of image sets'
+    add('--split-ratio', nargs='+', type=float, metavar='FRACTION', help=drawn)
+    add('--seed', type=int, default=0, help='seed of --split-ratio (default: %(default)s)')
+    add('--classes', nargs='+', default=[], help='classes to keep (default: all)')
+    for option, what, usual in (
+        ('--annotations', 'XML files', 'Annotations'),
+        ('--images', 'images', 'JPEGImages'),
+    ):
+        add(option, help=f'folder of the {what}, in SOURCE (default: {usual}, or SOURCE)')
     args = parser.parse_args()
     splits = {split: name or split for split, _, name in (t.partition('=') for t in args.split)}
     if len(splits) < len(args.split):
