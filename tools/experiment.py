@@ -97,8 +97,7 @@ class Show:
         """Show that a training ended."""
         self.ended += 1
         self.bars.advance(self.whole)
-        name = f'{record.setting} / {record.arm} / seed {record.seed}'
-        said = f'{record.status}: {name}' + (f'  {record.error}' if record.error else '')
+        said = f'{record.status}: {record.name}' + (f'  {record.error}' if record.error else '')
         self.console.print(
             f'[{self.ended}/{self.total}] {said}{self._left()}',
             soft_wrap=True,
@@ -127,11 +126,8 @@ class Show:
         if left is None or not (self.trainer.running or self.trainer.waiting):
             return ''
         minutes = round(left / 60)
-        return (
-            f', about {minutes // 60} h {minutes % 60} min left'
-            if minutes >= 60
-            else (f', about {max(1, minutes)} min left')
-        )
+        hours = f'{minutes // 60} h {minutes % 60}' if minutes >= 60 else max(1, minutes)
+        return f', about {hours} min left'
 
 
 def choose(suite: Suite, only: Sequence[str]) -> list[Training]:
@@ -196,11 +192,11 @@ def train_missing(
         f'{len(missing)} to train, {trainer.jobs} at a time',
         soft_wrap=True,
     )
-    by_name = {(one.setting, one.arm, one.seed): one for one in missing}
+    by_key = {one.key: one for one in missing}
     show = Show(console, trainer, len(missing))
 
     def end(record: TrainingRecord) -> None:
-        done[by_name[record.key]] = record
+        done[by_key[record.key]] = record
         keep()
         show.end(record)
 

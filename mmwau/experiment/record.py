@@ -71,6 +71,11 @@ class TrainingRecord:
         return self.setting, self.arm, self.seed
 
     @property
+    def name(self) -> str:
+        """The same, for messages."""
+        return '{} / {} / seed {}'.format(*self.key)
+
+    @property
     def finished(self) -> bool:
         """Whether it has final values to compare."""
         return self.status == 'finished'
@@ -105,9 +110,7 @@ def summarise_run(
     if get_device() == 'cpu':
         seconds = processor_seconds
     return TrainingRecord(
-        training.setting,
-        training.arm,
-        training.seed,
+        *training.key,
         command,
         training.digest,
         status='diverged' if run.diverged else 'finished',

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median
 
 from matplotlib.axes import Axes
@@ -17,6 +18,19 @@ from mmwau.runs.metrics import is_measured, is_number
 
 from .equal_terms import at_equal_loss, at_equal_movement, interpolate
 from .record import TrainingRecord
+
+# Columns with a mean: heading, name of the value, decimals.
+COLUMNS = (
+    ('training loss', 'loss', 3),
+    ('overlap', 'overlap', 4),
+    ('path length', 'path_length', 2),
+    ('displacement', 'displacement', 3),
+)
+EQUAL_TERMS: dict[str, Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None]] = {
+    'at equal training loss': at_equal_loss,
+    'at equal path length': at_equal_movement,
+    'at equal displacement': partial(at_equal_movement, name='displacement'),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,11 @@ class Setting:
         """Name of the arm that the others are compared with."""
         return next(iter(self.arms))
 
+    @property
+    def others(self) -> list[str]:
+        """The arms that are compared with it."""
+        return [arm for arm in self.arms if arm != self.baseline]
+
     def values(self, arm: str, name: str) -> list[tuple[int, float]]:
         """Seed and final value of each finished training of an arm that has one."""
         name = self.metric if name == 'metric' else name
@@ -67,6 +86,11 @@ class Setting:
     def gap(self, arm: str, name: str) -> Summary | None:
         """Difference of a final value to the baseline, paired by seed; None if there is no pair."""
         return _paired(self.values(arm, name), self.values(self.baseline, name))
+
+    def gaps(self) -> dict[str, Summary]:
+        """The gap of the metric by arm, where there is one."""
+        found = {arm: self.gap(arm, 'metric') for arm in self.others}
+        return {arm: gap for arm, gap in found.items() if gap is not None}
 
     def pairs(self, arm: str) -> list[tuple[TrainingRecord, TrainingRecord]]:
         """Records of an arm, each with that of the baseline with the same seed."""
@@ -104,60 +128,27 @@ class Setting:
 
     def table(self) -> Table:
         """What came out."""
+        shown = [*((name, name, self.decimals) for name in self.other_metrics), *COLUMNS]
         rows = []
         for arm, records in self.arms.items():
-            time = self.time(arm)
-            rows.append(
-                [
-                    arm,
-                    f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK),
-                    mean_text(self.mean(arm, 'metric'), self.decimals),
-                    self._gap(self.gap(arm, 'metric'), arm, self.decimals),
-                    *(
-                        mean_text(self.mean(arm, name), self.decimals)
-                        for name in self.other_metrics
-                    ),
-                    mean_text(self.mean(arm, 'loss'), 3),
-                    mean_text(self.mean(arm, 'overlap'), 4),
-                    mean_text(self.mean(arm, 'path_length'), 2),
-                    mean_text(self.mean(arm, 'displacement'), 3),
-                    NO_VALUE if time is None else f'{time:.2f}',
-                ]
-            )
-        columns = [
-            'arm',
-            'runs',
-            self.metric,
-            'Gap (95 % interval)',
-            *self.other_metrics,
-            'training loss',
-            'overlap',
-            'path length',
-            'displacement',
-            'time',
-        ]
+            runs = f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK)
+            metric = mean_text(self.mean(arm, 'metric'), self.decimals)
+            gap = self._gap(self.gap(arm, 'metric'), arm, self.decimals)
+            means = [mean_text(self.mean(arm, name), digits) for _, name, digits in shown]
+            time = NO_VALUE if (known := self.time(arm)) is None else f'{known:.2f}'
+            rows.append([arm, runs, metric, gap, *means, time])
+        headings = [heading for heading, *_ in shown]
+        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *headings, 'time']
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:
         """The overlap beside the baseline's, on four sorts of equal terms."""
-        rows = [
-            [
-                arm,
-                self._gap(self.gap(arm, 'overlap'), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_loss), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_movement), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_displacement), arm, 4),
-            ]
-            for arm in self.arms
-            if arm != self.baseline
-        ]
-        columns = [
-            'arm',
-            'at the end',
-            'at equal training loss',
-            'at equal path length',
-            'at equal displacement',
-        ]
+        rows = []
+        for arm in self.others:
+            gaps = [self.gap(arm, 'overlap')]
+            gaps += [self.gap_at(arm, compare) for compare in EQUAL_TERMS.values()]
+            rows.append([arm, *(self._gap(gap, arm, 4) for gap in gaps)])
+        columns = ['arm', 'at the end', *EQUAL_TERMS]
         title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
         return Table(title, columns, rows)
 
@@ -175,14 +166,10 @@ class Setting:
         """Metric, loss and overlap as training goes on, and the overlap along the others."""
         figure = Figure(figsize=(16, 8.4), layout='constrained')
         panels = figure.subplots(2, 3).ravel()
-        drawn = [
-            ('metric', None),
-            ('loss', None),
-            ('overlap', None),
-            ('overlap', 'loss'),
-            ('overlap', 'path_length'),
-            ('overlap', 'displacement'),
+        drawn: list[tuple[str, str | None]] = [
+            (name, None) for name in ('metric', 'loss', 'overlap')
         ]
+        drawn += [('overlap', along) for along in ('loss', *MOVEMENTS)]
         for index, arm in enumerate(self.arms):
             look = dict(
                 label=arm,
@@ -241,13 +228,6 @@ class Setting:
         """A curve with the start of training, where nothing has moved yet."""
         start = [(0.0, 0.0)] if name in MOVEMENTS else []
         return [*start, *record.curves[name]]
-
-
-def at_equal_displacement(
-    record: TrainingRecord, baseline: TrainingRecord
-) -> tuple[float, float] | None:
-    """See :func:`mmwau.experiment.equal_terms.at_equal_movement`."""
-    return at_equal_movement(record, baseline, 'displacement')
 
 
 def _paired(

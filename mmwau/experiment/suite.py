@@ -37,14 +37,8 @@ WORDS: dict[type, str] = {
     dict: 'a dict with strings as keys',
 }
 # Settings that make no difference to what is trained.
-IRRELEVANT = (
-    'test_',
-    'env_cfg.',
-    'default_hooks.logger.',
-    'default_hooks.checkpoint.',
-    'default_hooks.timer.',
-    'default_hooks.runtime_info.',
-)
+QUIET_HOOKS = ('logger', 'checkpoint', 'timer', 'runtime_info')
+IRRELEVANT = ('test_', 'env_cfg.', *(f'default_hooks.{name}.' for name in QUIET_HOOKS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +62,14 @@ class Training:
     processes: int = 1
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """What names it, and its record."""
+        return self.setting, self.arm, self.seed
+
+    @property
     def name(self) -> str:
-        """Its name, for messages."""
-        return f'{self.setting} / {self.arm} / seed {self.seed}'
+        """The same, for messages."""
+        return '{} / {} / seed {}'.format(*self.key)
 
     @property
     def folder(self) -> Path:
@@ -178,11 +177,9 @@ def read_suite(path: str | PathLike) -> Suite:
                     f'{path}: {where} with the arm {arm!r} needs the config {config}, which '
                     f'does not exist (from {Path.cwd()})'
                 )
-            options = {
-                **read.get('options', {}),
-                **parts.get('options', {}),
-                **arms[arm].get('options', {}),
-            }
+            options: dict[str, object] = {}
+            for part in (read, parts, arms[arm]):
+                options |= part.get('options', {})
             _check_options(path, options)
             variants.append((arm, config, options))
         found += [
@@ -206,12 +203,7 @@ def read_suite(path: str | PathLike) -> Suite:
     return Suite(path.stem, read['title'], read['metric'], found, other_metrics)
 
 
-def digest(
-    settings: Mapping[str, object],
-    wau: Mapping[str, object] | None,
-    seed: int | None,
-    processes: int,
-) -> str:
+def digest(settings: Mapping, wau: Mapping | None, seed: int | None, processes: int) -> str:
     """A hash of what makes a difference to a training.
 
     Args:

@@ -205,16 +205,8 @@ class SuiteTrainer:
             write_record(record, folder)
         # Whatever is wrong with one training, the others go on.
         except Exception as error:
-            return TrainingRecord(
-                training.setting,
-                training.arm,
-                training.seed,
-                command,
-                training.digest,
-                status='failed',
-                error=str(error) or repr(error),
-                starts=one.starts,
-            )
+            why = 'failed', str(error) or repr(error), one.starts
+            return TrainingRecord(*training.key, command, training.digest, *why)
         if one.starts == 1:
             passed = time.monotonic() - one.began
             self._seconds.setdefault(training.setting, []).append(passed)

@@ -214,10 +214,8 @@ def show(
     measured = Table(
         f'Config {args.config}', ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole'], rows
     )
-    title, sections = (
-        'How the metric falls as filters are removed',
-        report.sections(measured, left_out),
-    )
+    title = 'How the metric falls as filters are removed'
+    sections = report.sections(measured, left_out)
     written = write_results(folder, 'prune_curve', title, sections, pictures)
     print_written(console, folder, written)
 
