@@ -74,11 +74,8 @@ def _peak_memory(trainer: BenchmarkTrainer) -> dict[str, int]:
         for event in events
         if event.get('name') == '[memory]'
     ]
-    (step,) = [
-        event
-        for event in events
-        if event.get('name') == STEP and event.get('cat') == 'user_annotation'
-    ]
+    mark = STEP, 'user_annotation'
+    (step,) = [event for event in events if (event.get('name'), event.get('cat')) == mark]
     before = min(levels)[1]
     return {
         'optimizer step': max(level for time, level in levels if time >= step['ts']) - before,

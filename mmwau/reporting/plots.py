@@ -171,8 +171,9 @@ def plot_detections(
             near_right = box[0] > 0.7 * sample['image'].shape[1]
             x, side = (box[2], 'right') if near_right else (box[0], 'left')
             behind = dict(facecolor=CLASS_COLOURS[label], edgecolor='none', pad=1)
-            text = axes.text(x, max(box[1], 12) - 2, f'{classes[label]} {score:.2f}', bbox=behind)
-            text.set(fontsize=7, color='white', horizontalalignment=side)
+            look: dict[str, Any] = dict(fontsize=7, color='white', bbox=behind)
+            text = f'{classes[label]} {score:.2f}'
+            axes.text(x, max(box[1], 12) - 2, text, horizontalalignment=side, **look)
     handles = [Patch(color=CLASS_COLOURS[index], label=name) for index, name in enumerate(classes)]
     handles.append(Patch(facecolor='#808080', edgecolor='white', linestyle=':', label='annotated'))
     figure.legend(handles=handles, loc='outside upper center', ncols=len(handles), frameon=False)
