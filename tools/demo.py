@@ -46,6 +46,12 @@ DATA, WORK_DIR = Path('data/demo'), Path('work_dirs/demo')
 SHOWN_IMAGES = 8
 LOG_LINES = 12
 AP50, OVERLAP = 'coco/bbox_mAP_50', 'overlap'
+CELLS = {
+    'loss': ('loss', '.3f'),
+    'AP50': (AP50, '.3f'),
+    'overlap': (OVERLAP, '.4f'),
+    'active': ('active_fraction', '.2f'),
+}
 ROWS = {
     'coco/bbox_mAP': ('AP, mean over IoU 0.50 to 0.95', '.3f'),
     AP50: ('AP at IoU 0.50', '.3f'),
@@ -101,14 +107,9 @@ class Progress:
             if epoch is not None and entry.get('epoch', 0) > epoch:
                 break
             values.update(entry)
-        baseline = 'WAU' not in self.training.cfg.optim_wrapper.type
-        active = 1.0 if baseline and self.iteration else values.get('active_fraction')
-        return {
-            'loss': text(values.get('loss'), '.3f'),
-            'AP50': text(values.get(AP50), '.3f'),
-            'overlap': text(values.get(OVERLAP), '.4f'),
-            'active': text(active, '.2f'),
-        }
+        if 'WAU' not in self.training.cfg.optim_wrapper.type and self.iteration:
+            values['active_fraction'] = 1.0
+        return {label: text(values.get(name), form) for label, (name, form) in CELLS.items()}
 
 
 class Screen:
@@ -142,7 +143,7 @@ class Screen:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column('')
         table.add_column('', width=18)
-        for name in ('epoch', 'loss', 'AP50', 'overlap', 'active', 'left'):
+        for name in ('epoch', *CELLS, 'left'):
             table.add_column(name, justify='right', no_wrap=True)
         for arm, part in self.parts.items():
             bar = ProgressBar(part.epochs * part.per_epoch, part.iteration)
@@ -153,8 +154,7 @@ class Screen:
     def line(self) -> str:
         """The trainings in one line."""
         parts = [
-            f'{arm}: '
-            + ' '.join(f'{name} {value}' for name, value in part.cells(self.epoch).items())
+            f'{arm}: ' + ' '.join(map(' '.join, part.cells(self.epoch).items()))
             for arm, part in self.parts.items()
         ]
         left = [seconds for part in self.parts.values() if (seconds := part.seconds_left())]
@@ -233,14 +233,11 @@ def load_detectors(trainings: Sequence[Training]) -> dict[str, nn.Module]:
     with silence():
         from mmdet.apis import init_detector
 
-        return {
-            one.arm: init_detector(
-                one.cfg,
-                (WORK_DIR / one.folder / 'last_checkpoint').read_text().strip(),
-                device='cpu',
-            )
-            for one in trainings
-        }
+        found = {}
+        for one in trainings:
+            last = (WORK_DIR / one.folder / 'last_checkpoint').read_text().strip()
+            found[one.arm] = init_detector(one.cfg, last, device='cpu')
+        return found
 
 
 def show_detections(model: nn.Module, picture: Path) -> None:

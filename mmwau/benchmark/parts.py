@@ -23,14 +23,10 @@ from .arms import ARMS, BASELINE, WALL, BenchmarkTrainer, now
 from .networks import Network
 from .rounds import Progress, exactly, interleave, median_of
 
-SELECTION, INDICES, BEFORE, AFTER, GATHERS, REST = PARTS = (
-    'selection',
-    'indices',
-    'copies before the step',
-    'copies after it',
-    'gathers',
-    'bookkeeping',
-)
+SELECTION, INDICES = 'selection', 'indices'
+BEFORE, AFTER = 'copies before the step', 'copies after it'
+GATHERS, REST = 'gathers', 'bookkeeping'
+PARTS = (SELECTION, INDICES, BEFORE, AFTER, GATHERS, REST)
 # Who has the function, its name there, and the part that its time belongs to. What one of them
 # spends in another one counts for the other one alone.
 FUNCTIONS = (
@@ -41,11 +37,8 @@ FUNCTIONS = (
     (wau, 'zero_grads', BEFORE),
     (narrow_convolution, 'gather_channels', GATHERS),
     (NarrowConvolution, 'put_grad', GATHERS),
-    (DetachedConvolution, 'enter', REST),
-    (DetachedConvolution, 'leave', REST),
-    (HeldGradSkipper, 'start', REST),
-    (HeldGradSkipper, 'stop', REST),
-    (HeldGradSkipper, 'flush', REST),
+    *((DetachedConvolution, name, REST) for name in ('enter', 'leave')),
+    *((HeldGradSkipper, name, REST) for name in ('start', 'stop', 'flush')),
     (Updates, 'start', REST),
 )
 Inputs = ParamSpec('Inputs')

@@ -41,28 +41,18 @@ from .recipes import (
 WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'
 FAILED, FAILS_PLAIN = 'failed', 'fails without WAU too'
 # What stops a recipe that says nothing about WAU, by words of the error.
+NO_CONVOLUTION = r'No convolution .*(is below|can be held)'
+NO_GPU = (
+    r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|'
+    r'implementation for device cpu not found|Found no NVIDIA driver'
+)
+NO_PACKAGE = r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed"
+NO_INTERNET = r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect'
 REASONS = (
-    (
-        r'No convolution .*(is below|can be held)',
-        NOT_FOR_IT,
-        'no convolution that trains in backbone and neck',
-    ),
-    (
-        r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|'
-        r'implementation for device cpu not found|Found no NVIDIA driver',
-        NOT_TRIED,
-        'an op of it needs a GPU',
-    ),
-    (
-        r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed",
-        NOT_TRIED,
-        'needs the package {}',
-    ),
-    (
-        r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect',
-        NOT_TRIED,
-        'fetches weights or texts from the internet',
-    ),
+    (NO_CONVOLUTION, NOT_FOR_IT, 'no convolution that trains in backbone and neck'),
+    (NO_GPU, NOT_TRIED, 'an op of it needs a GPU'),
+    (NO_PACKAGE, NOT_TRIED, 'needs the package {}'),
+    (NO_INTERNET, NOT_TRIED, 'fetches weights or texts from the internet'),
 )
 
 
@@ -236,15 +226,10 @@ def try_recipe(
         runner.train()
         if watch.updates != UPDATES:
             watch.wrong.append(f'{watch.updates} updates were made instead of {UPDATES}')
-        found |= dict(
-            held=len(watch.layers),
-            convolutions=len(watch.layers) + len(watch.left_out),
-            filters=sum(layer.num_slices for layer in watch.layers.values()),
-            active=watch.active,
-            moved=watch.moved,
-            without_gradient=watch.without_gradient,
-            left_out=dict(Counter(watch.left_out.values())),
-        )
+        held, left_out = len(watch.layers), Counter(watch.left_out.values())
+        found |= dict(held=held, convolutions=held + left_out.total(), left_out=dict(left_out))
+        found |= {name: getattr(watch, name) for name in ('active', 'moved', 'without_gradient')}
+        found['filters'] = sum(layer.num_slices for layer in watch.layers.values())
         found['skipping'] = skip_in_one_update(runner, watch)
         if not all(map(math.isfinite, watch.losses)):
             remarks.append('a loss was not finite')
@@ -265,11 +250,9 @@ def skip_in_one_update(runner: Runner, watch: Watch) -> int:
     Returns:
         How many convolutions skipped them.
     """
-    settings = {
-        key: value
-        for key, value in runner.cfg.optim_wrapper.items()
-        if key not in ('constructor', 'paramwise_cfg')
-    }
+    settings = dict(runner.cfg.optim_wrapper.items())
+    for of_groups in ('constructor', 'paramwise_cfg'):
+        settings.pop(of_groups, None)
     settings.update(hold='state', seed=SEED, optimizer=runner.optim_wrapper.optimizer)
     wrapper = OPTIM_WRAPPERS.build(settings)
     wrapper.initialize_count_status(runner.model, 0, watch.counts)

@@ -113,28 +113,6 @@ class Section:
     parts: Sequence[Part]
 
 
-def write_page(
-    path: str | Path, title: str, sections: Sequence[Section], command: str = ''
-) -> None:
-    """Write a page that needs no other file and no network.
-
-    Args:
-        path: The HTML file to write.
-        title: Title of the page.
-        sections: What it shows.
-        command: The command that made it, for the page's foot.
-
-    Raises:
-        OSError: If it can't be written.
-    """
-    shown = [
-        {'heading': section.heading, 'parts': [_part(part) for part in section.parts]}
-        for section in sections
-    ]
-    page = PAGE.render(title=title, sections=shown, command=command, version=__version__)
-    write_whole(page.encode(), path)
-
-
 def write_results(
     folder: Path,
     name: str,
@@ -143,24 +121,33 @@ def write_results(
     pictures: Mapping[str, Figure],
     content: bytes | None = None,
 ) -> list[str]:
-    """Write what a tool found: pictures, a page, which has the tool's command, and a JSON file.
+    """Write what a tool found: pictures, a page that needs no other file, and a JSON file.
 
     Args:
         folder: Where to write.
         name: Name of the page and of the JSON file, without suffix.
-        title: See :func:`write_page`.
-        sections: See there.
+        title: Title of the page; at its foot stands the command that made it.
+        sections: What it shows.
         pictures: By file name.
         content: Of the JSON file; None where the tool has written it before.
 
     Returns:
         Names of the files.
+
+    Raises:
+        OSError: If one can't be written.
     """
     if content is not None:
         write_whole(content, folder / f'{name}.json')
     for file, figure in pictures.items():
         write_whole(png(figure), folder / file)
-    write_page(folder / f'{name}.html', title, sections, shlex.join(['python', *sys.argv]))
+    shown = [
+        {'heading': section.heading, 'parts': [_part(part) for part in section.parts]}
+        for section in sections
+    ]
+    command = shlex.join(['python', *sys.argv])
+    page = PAGE.render(title=title, sections=shown, command=command, version=__version__)
+    write_whole(page.encode(), folder / f'{name}.html')
     return [f'{name}.html', *pictures, f'{name}.json']
 
 

@@ -79,10 +79,8 @@ def convert(
         )
     unannotated = [name for name in image_files if name not in xml_files]
     if unannotated:
-        print(
-            f'{len(unannotated)} images have no annotation and are left out: '
-            f'{name_some(unannotated, 5)}'
-        )
+        left_out = name_some(unannotated, 5)
+        print(f'{len(unannotated)} images have no annotation and are left out: {left_out}')
     names = _split(source, xml_folder, splits, xml_files, seed)
     used = sorted(set().union(*names.values()))
     read = {name: voc.read_annotation(_only(xml_files[name])) for name in used}
@@ -170,9 +168,8 @@ def _convert_split(
     annotations: list[dict] = []
     cut: list[Path] = []
     without_area: list[Path] = []
-    for image_id, (path, annotation) in enumerate(
-        track(samples, f'Converting the split {target.name!r}')
-    ):
+    tracked = track(samples, f'Converting the split {target.name!r}')
+    for image_id, (path, annotation) in enumerate(tracked):
         file_name = path.relative_to(image_folder).as_posix()
         width, height = voc.loaded_size(path, annotation.size)
         copy = target / file_name
@@ -204,14 +201,9 @@ def _convert_split(
     print(f'{len(images)} images, {len(annotations)} boxes')
     for paths, what in ((cut, 'cut to their image'), (without_area, 'without area left out')):
         if paths:
-            print(
-                f'{len(paths)} boxes {what}: {name_some(sorted({str(path) for path in paths}), 5)}'
-            )
-    return {
-        'images': images,
-        'annotations': annotations,
-        'categories': [{'id': index, 'name': name} for name, index in categories.items()],
-    }
+            print(f'{len(paths)} boxes {what}: {name_some(sorted(set(map(str, paths))), 5)}')
+    listed = [{'id': index, 'name': name} for name, index in categories.items()]
+    return {'images': images, 'annotations': annotations, 'categories': listed}
 
 
 def main() -> None:
