@@ -141,19 +141,13 @@ def main() -> None:
         of_operations=args.rounds if args.quick else 2 * args.rounds,
         watch=watcher(console),
     )
-    results = dict(
-        machine=dict(
-            device=torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine(),
-            threads=args.threads[0],
-            torch=torch.__version__,
-            system=platform.system(),
-        ),
-        arguments={**vars(args), 'work_dir': str(args.work_dir)},
-    )
+    name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()
+    machine = dict(device=name, threads=args.threads[0], torch=torch.__version__)
+    machine['system'] = platform.system()
+    results = dict(machine=machine, arguments={**vars(args), 'work_dir': str(args.work_dir)})
     with threads(args.threads[0]):
         results.update({section: SECTIONS[section](bench) for section in args.sections})
     # First of all, so that nothing that goes wrong later loses what was measured.
-    args.work_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(results, args.work_dir / 'benchmark.json')
     report.print_tables(results, console)
     console.print(f'Everything measured: {args.work_dir / "benchmark.json"}', soft_wrap=True)

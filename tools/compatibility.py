@@ -118,12 +118,9 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
         write_records([records[name] for name in names if name in records], path)
         per_recipe = (time.monotonic() - start) / (done + 1)
         left = per_recipe * (len(chosen) - done - 1) / 60
-        print(
-            f'[{done + 1}/{len(chosen)}] {name}: {record.result}'
-            + (f' ({record.reason})' if record.reason else '')
-            + f', {record.seconds:.0f} s; about {left:.0f} min left',
-            flush=True,
-        )
+        why = f' ({record.reason})' if record.reason else ''
+        said = f'{name}: {record.result}{why}, {record.seconds:.0f} s; about {left:.0f} min left'
+        print(f'[{done + 1}/{len(chosen)}] {said}', flush=True)
     return list(records.values())
 
 
@@ -133,10 +130,8 @@ def main() -> None:
     if args.report:
         records = read_records(TrialRecord, args.work_dir / 'records.json')
         if not records:
-            raise FileNotFoundError(
-                f'There are no records in {args.work_dir}: run the same command without '
-                '--report first'
-            )
+            advice = 'run the same command without --report first'
+            raise FileNotFoundError(f'There are no records in {args.work_dir}: {advice}')
         write_report(records, ROOT / 'docs')
         print('Written: docs/compatibility.md, docs/compatibility.json')
     else:

@@ -62,16 +62,12 @@ class Bench:
 
 
 def _convolution(bench: Bench) -> dict:
-    rounds = bench.of_operations
+    rounds, device = bench.of_operations, str(bench.device)
 
     def measure(tick: Progress) -> dict:
-        return {
-            # The sizes of ResNet-50 at 224x224.
-            channels: time_convolution(
-                channels, rounds, tick, size=3584 // channels, device=str(bench.device)
-            )
-            for channels in (128, 256, 512)
-        }
+        timed = partial(time_convolution, rounds=rounds, tick=tick, device=device)
+        # The sizes of ResNet-50 at 224x224.
+        return {channels: timed(channels, size=3584 // channels) for channels in (128, 256, 512)}
 
     return bench.watch('backward of 3x3 convolutions', 3 * 2 * (rounds + WARM_UP), measure)
 

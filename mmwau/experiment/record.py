@@ -110,18 +110,12 @@ def summarise_run(
     if get_device() == 'cpu':
         seconds = processor_seconds
     return TrainingRecord(
-        *training.key,
-        command,
-        training.digest,
-        status='diverged' if run.diverged else 'finished',
+        *(*training.key, command, training.digest, 'diverged' if run.diverged else 'finished'),
         starts=run.starts,
         iterations=last,
         seconds=_short(seconds),
         values={name: _short(value) for name, value in values.items() if value is not None},
-        curves={
-            name: [(_short(at), _short(value)) for at, value in points]
-            for name, points in curves.items()
-        },
+        curves={name: [(_short(x), _short(y)) for x, y in curve] for name, curve in curves.items()},
     )
 
 

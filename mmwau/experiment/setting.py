@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.reporting.numbers import NO_BREAK, NO_VALUE, mean_text, number_text
 from mmwau.reporting.page import Table
-from mmwau.reporting.plots import COLOURS, MARKERS, legend_above, tidy
-from mmwau.reporting.statistics import Summary, difference, half_width, summarise
+from mmwau.reporting.plots import COLOURS, legend_above, styles, tidy
+from mmwau.reporting.statistics import Summary, difference, half_width, mean_curve, summarise
 from mmwau.runs.metrics import is_measured, is_number
 
 from .equal_terms import at_equal_loss, at_equal_movement, interpolate
@@ -170,16 +170,10 @@ class Setting:
             (name, None) for name in ('metric', 'loss', 'overlap')
         ]
         drawn += [('overlap', along) for along in ('loss', *MOVEMENTS)]
-        for index, arm in enumerate(self.arms):
-            look = dict(
-                label=arm,
-                color=COLOURS[index % len(COLOURS)],
-                linestyle='-' if index < len(COLOURS) else '--',
-                marker=MARKERS[index % 8],
-                markersize=5,
-                markerfacecolor='white',
-                linewidth=1.6,
-            )
+        for index, (arm, style) in enumerate(styles(self.arms).items()):
+            dashes = '-' if index < len(COLOURS) else '--'
+            look: dict = dict(style, label=arm, linestyle=dashes, linewidth=1.6)
+            look |= dict(markersize=5, markerfacecolor='white')
             for axes, (name, along) in zip(panels, drawn, strict=True):
                 self._draw(axes, arm, name, along, look)
         texts = dict(
@@ -212,16 +206,15 @@ class Setting:
             {step: value for step, value in record.curves[name] if self._counts(name, value)}
             for record in records
         ]
-        steps = sorted(set.intersection(*map(set, values)))
+        means = mean_curve(values)
         if along == 'loss':  # before the first epoch ended there is none
-            steps = [step for step in steps if step >= records[0].curves['loss'][0][0]]
-        means = [fmean(curve[step] for curve in values) for step in steps]
-        where = steps
+            first = records[0].curves['loss'][0][0]
+            means = {step: mean for step, mean in means.items() if step >= first}
+        where = list(means)
         if along is not None:
             curves = [self._from_start(record, along) for record in records]
-            where = [fmean(interpolate(curve, step) for curve in curves) for step in steps]
-        every = max(1, len(steps) // 8)
-        axes.plot(where, means, markevery=every, **look)
+            where = [fmean(interpolate(curve, step) for curve in curves) for step in means]
+        axes.plot(where, list(means.values()), markevery=max(1, len(means) // 8), **look)
 
     @staticmethod
     def _from_start(record: TrainingRecord, name: str) -> Sequence[tuple[float, float]]:

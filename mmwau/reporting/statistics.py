@@ -1,11 +1,14 @@
 """Means over seeds and differences paired by seed, each with its spread and interval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import TypeVar
 
 from scipy.stats import t
+
+Step = TypeVar('Step', int, float)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Summary:
 def summarise(values: Sequence[float]) -> Summary:
     """Mean and spread of at least one value."""
     return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def mean_curve(curves: Sequence[Mapping[Step, float]]) -> dict[Step, float]:
+    """Mean of curves at the points that all of them have, in order; empty if there is no curve."""
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    return {step: fmean(curve[step] for curve in curves) for step in steps}
 
 
 def half_width(found: Summary) -> float | None:

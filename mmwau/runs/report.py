@@ -14,7 +14,7 @@ from mmwau.overlap import STAGE_OVERLAP
 from mmwau.reporting.numbers import MINUS, NO_BREAK, NO_VALUE, number_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
-from mmwau.reporting.statistics import Summary, difference, summarise
+from mmwau.reporting.statistics import Summary, difference, mean_curve, summarise
 
 from .arms import Arm
 from .checks import metric_names
@@ -257,13 +257,12 @@ class RunsReport:
             thin: dict = dict(color=style['color'], linewidth=0.8, alpha=0.35, zorder=2)
             for curve in runs if len(runs) > 1 else ():
                 axes.plot(list(curve), list(curve.values()), **thin)
-            steps = sorted(set.intersection(*map(set, runs))) if runs else []
-            means = [fmean(curve[step] for curve in runs) for step in steps]
+            means = mean_curve(runs)
             # Not all arms at the same points, where their markers would hide each other.
-            every = max(1, len(steps) // 8)
+            every = max(1, len(means) // 8)
             first = index * every // len(self.arms)
             look: dict = dict(MARKED, label=label, linewidth=2, markersize=5, **style)
-            axes.plot(steps, means, markevery=(first, every), **look)
+            axes.plot(list(means), list(means.values()), markevery=(first, every), **look)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
     def _draw_points(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:

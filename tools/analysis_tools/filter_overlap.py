@@ -87,11 +87,8 @@ def measure(
         ValueError: If there is no convolution to measure.
     """
     filters, left_out = find_filters(weights, model)
-    wanted = {
-        name: each
-        for name, each in filters.items()
-        if any(is_below(name, prefix) for prefix in args.layers)
-    }
+    names = [name for name in filters if any(is_below(name, prefix) for prefix in args.layers)]
+    wanted = {name: filters[name] for name in names}
     if not wanted:
         raise ValueError(
             f'{path}: no convolution to measure below --layers {" ".join(args.layers)!r}. '
