@@ -7,6 +7,7 @@ are for orientation: those of two machines, or of two moments, can't be compared
 """
 
 import argparse
+import json
 import logging
 import platform
 import warnings
@@ -24,7 +25,7 @@ from mmwau.benchmark.networks import DETECTOR, NETWORKS
 from mmwau.benchmark.rounds import FEWEST, Effort
 from mmwau.benchmark.sections import SECTIONS, Bench
 from mmwau.benchmark.steps import threads
-from mmwau.files.whole import check_folder
+from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.terminal import progress_bar, text_console
 
 # The quick run asks only what the table of targets needs.
@@ -148,7 +149,7 @@ def main() -> None:
     with threads(args.threads[0]):
         results.update({section: SECTIONS[section](bench) for section in args.sections})
     # First of all, so that nothing that goes wrong later loses what was measured.
-    report.write_json(results, args.work_dir / 'benchmark.json')
+    write_whole(json.dumps(results, indent=1).encode(), args.work_dir / 'benchmark.json')
     report.print_tables(results, console)
     console.print(f'Everything measured: {args.work_dir / "benchmark.json"}', soft_wrap=True)
     if results.get('networks'):
