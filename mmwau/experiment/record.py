@@ -13,7 +13,7 @@ from mmwau.files.records import read_records, write_records
 from mmwau.runs.metrics import is_number
 from mmwau.runs.run import Run
 
-from .suite import Training
+from .suite import Named, Training
 
 RECORD = 'record.json'
 # Points of a curve where training counts iterations.
@@ -22,7 +22,7 @@ Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class TrainingRecord:
+class TrainingRecord(Named):
     """The outcome of a training.
 
     Args:
@@ -46,9 +46,6 @@ class TrainingRecord:
             epoch, which stands at its middle, ``'overlap'``, ``'path_length'``, ...
     """
 
-    setting: str
-    arm: str
-    seed: int
     command: str
     digest: str
     status: str
@@ -64,16 +61,6 @@ class TrainingRecord:
         for name in ('values', 'curves'):
             renamed = {log_key(key): value for key, value in getattr(self, name).items()}
             object.__setattr__(self, name, renamed)
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What names the training."""
-        return self.setting, self.arm, self.seed
-
-    @property
-    def name(self) -> str:
-        """The same, for messages."""
-        return '{} / {} / seed {}'.format(*self.key)
 
     @property
     def finished(self) -> bool:

@@ -42,7 +42,26 @@ IRRELEVANT = ('test_', 'env_cfg.', *(f'default_hooks.{name}.' for name in QUIET_
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class Named:
+    """What a training and its record are called by; see :class:`Training`."""
+
+    setting: str
+    arm: str
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Setting, arm and seed."""
+        return self.setting, self.arm, self.seed
+
+    @property
+    def name(self) -> str:
+        """The same, for messages."""
+        return '{} / {} / seed {}'.format(*self.key)
+
+
+@dataclass(frozen=True, eq=False)
+class Training(Named):
     """One training of a suite: an arm in a setting with a seed.
 
     Args:
@@ -54,22 +73,9 @@ class Training:
         processes: Number of processes that train it together.
     """
 
-    setting: str
-    arm: str
-    seed: int
     config: Path
     options: Mapping[str, object]
     processes: int = 1
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What names it, and its record."""
-        return self.setting, self.arm, self.seed
-
-    @property
-    def name(self) -> str:
-        """The same, for messages."""
-        return '{} / {} / seed {}'.format(*self.key)
 
     @property
     def folder(self) -> Path:
