@@ -80,12 +80,12 @@ class Setting:
 
     def mean(self, arm: str, name: str) -> Summary | None:
         """Mean and spread of a final value; None if there is none."""
-        values = [value for _, value in self.values(arm, name)]
-        return summarise(values) if values else None
+        return summarise([value for _, value in self.values(arm, name)])
 
     def gap(self, arm: str, name: str) -> Summary | None:
         """Difference of a final value to the baseline, paired by seed; None if there is no pair."""
-        return _paired(self.values(arm, name), self.values(self.baseline, name))
+        found = difference(self.values(arm, name), self.values(self.baseline, name))
+        return found if found is not None and found.paired else None
 
     def gaps(self) -> dict[str, Summary]:
         """The gap of the metric by arm, where there is one."""
@@ -104,8 +104,7 @@ class Setting:
     ) -> Summary | None:
         """Difference of the overlap to the baseline at a point of equal terms."""
         found = [compare(*pair) for pair in self.pairs(arm)]
-        gaps = [both[0] - both[1] for both in found if both is not None]
-        return summarise(gaps) if gaps else None
+        return summarise([both[0] - both[1] for both in found if both is not None])
 
     def time(self, arm: str) -> float | None:
         """Training time relative to the baseline, median over pairs; None if not known."""
@@ -221,12 +220,3 @@ class Setting:
         """A curve with the start of training, where nothing has moved yet."""
         start = [(0.0, 0.0)] if name in MOVEMENTS else []
         return [*start, *record.curves[name]]
-
-
-def _paired(
-    values: Sequence[tuple[int, float]], baseline: Sequence[tuple[int, float]]
-) -> Summary | None:
-    if not values or not baseline:
-        return None
-    found = difference(values, baseline)
-    return found if found.paired else None

@@ -28,8 +28,10 @@ class Summary:
     paired: bool = True
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean and spread of at least one value."""
+def summarise(values: Sequence[float]) -> Summary | None:
+    """Mean and spread of values; None if there is none."""
+    if not values:
+        return None
     return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
@@ -48,18 +50,20 @@ def half_width(found: Summary) -> float | None:
 
 def difference(
     values: Sequence[tuple[int | None, float]], baseline: Sequence[tuple[int | None, float]]
-) -> Summary:
+) -> Summary | None:
     """Difference of an arm to the baseline.
 
     Args:
-        values: Seed and value of each run of the arm, at least one; a seed of None is not known.
+        values: Seed and value of each run of the arm; a seed of None is not known.
         baseline: The same of the baseline.
 
     Returns:
         Mean and spread of the differences between runs of the same seed; of a seed that an arm has
         more than once the mean takes part. Where no seed is in both, the difference of the means,
-        without a spread.
+        without a spread. None where one of the two has no values.
     """
+    if not values or not baseline:
+        return None
     ours, theirs = _by_seed(values), _by_seed(baseline)
     pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     if pairs:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.overlap import STAGE_OVERLAP
-from mmwau.reporting.numbers import MINUS, NO_BREAK, NO_VALUE, number_text
+from mmwau.reporting.numbers import MINUS, NO_BREAK, NO_VALUE, mean_text, number_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
 from mmwau.reporting.statistics import Summary, difference, mean_curve, summarise
@@ -79,13 +79,11 @@ class RunsReport:
 
     def summary(self, arm: Arm, name: str) -> Summary | None:
         """Mean and spread of a final value; None if no run of the arm has one."""
-        values = [value for _, value in arm.values(name, self.at)]
-        return summarise(values) if values else None
+        return summarise([value for _, value in arm.values(name, self.at)])
 
     def difference(self, arm: Arm, name: str) -> Summary | None:
         """Difference of a final value to the baseline; None if one of the two has none."""
-        values, baseline = arm.values(name, self.at), self.arms[0].values(name, self.at)
-        return difference(values, baseline) if values and baseline else None
+        return difference(arm.values(name, self.at), self.arms[0].values(name, self.at))
 
     def value_tables(self) -> list[Table]:
         """Final metrics, loss and overlap of the network, and the differences."""
@@ -117,41 +115,37 @@ class RunsReport:
 
     def _mean(self, arm: Arm, name: str) -> str:
         found = self.summary(arm, name)
-        if found is None:
-            return NO_VALUE
-        return self._cell(name, found, self._text(name, found.mean), f'{found.count}')
+        return NO_VALUE if found is None else self._cell(name, found, f'{found.count}')
 
     def _minus(self, arm: Arm, name: str) -> str:
         found = self.difference(arm, name)
         if found is None:
             return NO_VALUE
         pairs = f'{found.count}{NO_BREAK}pair{"s" * (found.count > 1)}'
-        pairs = pairs if found.paired else 'unpaired'
-        return self._cell(name, found, self._text(name, found.mean, '+'), pairs)
+        return self._cell(name, found, pairs if found.paired else 'unpaired', '+')
 
-    def _cell(self, name: str, found: Summary, mean: str, count: str) -> str:
-        spread = '' if found.std is None else f'{NO_BREAK}±{NO_BREAK}{self._text(name, found.std)}'
+    def _cell(self, name: str, found: Summary, count: str, sign: str = '') -> str:
         # On a page a line break is a space; the columns of many arms are narrow in a terminal.
         space = ' ' if len(self.arms) <= ARMS_IN_ONE_TABLE else '\n'
-        return f'{mean}{spread}{space}({count})'
+        return f'{mean_text(found, self._decimals(name), sign)}{space}({count})'
 
-    def _text(self, name: str, value: float | None, sign: str = '') -> str:
-        """A value with as many decimals as all of its kind."""
-        if value is None:
-            return NO_VALUE
-        values = [value for arm in self.arms for _, value in arm.values(name, self.at)]
-        percent = max(map(abs, values)) >= 10
-        decimals = 4 if name == 'overlap' or name.startswith(STAGE_OVERLAP) else 2 if percent else 3
-        return number_text(value, decimals, sign)
+    def _decimals(self, name: str) -> int:
+        """The decimals of a value, as many for all of its kind."""
+        if name == 'overlap' or name.startswith(STAGE_OVERLAP):
+            return 4
+        values = [abs(value) for arm in self.arms for _, value in arm.values(name, self.at)]
+        return 2 if max(values, default=0) >= 10 else 3
 
     def table_by_run(self) -> Table:
         """Each run's final values."""
         names = [*self.names(), *self.stages]
-        rows = [
-            [arm.label, _seed(run), *(self._text(name, run.final(name, self.at)) for name in names)]
-            for arm in self.arms
-            for run in arm.runs
-        ]
+        decimals = {name: self._decimals(name) for name in names}
+        rows = []
+        for arm in self.arms:
+            for run in arm.runs:
+                values = (run.final(name, self.at) for name in names)
+                cells = map(number_text, values, decimals.values())
+                rows.append([arm.label, _seed(run), *cells])
         return Table(f'Each run {self._when}', ['arm', 'seed', *map(_label, names)], rows)
 
     def table_of_runs(self) -> Table:
