@@ -119,13 +119,11 @@ def comparison_table(checkpoints: Mapping[str, Measured]) -> Table:
     rows = []
     for name in layer_names(checkpoints):
         random = next(each.random[name] for each in checkpoints.values() if name in each.random)
-        cells = [
-            f'{each.layers[name].overlap:.4f} ({each.ratio(name):.2f})'
-            if name in each.layers
-            else ''
-            for each in checkpoints.values()
-        ]
-        rows.append((name, f'{random.overlap:.4f}', *cells))
+        cells = dict.fromkeys(checkpoints, '')
+        for label, each in checkpoints.items():
+            if name in each.layers:
+                cells[label] = f'{each.layers[name].overlap:.4f} ({each.ratio(name):.2f})'
+        rows.append((name, f'{random.overlap:.4f}', *cells.values()))
     title = 'Overlap by layer (ratio to random)'
     return Table(title, ('layer', 'at random', *checkpoints), rows)
 
@@ -133,14 +131,10 @@ def comparison_table(checkpoints: Mapping[str, Measured]) -> Table:
 def feature_table(features: Features) -> Table:
     """A row for each layer: overlap of its channels, and CKA with the first checkpoint."""
     first, *others = features.overlap
-    rows = [
-        (
-            layer,
-            *(f'{each[layer]:.4f}' for each in features.overlap.values()),
-            *(f'{features.alike[label][layer]:.3f}' for label in others),
-        )
-        for layer in features.overlap[first]
-    ]
+    rows = []
+    for layer in features.overlap[first]:
+        cells = [f'{each[layer]:.4f}' for each in features.overlap.values()]
+        rows.append((layer, *cells, *(f'{features.alike[one][layer]:.3f}' for one in others)))
     columns = [f'overlap, {label}' for label in features.overlap]
     columns += [f'CKA of {label} with {first}' for label in others]
     return Table(f'Features on {features.images} images', ('layer', *columns), rows)

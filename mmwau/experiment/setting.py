@@ -134,8 +134,7 @@ class Setting:
             metric = mean_text(self.mean(arm, 'metric'), self.decimals)
             gap = self._gap(self.gap(arm, 'metric'), arm, self.decimals)
             means = [mean_text(self.mean(arm, name), digits) for _, name, digits in shown]
-            time = NO_VALUE if (known := self.time(arm)) is None else f'{known:.2f}'
-            rows.append([arm, runs, metric, gap, *means, time])
+            rows.append([arm, runs, metric, gap, *means, number_text(self.time(arm), 2)])
         headings = [heading for heading, *_ in shown]
         columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *headings, 'time']
         return Table(self.name, columns, rows)
@@ -211,12 +210,8 @@ class Setting:
             means = {step: mean for step, mean in means.items() if step >= first}
         where = list(means)
         if along is not None:
-            curves = [self._from_start(record, along) for record in records]
+            # At the start of training nothing has moved yet.
+            start = [(0.0, 0.0)] if along in MOVEMENTS else []
+            curves = [[*start, *record.curves[along]] for record in records]
             where = [fmean(interpolate(curve, step) for curve in curves) for step in means]
         axes.plot(where, list(means.values()), markevery=max(1, len(means) // 8), **look)
-
-    @staticmethod
-    def _from_start(record: TrainingRecord, name: str) -> Sequence[tuple[float, float]]:
-        """A curve with the start of training, where nothing has moved yet."""
-        start = [(0.0, 0.0)] if name in MOVEMENTS else []
-        return [*start, *record.curves[name]]
