@@ -69,11 +69,8 @@ def _peak_memory(trainer: BenchmarkTrainer) -> dict[str, int]:
         path = Path(folder) / 'trace.json'
         trace.export_chrome_trace(str(path))
         events = json.loads(path.read_text())['traceEvents']
-    levels = [
-        (event['ts'], event['args']['Total Allocated'])
-        for event in events
-        if event.get('name') == '[memory]'
-    ]
+    found = [event for event in events if event.get('name') == '[memory]']
+    levels = [(event['ts'], event['args']['Total Allocated']) for event in found]
     mark = STEP, 'user_annotation'
     (step,) = [event for event in events if (event.get('name'), event.get('cat')) == mark]
     before = min(levels)[1]
