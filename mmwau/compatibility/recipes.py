@@ -1,13 +1,15 @@
 """The recipes of MMDetection and MMPreTrain: which to try, how to make them small, WAU added."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+
+from mmwau.scripts.presets import use_wau
 
 from .data import SIDE, drawn_classification, drawn_detection
 
@@ -216,14 +218,11 @@ def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
     Recipes with automatic mixed precision are trained in float32: MMEngine's wrapper for it refuses
     a machine without an accelerator.
     """
-    imports = cfg.get('custom_imports') or {}
-    cfg.custom_imports = dict(
-        imports=['mmwau', *_listed(imports.get('imports', []))], allow_failed_imports=False
-    )
     for of_amp in ('loss_scale', 'dtype', 'use_fsdp'):
         cfg.optim_wrapper.pop(of_amp, None)
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    use_wau(cfg, 'paper')
     cfg.optim_wrapper.update(type=wrapper, update_ratio=UPDATE_RATIO)
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WAUHook')]
 
 
 def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
@@ -345,7 +344,3 @@ def _replace_files(dataset: dict, drawn: Callable[[dict], dict]) -> dict:
         inner = [_replace_files(each, drawn) for each in dataset['datasets']]
         return {**dataset, 'datasets': inner}
     return drawn(dataset)
-
-
-def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)

@@ -12,7 +12,7 @@ from mmwau.version import __version__
 
 from .data import SIDE
 from .recipes import BATCH_SIZE, UPDATE_RATIO, UPDATES
-from .trial import FAILED, FAILS_PLAIN, NOT_FOR_IT, NOT_TRIED, WORKS, TrialRecord
+from .trial import AXES, FAILED, FAILS_PLAIN, NOT_FOR_IT, NOT_TRIED, WORKS, TrialRecord
 
 # Either name of a distribution may be installed.
 PACKAGES = {
@@ -31,11 +31,11 @@ A family is a folder of configs that comes with MMDetection or MMPreTrain. Of ea
 smallest recipe that can be tried on drawn images got
 [WAU's three lines](../README.md#add-it-to-your-training), was made small enough for a CPU, and was
 trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
-`hold='state'`, with `update_ratio={ratio}`. For each update, the weights before and after it were
-compared bit for bit, and the selection of active filters was drawn a second time, separately from
-the training. A recipe **works** if no bit of a held filter (or of its bias) changed, and active
-filters moved in every layer that had a gradient. This shows that WAU does to a recipe what it
-should; it says nothing about what a network learns.
+`hold='state'` by filters, by input channels and by whole layers, with `update_ratio={ratio}`. For
+each update, the weights before and after it were compared bit for bit, and the selection of what
+is active was drawn a second time, separately from the training. A recipe **works** if no bit of
+what is held (or of its bias) changed, and active filters moved in every layer that had a gradient.
+This shows that WAU does to a recipe what it should; it says nothing about what a network learns.
 
 ```bash
 python tools/compatibility.py             # train what is not done yet
@@ -70,8 +70,9 @@ Columns:
 - **Held**: the held convolutions, out of those below `backbone` and `neck`, and why the others are
   not held.
 - **Filters**: the number of filters in them.
-- **Skip**: held convolutions that did not compute the gradients of held filters under
-  `hold='state'`; [the others](speed.md) are of a kind or size for which this is not done.
+- **Skip**: convolutions that did not compute the gradients of what is held under `hold='state'`, by
+  filters / by input channels / by whole layers; [the others](speed.md) are of a kind or size for
+  which this is not done, or, by input channels, can't be held.
 - **Active that moved**: out of the active filters of all updates under `hold='weight'`. The others
   had no gradient, or moved by less than float32 can represent.
 """
@@ -132,5 +133,6 @@ def row_of(record: TrialRecord) -> tuple[str, ...]:
     left_out = ', '.join(f'{count} {reason}' for reason, count in record.left_out.items())
     held = f'{record.held} of {record.convolutions}' + (f' ({left_out})' if left_out else '')
     moved = f'{record.moved:,} of {record.active:,}'
-    numbers = held, f'{record.filters:,}', str(record.skipping), moved
+    skip = ' / '.join(str(record.skipping.get(axis, '–')) for axis in AXES)
+    numbers = held, f'{record.filters:,}', skip, moved
     return record.family, recipe, record.backbone or '–', *numbers, result

@@ -5,30 +5,21 @@ import re
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from mmengine.hooks import Hook
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmwau.core.slices import Layer
 from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
-from mmwau.targets import DEFAULT_TARGETS, find_layers, find_left_out
-from mmwau.wau import WAU
+from mmwau.targets import DEFAULT_TARGETS
 
 from .recipes import (
     EXEMPT,
     SEED,
-    UPDATE_RATIO,
     UPDATES,
     WRAPPER,
     Recipe,
@@ -37,9 +28,12 @@ from .recipes import (
     short,
     zoo_of,
 )
+from .watch import Watch
 
 WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'
 FAILED, FAILS_PLAIN = 'failed', 'fails without WAU too'
+# What a slice may be; see mmwau.targets.find_layers.
+AXES = ('out', 'in', 'layer')
 # What stops a recipe that says nothing about WAU, by words of the error.
 NO_CONVOLUTION = r'No convolution .*(is below|can be held)'
 NO_GPU = (
@@ -71,7 +65,8 @@ class TrialRecord:
         held: Convolutions that are held.
         convolutions: Convolutions below the targets, with those that are not held.
         filters: Filters of the held ones.
-        skipping: Held convolutions that left out gradients of held filters under ``hold='state'``.
+        skipping: Held convolutions that left out gradients of what is held, by axis, under
+            ``hold='state'``.
         active: Filters that were active under ``hold='weight'``, summed over the updates.
         moved: Of these, how many moved.
         without_gradient: Of these, how many had no gradient, or one of zeros.
@@ -88,7 +83,7 @@ class TrialRecord:
     held: int = 0
     convolutions: int = 0
     filters: int = 0
-    skipping: int = 0
+    skipping: dict[str, int] = field(default_factory=dict)
     active: int = 0
     moved: int = 0
     without_gradient: int = 0
@@ -99,97 +94,6 @@ class TrialRecord:
     def name(self) -> str:
         """Project and family."""
         return f'{self.project}/{self.family}'
-
-
-class Watch(Hook):
-    """Checks each update from its start to its end: held slices keep every bit, active ones move.
-
-    It finds the layers and draws the selections by itself, and asks the optimizer wrapper for
-    neither. What it has found is in its attributes.
-
-    Args:
-        targets: Those of the optimizer wrapper.
-    """
-
-    priority = 'VERY_LOW'
-
-    def __init__(self, targets: Sequence[str] = DEFAULT_TARGETS):
-        self.targets = targets
-        self.rule = WAU(UPDATE_RATIO, seed=SEED)
-        self.layers: dict[str, Layer] = {}
-        self.left_out: dict[str, str] = {}
-        self.wrong: list[str] = []
-        self.losses: list[float] = []
-        self.active = self.moved = self.without_gradient = self.updates = 0
-        self._hooks: list = []
-        self._has_gradient: dict[str, Tensor] = {}
-
-    def before_train(self, runner: Runner) -> None:
-        """Find the layers, and give those in residual branches a gradient from the start."""
-        start_branches(runner.model)
-        where = runner.model, self.targets, 'out', runner.optim_wrapper.optimizer
-        self.layers, self.left_out = find_layers(*where), find_left_out(*where)
-        self.counts = runner.cfg.optim_wrapper.accumulative_counts
-        for name, layer in self.layers.items():
-            weight, dim = layer.tensors[0]
-            self._hooks.append(weight.register_hook(partial(self._see, name, dim)))
-
-    def after_train(self, runner: Runner) -> None:
-        """Look at gradients no longer: where somebody does, none are skipped."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _see(self, name: str, dim: int, grad: Tensor) -> None:
-        self._has_gradient[name] = self._has_gradient.get(name, False) | _any_in_slice(grad, dim)
-
-    def before_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
-        """Look at the start of an update."""
-        if runner.iter % self.counts == 0:
-            self._has_gradient = {}
-            self.start()
-
-    def after_train_iter(
-        self, runner: Runner, *args: object, outputs: dict, **kwargs: object
-    ) -> None:
-        """Look at its end."""
-        self.losses.append(torch.as_tensor(outputs['loss']).item())
-        if (runner.iter + 1) % self.counts:
-            return
-        for name, active, moved in self.end(self.updates):
-            has_gradient = self._has_gradient.get(name, torch.zeros_like(active))
-            self.active += int(active.sum())
-            self.moved += int((active & moved).sum())
-            self.without_gradient += int((active & ~has_gradient).sum())
-            if (active & has_gradient).any() and not (active & moved).any():
-                self.wrong.append(f'no active filter of {name} moved')
-        self.updates += 1
-
-    def start(self) -> None:
-        """Keep the weights as they are at the start of an update."""
-        self._before = {
-            name: [tensor.detach().clone() for tensor, _ in layer.tensors]
-            for name, layer in self.layers.items()
-        }
-
-    def end(self, update: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Compare them with the weights at its end.
-
-        Args:
-            update: Index of the update.
-
-        Yields:
-            Name of a convolution, and two bool tensors of shape (num_slices,): active, and moved.
-        """
-        selected = self.rule.select(self.layers.values(), update)
-        for (name, layer), active in zip(self.layers.items(), selected, strict=True):
-            moved = [
-                _any_in_slice(_bits(before) != _bits(tensor.detach()), dim)
-                for before, (tensor, dim) in zip(self._before[name], layer.tensors, strict=True)
-            ]
-            held_that_moved = int(torch.stack(moved).any(dim=0)[~active].sum())
-            if held_that_moved:
-                self.wrong.append(f'{held_that_moved} held filters of {name} moved')
-            yield name, active, moved[0]
 
 
 def try_recipe(
@@ -230,7 +134,9 @@ def try_recipe(
         found |= dict(held=held, convolutions=held + left_out.total(), left_out=dict(left_out))
         found |= {name: getattr(watch, name) for name in ('active', 'moved', 'without_gradient')}
         found['filters'] = sum(layer.num_slices for layer in watch.layers.values())
-        found['skipping'] = skip_in_one_update(runner, watch)
+        found['skipping'] = {
+            axis: skip_in_one_update(runner, watch, axis) for axis in find_axes(runner, watch)
+        }
         if not all(map(math.isfinite, watch.losses)):
             remarks.append('a loss was not finite')
         wrong = '; '.join(watch.wrong[:3])
@@ -244,8 +150,26 @@ def try_recipe(
     return TrialRecord(**found, result=result, reason=reason, seconds=seconds)
 
 
-def skip_in_one_update(runner: Runner, watch: Watch) -> int:
-    """Make one more update under ``hold='state'``, which skips gradients of held filters.
+def find_axes(runner: Runner, watch: Watch) -> list[str]:
+    """The axes along which something of the model can be held."""
+    found = []
+    for axis in AXES:
+        try:
+            Watch(watch.targets, axis).find(runner)
+            found.append(axis)
+        except ValueError:
+            # Where all are grouped, for example.
+            continue
+    return found
+
+
+def skip_in_one_update(runner: Runner, of_training: Watch, axis: str) -> int:
+    """Make one more update under ``hold='state'``, which skips gradients of what is held.
+
+    Args:
+        runner: That of the training, which is over.
+        of_training: What has watched it; it gets what is wrong here.
+        axis: What is held in this update.
 
     Returns:
         How many convolutions skipped them.
@@ -253,33 +177,22 @@ def skip_in_one_update(runner: Runner, watch: Watch) -> int:
     settings = dict(runner.cfg.optim_wrapper.items())
     for of_groups in ('constructor', 'paramwise_cfg'):
         settings.pop(of_groups, None)
-    settings.update(hold='state', seed=SEED, optimizer=runner.optim_wrapper.optimizer)
+    optimizer = runner.optim_wrapper.optimizer
+    settings.update(hold='state', axis=axis, seed=SEED, optimizer=optimizer)
     wrapper = OPTIM_WRAPPERS.build(settings)
-    wrapper.initialize_count_status(runner.model, 0, watch.counts)
-    before = len(watch.wrong)
+    wrapper.initialize_count_status(runner.model, 0, of_training.counts)
+    watch = Watch(of_training.targets, axis)
+    watch.find(runner)
     watch.start()
     # The loop's own: some samplers can not be started again in the middle of an epoch.
     batches = runner.train_loop.dataloader_iterator
-    for _ in range(watch.counts):
+    for _ in range(of_training.counts):
         runner.model.train_step(next(batches), wrapper)
     moved = {name: int(moved.sum()) for name, _, moved in watch.end(update=0)}
     if not any(moved.values()):
-        watch.wrong.append('no active filter moved')
-    watch.wrong[before:] = [f"{what} under hold='state'" for what in watch.wrong[before:]]
+        watch.wrong.append('nothing that is active moved')
+    of_training.wrong += [f"{what} under axis={axis!r}, hold='state'" for what in watch.wrong]
     return len(watch.layers) - len(wrapper.updates.skipper.find_full())
-
-
-def start_branches(model: nn.Module) -> None:
-    """Let norms whose weights start at zero start at 0.1.
-
-    Without pretrained weights residual branches that end in such a norm have no gradient in the
-    first update, and none ever where the norm is frozen.
-    """
-    for module in model.modules():
-        if not isinstance(module, (_BatchNorm, nn.GroupNorm)) or not module.affine:
-            continue
-        if not module.weight.any():
-            nn.init.constant_(module.weight, 0.1)
 
 
 def error_of_plain(recipe: Recipe, data: str | Path) -> str:
@@ -311,13 +224,3 @@ def explain(error: BaseException) -> tuple[str, str]:
 def _backbone(model: dict) -> str:
     inner = model.get('backbone') or (model.get('detector') or {}).get('backbone') or {}
     return str(inner.get('type', '')).rpartition('.')[2]
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bits as integers, which compare equal where they are the same, NaN too."""
-    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
-def _any_in_slice(tensor: Tensor, dim: int) -> Tensor:
-    """Which slices have an element that is not zero, NaN included."""
-    return tensor.movedim(dim, 0).reshape(tensor.size(dim), -1).ne(0).any(dim=1)

@@ -33,6 +33,7 @@ def test_targets_are_judged_by_the_median():
     results = dict(
         networks={
             'resnet50': network('resnet50', Ratio(0.91, 0.85, 0.95)),
+            'resnet20_cifar10': network('resnet20_cifar10', Ratio(0.9, 0.85, 0.95)),
             DETECTOR: network(DETECTOR, Ratio(0.911, 0.85, 0.95)),
         },
         selection=Ratio(0.04, 0.03, 0.06),
@@ -40,8 +41,13 @@ def test_targets_are_judged_by_the_median():
     rows = {what: (measured, met) for what, _, measured, met in targets_met(results)}
     measured, met = rows['training step, resnet50, filters 0.5']
     assert measured == '0.910  (0.850 to 0.950)'
-    assert met is False
-    assert rows['parts of WAU, resnet50, weight 0.5, of a step'] == ('1.4%  (1.0% to 3.0%)', True)
+    assert met is True
+    assert rows['training step, resnet50, layers 0.5'] == (measured, False)
+    assert rows['training step, resnet20_cifar10, layers 0.5'][1] is True
+    assert 'training step, resnet20_cifar10, filters 0.5' not in rows
+    share = '1.4%  (1.0% to 3.0%)'
+    assert rows['parts of WAU, resnet50, weight 0.5, of a step'] == (share, False)
+    assert rows['parts of WAU, resnet20_cifar10, weight 0.5, of a step'] == (share, True)
     # 0.089 of the step, of the 0.1 that the weight gradients of held slices take.
     what = f"saved of the held layers' weight gradients, {DETECTOR}, "
     measured, met = rows[what + 'filters 0.5']
@@ -69,8 +75,8 @@ def test_table_says_what_is_not_settled(clock, capsys):
 
 def test_memory_is_in_mib(capsys):
     of_arm = {'optimizer step': 12.34, 'training step': 5.6, 'held slices': 1.0}
-    arms = ('baseline', 'weight 0.5', 'state 0.5', 'filters 0.5')
+    arms = ('baseline', 'weight 0.5', 'state 0.5', 'filters 0.5', 'layers 0.5')
     results = dict(memory=dict.fromkeys(arms, of_arm))
     print_tables(results, Console(width=200))
-    assert capsys.readouterr().out.count('12.3') == 4
-    assert [met for *_, met in targets_met(results)] == [True, True, True]
+    assert capsys.readouterr().out.count('12.3') == 5
+    assert [met for *_, met in targets_met(results)] == [True, True, True, False]

@@ -1,4 +1,4 @@
-"""Trains a small model and kills itself: WORK_DIR epoch|iter never|iteration|saving."""
+"""Trains a small model and kills itself: WORK_DIR epoch|iter out|layer never|iteration|saving."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def die_at_the_second_save():
 
 
 def main():
-    work_dir, kind, when = sys.argv[1:]
+    work_dir, kind, axis, when = sys.argv[1:]
     write_whole_files()
     remove_unfinished(work_dir)
     if when == 'saving':
@@ -42,7 +42,7 @@ def main():
         options['checkpoint'] = dict(type='CheckpointHook', interval=5, by_epoch=False)
     small_runner(
         Path(work_dir),
-        dict(type='WAUOptimWrapper', sampler='cyclic', hold='state'),
+        dict(type='WAUOptimWrapper', sampler='cyclic', hold='state', axis=axis),
         [dict(type='WAUHook'), *([Die()] if when == 'iteration' else [])],
         max_epochs=4,
         resume=True,

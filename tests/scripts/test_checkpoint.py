@@ -105,31 +105,33 @@ def test_training_on_a_full_disk_keeps_the_good_checkpoint(tmp_path, whole_files
 LAST = {'epoch': 'epoch_4.pth', 'iter': 'iter_12.pth'}
 
 
-def train(work_dir, kind, when='never'):
-    command = [sys.executable, ROOT / 'tests' / 'helpers' / 'killed.py', work_dir, kind, when]
+def train(work_dir, kind, axis, when='never'):
+    script = ROOT / 'tests' / 'helpers' / 'killed.py'
+    command = [sys.executable, script, work_dir, kind, axis, when]
     return run(command, work_dir.parent)
 
 
-@pytest.fixture(scope='module', params=['epoch', 'iter'])
+@pytest.fixture(scope='module', params=[('epoch', 'out'), ('iter', 'layer')], ids='-'.join)
 def whole(request, tmp_path_factory):
-    """What a training that is never killed ends with, and its kind."""
-    work_dir = tmp_path_factory.mktemp(request.param) / 'whole'
-    done = train(work_dir, request.param)
+    """What a training that is never killed ends with, its kind and its axis."""
+    kind, axis = request.param
+    work_dir = tmp_path_factory.mktemp(kind) / 'whole'
+    done = train(work_dir, kind, axis)
     assert done.returncode == 0, done.stdout
-    return torch.load(work_dir / LAST[request.param], weights_only=False), request.param
+    return torch.load(work_dir / LAST[kind], weights_only=False), kind, axis
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('when', ['iteration', 'saving'])
 def test_killed_training_resumes_to_the_same_bits(tmp_path, whole, when):
-    end, kind = whole
+    end, kind, axis = whole
     work_dir = tmp_path / 'killed'
-    assert train(work_dir, kind, when).returncode == -signal.SIGKILL
+    assert train(work_dir, kind, axis, when).returncode == -signal.SIGKILL
     good = (work_dir / 'last_checkpoint').read_text()
     torch.load(good, weights_only=False)
     unfinished = [name for name in files(work_dir) if name.endswith('.unfinished')]
     assert len(unfinished) == (when == 'saving')
-    resumed = train(work_dir, kind)
+    resumed = train(work_dir, kind, axis)
     assert not [name for name in files(work_dir) if name.endswith('.unfinished')]
     assert resumed.returncode == 0, resumed.stdout
     assert f'Load checkpoint from {good}' in resumed.stdout
