@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmwau.experiment.record import Record
+from mmwau.experiment.record import TrainingRecord
 from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.setting import Setting
 from mmwau.experiment.suite import Suite, read_suite
@@ -74,7 +74,7 @@ def data_of(config: Path) -> str:
 def read_report(path: Path) -> tuple[Suite, SuiteReport]:
     """The suite that a file of records belongs to, and what came out."""
     suite = read_suite(SUITES / path.name.replace('.json', '.py'))
-    records = {record.key: record for record in read_records(Record, path)}
+    records = {record.key: record for record in read_records(TrainingRecord, path)}
     trained = {
         one: records[key]
         for one in suite.trainings

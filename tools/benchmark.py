@@ -7,6 +7,7 @@ are for orientation: those of two machines, or of two moments, can't be compared
 """
 
 import argparse
+import json
 import logging
 import platform
 import warnings
@@ -24,7 +25,7 @@ from mmwau.benchmark.networks import DETECTOR, NETWORKS
 from mmwau.benchmark.rounds import FEWEST, Effort
 from mmwau.benchmark.sections import SECTIONS, Bench
 from mmwau.benchmark.steps import threads
-from mmwau.files.whole import check_folder
+from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.terminal import progress_bar, text_console
 
 # The quick run asks only what the table of targets needs.
@@ -35,7 +36,8 @@ QUICK_NETWORKS = ('resnet50', DETECTOR)
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--quick', action='store_true', help='few rounds, in about 3 minutes')
+    add = parser.add_argument
+    add('--quick', action='store_true', help='few rounds, in about 3 minutes')
     options = {
         ('--networks', '--network'): (NETWORKS, f'all; quick: {" and ".join(QUICK_NETWORKS)}'),
         ('--arms',): (ARMS, 'all but the last two; the baseline always takes part'),
@@ -43,36 +45,17 @@ def parse_args() -> argparse.Namespace:
     }
     for names, (choices, default) in options.items():
         listed = f'of {", ".join(choices)} (default: {default})'
-        parser.add_argument(*names, nargs='+', choices=list(choices), metavar='NAME', help=listed)
-    parser.add_argument(
-        '--threads',
-        type=int,
-        nargs='+',
-        metavar='N',
-        help='for the steps of networks (default: all cores, then 1; quick: all)',
-    )
-    parser.add_argument(
-        '--rounds', type=int, help=f'fewest rounds that count (default: 15, quick: {FEWEST})'
-    )
-    parser.add_argument(
-        '--max-rounds',
-        type=int,
-        help='most rounds of training steps (default: 200, quick: those of --rounds)',
-    )
-    parser.add_argument(
-        '--minutes',
-        type=float,
-        default=10,
-        help='no more rounds than the fewest '
-        'for one network and number of threads after so long (default: 10)',
-    )
-    parser.add_argument('--device', default='cpu', help='cpu (default) or cuda')
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/benchmark'),
-        help='folder for benchmark.json and benchmark.png',
-    )
+        add(*names, nargs='+', choices=list(choices), metavar='NAME', help=listed)
+    threads = 'for the steps of networks (default: all cores, then 1; quick: all)'
+    add('--threads', type=int, nargs='+', metavar='N', help=threads)
+    add('--rounds', type=int, help=f'fewest rounds that count (default: 15, quick: {FEWEST})')
+    most = 'most rounds of training steps (default: 200, quick: those of --rounds)'
+    add('--max-rounds', type=int, help=most)
+    longest = 'no more rounds than the fewest for one network and number of threads after so long'
+    add('--minutes', type=float, default=10, help=f'{longest} (default: 10)')
+    add('--device', default='cpu', help='cpu (default) or cuda')
+    place, results = Path('work_dirs/benchmark'), 'folder for benchmark.json and benchmark.png'
+    add('--work-dir', type=Path, default=place, help=results)
     args = parser.parse_args()
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device}: PyTorch finds no GPU here')
@@ -159,20 +142,14 @@ def main() -> None:
         of_operations=args.rounds if args.quick else 2 * args.rounds,
         watch=watcher(console),
     )
-    results = dict(
-        machine=dict(
-            device=torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine(),
-            threads=args.threads[0],
-            torch=torch.__version__,
-            system=platform.system(),
-        ),
-        arguments={**vars(args), 'work_dir': str(args.work_dir)},
-    )
+    name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()
+    machine = dict(device=name, threads=args.threads[0], torch=torch.__version__)
+    machine['system'] = platform.system()
+    results = dict(machine=machine, arguments={**vars(args), 'work_dir': str(args.work_dir)})
     with threads(args.threads[0]):
         results.update({section: SECTIONS[section](bench) for section in args.sections})
     # First of all, so that nothing that goes wrong later loses what was measured.
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    report.write_json(results, args.work_dir / 'benchmark.json')
+    write_whole(json.dumps(results, indent=1).encode(), args.work_dir / 'benchmark.json')
     report.print_tables(results, console)
     console.print(f'Everything measured: {args.work_dir / "benchmark.json"}', soft_wrap=True)
     if results.get('networks'):

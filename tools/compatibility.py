@@ -35,26 +35,15 @@ IMPORTED_BEFORE = ('mmdet.models', 'mmpretrain.models', 'mmwau.compatibility.tri
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--only',
-        metavar='TEXT',
-        help='families with this text in their name (mmdet/fcos), again if they are done already',
-    )
-    parser.add_argument(
-        '--report',
-        action='store_true',
-        help='write docs/compatibility.md and .json from what is done, train nothing',
-    )
-    parser.add_argument(
-        '--time-limit', type=int, default=300, metavar='SECONDS', help='of a recipe (default: 300)'
-    )
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=WORK_DIR,
-        metavar='FOLDER',
-        help='for records, logs and data (default: work_dirs/compatibility)',
-    )
+    add = parser.add_argument
+    only = 'families with this text in their name (mmdet/fcos), again if they are done already'
+    add('--only', metavar='TEXT', help=only)
+    report = 'write docs/compatibility.md and .json from what is done, train nothing'
+    add('--report', action='store_true', help=report)
+    limit = 'of a recipe (default: 300)'
+    add('--time-limit', type=int, default=300, metavar='SECONDS', help=limit)
+    place = 'for records, logs and data (default: work_dirs/compatibility)'
+    add('--work-dir', type=Path, default=WORK_DIR, metavar='FOLDER', help=place)
     args = parser.parse_args(arguments)
     if args.only and args.report:
         parser.error('--only chooses what to train; --report shows all that is done')
@@ -129,12 +118,9 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
         write_records([records[name] for name in names if name in records], path)
         per_recipe = (time.monotonic() - start) / (done + 1)
         left = per_recipe * (len(chosen) - done - 1) / 60
-        print(
-            f'[{done + 1}/{len(chosen)}] {name}: {record.result}'
-            + (f' ({record.reason})' if record.reason else '')
-            + f', {record.seconds:.0f} s; about {left:.0f} min left',
-            flush=True,
-        )
+        why = f' ({record.reason})' if record.reason else ''
+        said = f'{name}: {record.result}{why}, {record.seconds:.0f} s; about {left:.0f} min left'
+        print(f'[{done + 1}/{len(chosen)}] {said}', flush=True)
     return list(records.values())
 
 
@@ -144,10 +130,8 @@ def main() -> None:
     if args.report:
         records = read_records(TrialRecord, args.work_dir / 'records.json')
         if not records:
-            raise FileNotFoundError(
-                f'There are no records in {args.work_dir}: run the same command without '
-                '--report first'
-            )
+            advice = 'run the same command without --report first'
+            raise FileNotFoundError(f'There are no records in {args.work_dir}: {advice}')
         write_report(records, ROOT / 'docs')
         print('Written: docs/compatibility.md, docs/compatibility.json')
     else:

@@ -31,9 +31,9 @@ from torchvision.ops import nms
 from mmwau.analysis.evaluation import quiet
 from mmwau.datasets.shapes import CLASSES, make_shapes
 from mmwau.experiment.processes import end_on_signals
-from mmwau.experiment.record import Record
+from mmwau.experiment.record import TrainingRecord
 from mmwau.experiment.suite import Training, read_suite
-from mmwau.experiment.trainer import LOG, Trainer, find_records, read_scalars
+from mmwau.experiment.trainer import LOG, SuiteTrainer, find_records, read_scalars
 from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
 from mmwau.reporting.plots import plot_detections, plot_overlap
 from mmwau.reporting.terminal import text_console
@@ -46,6 +46,12 @@ DATA, WORK_DIR = Path('data/demo'), Path('work_dirs/demo')
 SHOWN_IMAGES = 8
 LOG_LINES = 12
 AP50, OVERLAP = 'coco/bbox_mAP_50', 'overlap'
+CELLS = {
+    'loss': ('loss', '.3f'),
+    'AP50': (AP50, '.3f'),
+    'overlap': (OVERLAP, '.4f'),
+    'active': ('active_fraction', '.2f'),
+}
 ROWS = {
     'coco/bbox_mAP': ('AP, mean over IoU 0.50 to 0.95', '.3f'),
     AP50: ('AP at IoU 0.50', '.3f'),
@@ -101,14 +107,9 @@ class Progress:
             if epoch is not None and entry.get('epoch', 0) > epoch:
                 break
             values.update(entry)
-        baseline = 'WAU' not in self.training.cfg.optim_wrapper.type
-        active = 1.0 if baseline and self.iteration else values.get('active_fraction')
-        return {
-            'loss': text(values.get('loss'), '.3f'),
-            'AP50': text(values.get(AP50), '.3f'),
-            'overlap': text(values.get(OVERLAP), '.4f'),
-            'active': text(active, '.2f'),
-        }
+        if 'WAU' not in self.training.cfg.optim_wrapper.type and self.iteration:
+            values['active_fraction'] = 1.0
+        return {label: text(values.get(name), form) for label, (name, form) in CELLS.items()}
 
 
 class Screen:
@@ -133,7 +134,7 @@ class Screen:
             self.epoch = epoch
             say(self.console, self.line())
 
-    def end(self, record: Record) -> None:
+    def end(self, record: TrainingRecord) -> None:
         """Take notice that a training ended."""
         self.parts[record.arm].ended = record.finished
 
@@ -142,7 +143,7 @@ class Screen:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column('')
         table.add_column('', width=18)
-        for name in ('epoch', 'loss', 'AP50', 'overlap', 'active', 'left'):
+        for name in ('epoch', *CELLS, 'left'):
             table.add_column(name, justify='right', no_wrap=True)
         for arm, part in self.parts.items():
             bar = ProgressBar(part.epochs * part.per_epoch, part.iteration)
@@ -153,8 +154,7 @@ class Screen:
     def line(self) -> str:
         """The trainings in one line."""
         parts = [
-            f'{arm}: '
-            + ' '.join(f'{name} {value}' for name, value in part.cells(self.epoch).items())
+            f'{arm}: ' + ' '.join(map(' '.join, part.cells(self.epoch).items()))
             for arm, part in self.parts.items()
         ]
         left = [seconds for part in self.parts.values() if (seconds := part.seconds_left())]
@@ -178,7 +178,7 @@ def say(console: Console, line: str, style: str | None = None) -> None:
     console.print(line, highlight=False, soft_wrap=True, style=style)
 
 
-def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
+def train(console: Console, trainings: Sequence[Training]) -> list[TrainingRecord]:
     """Train both arms at a time with the script that users train with.
 
     Returns:
@@ -186,7 +186,7 @@ def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
     """
     done = find_records(trainings, WORK_DIR)
     missing = [one for one in trainings if one not in done]
-    trainer = Trainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))
+    trainer = SuiteTrainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))
     for training in trainings:
         folder = WORK_DIR / training.folder
         told = f'trained already; to train anew, remove {folder}'
@@ -195,7 +195,7 @@ def train(console: Console, trainings: Sequence[Training]) -> list[Record]:
         by_arm = {one.arm: one for one in missing}
         screen = Screen(console, missing)
 
-        def end(record: Record) -> None:
+        def end(record: TrainingRecord) -> None:
             done[by_arm[record.arm]] = record
             screen.end(record)
 
@@ -233,14 +233,11 @@ def load_detectors(trainings: Sequence[Training]) -> dict[str, nn.Module]:
     with silence():
         from mmdet.apis import init_detector
 
-        return {
-            one.arm: init_detector(
-                one.cfg,
-                (WORK_DIR / one.folder / 'last_checkpoint').read_text().strip(),
-                device='cpu',
-            )
-            for one in trainings
-        }
+        found = {}
+        for one in trainings:
+            last = (WORK_DIR / one.folder / 'last_checkpoint').read_text().strip()
+            found[one.arm] = init_detector(one.cfg, last, device='cpu')
+        return found
 
 
 def show_detections(model: nn.Module, picture: Path) -> None:
@@ -279,7 +276,7 @@ def show_overlap(models: Mapping[str, nn.Module], picture: Path) -> float:
     return mean_overlap(random)['overlap']
 
 
-def compare(records: Sequence[Record]) -> Table:
+def compare(records: Sequence[TrainingRecord]) -> Table:
     """Baseline and WAU side by side."""
     images = len(load(DATA / 'annotations/instances_val.json')['images'])
     table = Table(title=f'On {images} images that training never saw', title_justify='left')
@@ -291,7 +288,7 @@ def compare(records: Sequence[Record]) -> Table:
     return table
 
 
-def explain(baseline: Record, wau: Record, random: float) -> str:
+def explain(baseline: TrainingRecord, wau: TrainingRecord, random: float) -> str:
     """What the numbers mean, in a sentence or two."""
     before, after = baseline.values[OVERLAP], wau.values[OVERLAP]
     told = (

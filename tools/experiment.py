@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.progress import TaskID, TextColumn
 
 from mmwau.experiment.processes import end_on_signals
-from mmwau.experiment.record import Record, left_of, update_records
+from mmwau.experiment.record import TrainingRecord, left_of, update_records
 from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import Suite, Training, read_suite
-from mmwau.experiment.trainer import Trainer, find_records
+from mmwau.experiment.trainer import SuiteTrainer, find_records
 from mmwau.files.records import read_records
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.page import png
-from mmwau.reporting.terminal import progress_bar, text_console
+from mmwau.reporting.terminal import print_warnings, print_written, progress_bar, text_console
 from mmwau.scripts.errors import run_script
 
 # Between two lines on a terminal that shows no bars.
@@ -39,43 +39,24 @@ SECONDS_BETWEEN_LINES = 60
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('suite', help='file that declares the trainings, as in configs/suites')
-    parser.add_argument(
-        '--jobs', type=int, help='trainings at a time (default: 1, with --gpus as many as fit)'
+    add = parser.add_argument
+    add('suite', help='file that declares the trainings, as in configs/suites')
+    add('--jobs', type=int, help='trainings at a time (default: 1, with --gpus as many as fit)')
+    add('--threads', type=int, default=1, help='CPU threads of each process (default: 1)')
+    shared = 'share out these GPUs, one for each process of a training'
+    add('--gpus', nargs='+', default=[], metavar='NUMBER', help=shared)
+    chosen = 'only what has all these texts in its name, "SETTING / ARM / seed N"'
+    add('--only', metavar='TEXT', nargs='+', default=[], help=f'train, or list, {chosen}')
+    listed = 'show the trainings with their commands, train nothing'
+    add('--list', action='store_true', help=listed)
+    add('--report', action='store_true', help='compare what is finished, train nothing')
+    place = 'where to train (default: work_dirs/SUITE)'
+    add('--work-dir', type=Path, metavar='FOLDER', help=place)
+    out = (
+        'for tables and pictures (default: the work_dir). Trainings whose results are there '
+        'already, with the same settings, are not trained again'
     )
-    parser.add_argument(
-        '--threads', type=int, default=1, help='CPU threads of each process (default: 1)'
-    )
-    parser.add_argument(
-        '--gpus',
-        nargs='+',
-        default=[],
-        metavar='NUMBER',
-        help='share out these GPUs, one for each process of a training',
-    )
-    parser.add_argument(
-        '--only',
-        metavar='TEXT',
-        nargs='+',
-        default=[],
-        help='train, or list, only what has all these texts in its name, "SETTING / ARM / seed N"',
-    )
-    parser.add_argument(
-        '--list', action='store_true', help='show the trainings with their commands, train nothing'
-    )
-    parser.add_argument(
-        '--report', action='store_true', help='compare what is finished, train nothing'
-    )
-    parser.add_argument(
-        '--work-dir', type=Path, metavar='FOLDER', help='where to train (default: work_dirs/SUITE)'
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        metavar='FOLDER',
-        help='for tables and pictures (default: the work_dir). Trainings whose results are there '
-        'already, with the same settings, are not trained again',
-    )
+    add('--out', type=Path, metavar='FOLDER', help=out)
     args = parser.parse_args(arguments)
     if args.jobs is None:
         args.jobs = max(1, len(args.gpus))
@@ -104,7 +85,7 @@ def check_gpus(parser: argparse.ArgumentParser, gpus: Sequence[str]) -> None:
 class Show:
     """Shows how far the trainings are: bars in a terminal, a line now and then elsewhere."""
 
-    def __init__(self, console: Console, trainer: Trainer, total: int):
+    def __init__(self, console: Console, trainer: SuiteTrainer, total: int):
         self.console, self.trainer = console, trainer
         left = TextColumn('{task.fields[left]}')
         self.bars = progress_bar(console, left, disable=not console.is_terminal)
@@ -112,12 +93,11 @@ class Show:
         self.parts: dict[str, TaskID] = {}
         self.total, self.ended, self._shown = total, 0, time.monotonic()
 
-    def end(self, record: Record) -> None:
+    def end(self, record: TrainingRecord) -> None:
         """Show that a training ended."""
         self.ended += 1
         self.bars.advance(self.whole)
-        name = f'{record.setting} / {record.arm} / seed {record.seed}'
-        said = f'{record.status}: {name}' + (f'  {record.error}' if record.error else '')
+        said = f'{record.status}: {record.name}' + (f'  {record.error}' if record.error else '')
         self.console.print(
             f'[{self.ended}/{self.total}] {said}{self._left()}',
             soft_wrap=True,
@@ -146,11 +126,8 @@ class Show:
         if left is None or not (self.trainer.running or self.trainer.waiting):
             return ''
         minutes = round(left / 60)
-        return (
-            f', about {minutes // 60} h {minutes % 60} min left'
-            if minutes >= 60
-            else (f', about {max(1, minutes)} min left')
-        )
+        hours = f'{minutes // 60} h {minutes % 60}' if minutes >= 60 else max(1, minutes)
+        return f', about {hours} min left'
 
 
 def choose(suite: Suite, only: Sequence[str]) -> list[Training]:
@@ -169,7 +146,10 @@ def choose(suite: Suite, only: Sequence[str]) -> list[Training]:
 
 
 def show_list(
-    trainings: Sequence[Training], done: dict[Training, Record], trainer: Trainer, console: Console
+    trainings: Sequence[Training],
+    done: dict[Training, TrainingRecord],
+    trainer: SuiteTrainer,
+    console: Console,
 ) -> None:
     """Print each training with its state and command."""
     for training in trainings:
@@ -189,20 +169,18 @@ def write_report(report: SuiteReport, out: Path, console: Console) -> None:
         pictures[f'{name}_{setting.number}.png'] = setting.draw_curves()
         for table in setting.tables():
             console.print(table.to_terminal())
-    for warning in report.warnings():
-        console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
+    print_warnings(console, report.warnings())
     for file, figure in pictures.items():
         write_whole(png(figure, dpi=110), out / file)
     command = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
     write_whole(report.to_markdown(command, list(pictures)).encode(), out / f'{name}.md')
-    for file in (f'{name}.md', f'{name}.json', *pictures):
-        console.print(f'Written: {out / file}', soft_wrap=True)
+    print_written(console, out, (f'{name}.md', f'{name}.json', *pictures))
 
 
 def train_missing(
     suite: Suite,
-    done: dict[Training, Record],
-    trainer: Trainer,
+    done: dict[Training, TrainingRecord],
+    trainer: SuiteTrainer,
     only: Sequence[str],
     keep: Callable[[], None],
     console: Console,
@@ -214,11 +192,11 @@ def train_missing(
         f'{len(missing)} to train, {trainer.jobs} at a time',
         soft_wrap=True,
     )
-    by_name = {(one.setting, one.arm, one.seed): one for one in missing}
+    by_key = {one.key: one for one in missing}
     show = Show(console, trainer, len(missing))
 
-    def end(record: Record) -> None:
-        done[by_name[record.key]] = record
+    def end(record: TrainingRecord) -> None:
+        done[by_key[record.key]] = record
         keep()
         show.end(record)
 
@@ -242,9 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.report:
             check_folder(folder)
     results = out / f'{suite.name}.json'
-    published = read_records(Record, results)
+    published = read_records(TrainingRecord, results)
     done = find_records(suite.trainings, folder, published)
-    trainer = Trainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
+    trainer = SuiteTrainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
     if args.list:
         show_list(choose(suite, args.only), done, trainer, console)
         return 0

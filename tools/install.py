@@ -28,18 +28,20 @@ from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil')
-CHECKED_IMPORTS = (
-    'torch',
-    'torchvision',
-    'mmengine',
-    'mmcv',
-    'mmcv.ops',
-    'mmdet',
-    'mmpretrain',
-    'pycocotools.mask',
-    'mmwau',
-)
+# Of these the versions are shown too, in this order.
 SHOWN = ('torch', 'mmcv', 'mmcv.ops', 'mmdet', 'mmpretrain', 'mmwau')
+CHECKED_IMPORTS = (*SHOWN, 'torchvision', 'mmengine', 'pycocotools.mask')
+# Imports each of its arguments, and prints its version or why it can't be imported.
+CHECK = """
+import importlib, sys, warnings
+warnings.simplefilter('ignore')
+for name in sys.argv[1:]:
+    try:
+        note = getattr(importlib.import_module(name), '__version__', 'ok')
+    except Exception as error:
+        note = f'MISSING: {type(error).__name__}: {error}'
+    print('checked:', name, note)
+"""
 
 
 class Stack(NamedTuple):
@@ -63,17 +65,12 @@ class Stack(NamedTuple):
         return pin.group(1)
 
 
+PINS = ROOT / 'requirements'
+OURS = ('-e', '.[detection,classification,analysis,dev,docs]')
+UPSTREAM = ('mmengine', 'mmdet', 'mmpretrain', 'pycocotools', '-e', '.[analysis,dev]')
 STACKS = {
-    'tested': Stack(
-        constraints=ROOT / 'requirements' / 'tested.txt',
-        mmcv='onedl-mmcv',
-        packages=('-e', '.[detection,classification,analysis,dev,docs]'),
-    ),
-    'upstream': Stack(
-        constraints=ROOT / 'requirements' / 'upstream.txt',
-        mmcv='mmcv',
-        packages=('mmengine', 'mmdet', 'mmpretrain', 'pycocotools', '-e', '.[analysis,dev]'),
-    ),
+    'tested': Stack(PINS / 'tested.txt', 'onedl-mmcv', OURS),
+    'upstream': Stack(PINS / 'upstream.txt', 'mmcv', UPSTREAM),
 }
 GIBIBYTE = 2**30
 DISK_NEEDED = 12 * GIBIBYTE
@@ -209,14 +206,9 @@ class Venv:
         last_lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         with open(self.log, 'a') as log:
             print(f'\n$ {" ".join(command)}', file=log, flush=True)
+            both: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             process = subprocess.Popen(
-                command,
-                env={**self.env, **env},
-                cwd=ROOT,
-                text=True,
-                errors='replace',
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                command, env={**self.env, **env}, cwd=ROOT, text=True, errors='replace', **both
             )
             assert process.stdout is not None  # a pipe
             for line in process.stdout:
@@ -272,19 +264,8 @@ def mmcv_wheel(venv: Venv) -> tuple[Path, str]:
 
 def build_mmcv(venv: Venv, version: str, folder: Path) -> None:
     """Compile mmcv's ops into a wheel in ``folder``, showing progress and time left."""
-    command = [
-        venv.python,
-        '-m',
-        'pip',
-        'wheel',
-        '-v',
-        '--no-build-isolation',
-        '--no-deps',
-        '--no-cache-dir',
-        '-w',
-        folder,
-        f'{venv.stack.mmcv}=={version}',
-    ]
+    command = [venv.python, '-m', 'pip', 'wheel', '-v', '-w', folder, '--no-cache-dir']
+    command += ['--no-build-isolation', '--no-deps', f'{venv.stack.mmcv}=={version}']
     jobs = os.environ.get('MAX_JOBS', str(os.cpu_count() or 1))
     start, tenths = time.monotonic(), 0
 
@@ -310,19 +291,9 @@ def check_installation(venv: Venv) -> str:
     Returns:
         Versions, for the screen.
     """
-    code = (
-        'import importlib, warnings\n'
-        'warnings.simplefilter("ignore")\n'
-        f'for name in {CHECKED_IMPORTS!r}:\n'
-        '    try:\n'
-        '        module = importlib.import_module(name)\n'
-        '        note = getattr(module, "__version__", "ok")\n'
-        '    except Exception as error:\n'
-        '        note = f"MISSING: {type(error).__name__}: {error}"\n'
-        '    print("checked:", name, note)\n'
-    )
     said: list[str] = []
-    venv.run([venv.python, '-c', code], 'Importing what was installed', said.append)
+    command = [venv.python, '-c', CHECK, *CHECKED_IMPORTS]
+    venv.run(command, 'Importing what was installed', said.append)
     found = dict(line.split(maxsplit=2)[1:] for line in said if line.startswith('checked: '))
     missing = [f'{name}  {note.strip()}' for name, note in found.items() if 'MISSING' in note]
     if missing:
@@ -331,24 +302,17 @@ def check_installation(venv: Venv) -> str:
             missing,
             f'If it is mmcv.ops, its wheel does not fit this torch: remove {wheel_cache()} before',
         )
-    return ', '.join(f'{name} {found[name].strip()}' for name in CHECKED_IMPORTS if name in SHOWN)
+    return ', '.join(f'{name} {found[name].strip()}' for name in SHOWN)
 
 
 def main() -> None:
     """Run the five steps of the installation, each safe to repeat."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--venv',
-        type=Path,
-        default=Path('.venv'),
-        help='virtual environment to install into (default: .venv)',
-    )
-    parser.add_argument(
-        '--stack',
-        choices=list(STACKS),
-        default='tested',
-        help='OpenMMLab packages: tested (default), those of requirements/tested.txt, or upstream',
-    )
+    add = parser.add_argument
+    place = 'virtual environment to install into (default: .venv)'
+    add('--venv', type=Path, default=Path('.venv'), help=place)
+    pins = 'OpenMMLab packages: tested (default), those of requirements/tested.txt, or upstream'
+    add('--stack', choices=list(STACKS), default='tested', help=pins)
     args = parser.parse_args()
     folder, stack = args.venv.absolute(), STACKS[args.stack]
     start, steps = time.monotonic(), Steps(5)

@@ -9,14 +9,8 @@ from mmengine.config import Config
 
 from mmwau.engine.type_names import type_name
 from mmwau.files.whole import check_file, check_folder
+from mmwau.scripts import launch
 from mmwau.scripts.errors import run_script
-from mmwau.scripts.launch import (
-    add_common_options,
-    build_runner,
-    leave_processes,
-    load_config,
-    refuse_two_values,
-)
 from mmwau.scripts.preflight import check_test_config
 from mmwau.scripts.pretrained import explain_weights
 
@@ -24,18 +18,15 @@ from mmwau.scripts.pretrained import explain_weights
 def parse_args() -> argparse.Namespace:
     """Parse the command line, which is that of OpenMMLab's testing scripts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'config', help='config file, or a config of a package, such as mmdet::FOLDER/NAME.py'
-    )
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='write the predictions to this file (.pkl)')
-    parser.add_argument('--show', action='store_true', help='show predictions on the screen')
-    parser.add_argument('--show-dir', help='write images with predictions to this folder')
-    parser.add_argument(
-        '--wait-time', type=float, help='seconds to show an image for, with --show (default: 2)'
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    add_common_options(parser)
+    launch.add_common_options(parser)
+    add = parser.add_argument
+    add('checkpoint', help='checkpoint file')
+    add('--out', help='write the predictions to this file (.pkl)')
+    add('--show', action='store_true', help='show predictions on the screen')
+    add('--show-dir', help='write images with predictions to this folder')
+    seconds = 'seconds to show an image for, with --show (default: 2)'
+    add('--wait-time', type=float, help=seconds)
+    add('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args()
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end with .pkl or .pickle, got {args.out}')
@@ -43,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         parser.error('--wait-time is for --show, which is not given')
     if args.wait_time is None:
         args.wait_time = 2.0
-    refuse_two_values(parser, args, {'--work-dir': 'work_dir', 'checkpoint': 'load_from'})
+    launch.refuse_two_values(parser, args, {'--work-dir': 'work_dir', 'checkpoint': 'load_from'})
     return args
 
 
@@ -104,7 +95,7 @@ def main() -> None:
         check_file(args.out, '--out')
     if args.show_dir is not None:
         check_folder(args.show_dir, '--show-dir')
-    cfg = load_config(args)
+    cfg = launch.load_config(args)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         show_predictions(cfg, args)
@@ -114,8 +105,8 @@ def main() -> None:
         dump_predictions(cfg, args.out)
     check_test_config(cfg)
     with explain_weights(cfg):
-        build_runner(cfg).test()
-    leave_processes()
+        launch.build_runner(cfg).test()
+    launch.leave_processes()
 
 
 if __name__ == '__main__':

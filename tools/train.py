@@ -6,15 +6,9 @@ import mmwau.core.openmp  # noqa: F401  (before torch)
 
 from mmengine.config import Config
 
+from mmwau.scripts import launch
 from mmwau.scripts.checkpoint import find_last, remove_unfinished
 from mmwau.scripts.errors import run_script
-from mmwau.scripts.launch import (
-    add_common_options,
-    build_runner,
-    leave_processes,
-    load_config,
-    refuse_two_values,
-)
 from mmwau.scripts.preflight import check_train_config
 from mmwau.scripts.presets import preset_names, use_amp
 from mmwau.scripts.pretrained import explain_weights
@@ -23,31 +17,21 @@ from mmwau.scripts.pretrained import explain_weights
 def parse_args() -> argparse.Namespace:
     """Parse the command line, which is that of OpenMMLab's training scripts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'config', help='config file, or a config of a package, such as mmdet::FOLDER/NAME.py'
-    )
-    parser.add_argument(
-        '--wau', choices=preset_names(), help='put WAU on a config without it, with these settings'
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        help='resume from this checkpoint, or without a value from the last one in the work_dir',
-    )
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by the batch size over auto_scale_lr.base_batch_size',
-    )
-    add_common_options(parser)
+    launch.add_common_options(parser)
+    add = parser.add_argument
+    wau = 'put WAU on a config without it, with these settings'
+    add('--wau', choices=preset_names(), help=wau)
+    last = 'resume from this checkpoint, or without a value from the last one in the work_dir'
+    add('--resume', nargs='?', const='auto', help=last)
+    add('--amp', action='store_true', help='train with automatic mixed precision')
+    scale = 'scale the learning rate by the batch size over auto_scale_lr.base_batch_size'
+    add('--auto-scale-lr', action='store_true', help=scale)
     args = parser.parse_args()
     settings = {'--work-dir': 'work_dir'}
     # Where there is no last checkpoint yet, a training that resumes may start from load_from.
     if args.resume != 'auto':
         settings['--resume'] = 'load_from'
-    refuse_two_values(parser, args, settings)
+    launch.refuse_two_values(parser, args, settings)
     return args
 
 
@@ -83,7 +67,7 @@ def use_resume(cfg: Config, resume: str | None) -> None:
 def main() -> None:
     """Check the config, build the runner, train."""
     args = parse_args()
-    cfg = load_config(args)
+    cfg = launch.load_config(args)
     if args.amp:
         use_amp(cfg)
     if args.auto_scale_lr:
@@ -91,10 +75,10 @@ def main() -> None:
     use_resume(cfg, args.resume)
     check_train_config(cfg)
     with explain_weights(cfg):
-        runner = build_runner(cfg)
+        runner = launch.build_runner(cfg)
         remove_unfinished(cfg.work_dir)
         runner.train()
-    leave_processes()
+    launch.leave_processes()
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
 from mmwau.overlap import cosine_matrix
-from mmwau.reporting.plots import draw_layers, legend_above, styles, tidy
+from mmwau.reporting.plots import draw_layers, draw_marks, legend_above, styles, tidy
 
 from .overlap_report import Features, Measured, layer_names
 
@@ -52,19 +52,10 @@ def draw_features(features: Features) -> Figure:
     panels[0].set_xlabel('feature overlap: mean |correlation| between channels')
     if others:
         # The first takes its colour too, so that each checkpoint has that of the other panel.
-        for (label, values), (colour, marker) in zip(
-            features.alike.items(), styles(), strict=False
-        ):
+        for label, look in styles(features.alike).items():
             if label != first:
-                panels[1].scatter(
-                    list(values.values()),
-                    range(len(layers)),
-                    facecolor='none',
-                    edgecolor=colour,
-                    marker=marker,
-                    s=28,
-                    linewidth=1.5,
-                )
+                values = list(features.alike[label].values())
+                draw_marks(panels[1], values, range(len(layers)), look)
         panels[1].set_xlim(0, 1.02)
         tidy(panels[1])
         panels[1].set_xlabel(f'linear CKA with {first} (1: alike)')
@@ -113,10 +104,8 @@ def draw_heat_maps(checkpoints: Mapping[str, Measured], layers: Sequence[str]) -
             filters = checkpoints[label].filters[layer]
             group = f', group 1 of {filters.groups}' if filters.groups > 1 else ''
             overlap = checkpoints[label].layers[layer].overlap
-            axes.set_title(
-                f'{label}\n{layer}\n{filters.shape[0]} filters{group}, overlap {overlap:.3f}',
-                fontsize=8,
-            )
+            told = f'{filters.shape[0]} filters{group}, overlap {overlap:.3f}'
+            axes.set_title(f'{label}\n{layer}\n{told}', fontsize=8)
         bar = figure.colorbar(image, ax=list(row), shrink=0.8)
         bar.set_label('|cosine| of two filters', fontsize=8)
         bar.ax.tick_params(labelsize=7)

@@ -1,14 +1,15 @@
 """The filter overlap of checkpoints: tables, pictures, JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from itertools import starmap
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmwau.overlap import Measures, filter_overlap, largest_cosine, measure, measure_random
 from mmwau.reporting.labels import name_some
-from mmwau.reporting.page import Section, Table
+from mmwau.reporting.page import Part, Section, Table
 
 from .filters import Filters
 
@@ -20,6 +21,10 @@ EXPLAINED = (
     'ratio of the two; 1 is as at random. A largest |cosine| near 1 means that a filter has a '
     'near-duplicate. The effective rank (Roy & Vetterli 2007) is the number of independent '
     'directions that the filters use. Numbers of a network are means over its layers.'
+)
+PAIRS_EXPLAINED = (
+    'Each point is a pair of filters of a layer; filters that overlap are put side by side, so '
+    'that squares on the diagonal are groups of like filters.'
 )
 FEATURES_EXPLAINED = (
     'Overlap of a channel: the sum of |correlation| with the other channels of its layer over all '
@@ -114,13 +119,11 @@ def comparison_table(checkpoints: Mapping[str, Measured]) -> Table:
     rows = []
     for name in layer_names(checkpoints):
         random = next(each.random[name] for each in checkpoints.values() if name in each.random)
-        cells = [
-            f'{each.layers[name].overlap:.4f} ({each.ratio(name):.2f})'
-            if name in each.layers
-            else ''
-            for each in checkpoints.values()
-        ]
-        rows.append((name, f'{random.overlap:.4f}', *cells))
+        cells = dict.fromkeys(checkpoints, '')
+        for label, each in checkpoints.items():
+            if name in each.layers:
+                cells[label] = f'{each.layers[name].overlap:.4f} ({each.ratio(name):.2f})'
+        rows.append((name, f'{random.overlap:.4f}', *cells.values()))
     title = 'Overlap by layer (ratio to random)'
     return Table(title, ('layer', 'at random', *checkpoints), rows)
 
@@ -128,14 +131,10 @@ def comparison_table(checkpoints: Mapping[str, Measured]) -> Table:
 def feature_table(features: Features) -> Table:
     """A row for each layer: overlap of its channels, and CKA with the first checkpoint."""
     first, *others = features.overlap
-    rows = [
-        (
-            layer,
-            *(f'{each[layer]:.4f}' for each in features.overlap.values()),
-            *(f'{features.alike[label][layer]:.3f}' for label in others),
-        )
-        for layer in features.overlap[first]
-    ]
+    rows = []
+    for layer in features.overlap[first]:
+        cells = [f'{each[layer]:.4f}' for each in features.overlap.values()]
+        rows.append((layer, *cells, *(f'{features.alike[one][layer]:.3f}' for one in others)))
     columns = [f'overlap, {label}' for label in features.overlap]
     columns += [f'CKA of {label} with {first}' for label in others]
     return Table(f'Features on {features.images} images', ('layer', *columns), rows)
@@ -168,38 +167,19 @@ def sections(
         features: None if they were not measured.
     """
     files = Table('', ('checkpoint', 'file'), [(k, each.path) for k, each in checkpoints.items()])
-    parts = [
-        Section(
-            'How much the filters overlap',
-            [
-                EXPLAINED,
-                network_table(checkpoints, duplicate_cosine),
-                figures['measures'],
-                files,
-                *left_out_lines(checkpoints),
-            ],
-        ),
-        Section(
-            'Which filters overlap',
-            [
-                'Each point is a pair of filters of a layer; filters that overlap are put side by '
-                'side, so that squares on the diagonal are groups of like filters.',
-                figures['heat maps'],
-            ],
-        ),
-    ]
+    network = network_table(checkpoints, duplicate_cosine)
+    parts: dict[str, list[Part]] = {
+        'How much the filters overlap': [EXPLAINED, network, figures['measures'], files],
+        'Which filters overlap': [PAIRS_EXPLAINED, figures['heat maps']],
+    }
+    parts['How much the filters overlap'] += left_out_lines(checkpoints)
     if features is not None:
-        parts.append(
-            Section(
-                'How much the features overlap',
-                [FEATURES_EXPLAINED, figures['features'], feature_table(features)],
-            )
-        )
-    tables = [layer_table(label, each, duplicate_cosine) for label, each in checkpoints.items()]
-    if len(checkpoints) > 1:
-        tables.insert(0, comparison_table(checkpoints))
-    parts.append(Section('By layer', tables))
-    return parts
+        shown: list[Part] = [FEATURES_EXPLAINED, figures['features'], feature_table(features)]
+        parts['How much the features overlap'] = shown
+    parts['By layer'] = [comparison_table(checkpoints)] if len(checkpoints) > 1 else []
+    for label, each in checkpoints.items():
+        parts['By layer'].append(layer_table(label, each, duplicate_cosine))
+    return list(starmap(Section, parts.items()))
 
 
 def results(
@@ -211,32 +191,19 @@ def results(
         layers = {}
         for name, filters in each.filters.items():
             arguments = filters.weight, filters.dim, filters.groups
-            layers[name] = {
-                'weight_shape': list(filters.weight.shape),
-                'groups': filters.groups,
-                'measured': asdict(each.layers[name]),
-                'at_random': asdict(each.random[name]),
-                'overlap_ratio': each.ratio(name),
-                'filters': {
-                    'overlap': _rounded(filter_overlap(*arguments)),
-                    'largest_cosine': _rounded(largest_cosine(*arguments)),
-                },
-            }
-        shown[label] = {
-            'path': each.path,
-            'network': {
-                'measured': asdict(each.network),
-                'at_random': asdict(each.random_network),
-                'overlap_ratio': each.network.overlap / each.random_network.overlap,
-            },
-            'layers': layers,
-            'left_out': dict(each.left_out),
-        }
+            shape = dict(weight_shape=list(filters.weight.shape), groups=filters.groups)
+            one_by_one = dict(
+                overlap=_rounded(filter_overlap(*arguments)),
+                largest_cosine=_rounded(largest_cosine(*arguments)),
+            )
+            means = _compared(each.layers[name], each.random[name])
+            layers[name] = {**shape, **means, 'filters': one_by_one}
+        network = _compared(each.network, each.random_network)
+        left_out = dict(each.left_out)
+        shown[label] = dict(path=each.path, network=network, layers=layers, left_out=left_out)
     content = {'duplicate_cosine': duplicate_cosine, 'checkpoints': shown}
     if features is not None:
-        content['features'] = {
-            field.name: getattr(features, field.name) for field in fields(features)
-        }
+        content['features'] = dict(vars(features))
     return content
 
 
@@ -258,6 +225,11 @@ def _cells(measured: Measures, random: Measures) -> tuple[str, ...]:
         f'{measured.near_duplicates:.1%}',
         f'{measured.effective_rank:.1f} ({random.effective_rank:.1f})',
     )
+
+
+def _compared(measured: Measures, random: Measures) -> dict:
+    ratio = measured.overlap / random.overlap
+    return dict(measured=asdict(measured), at_random=asdict(random), overlap_ratio=ratio)
 
 
 def _rounded(values: Tensor) -> list[float]:

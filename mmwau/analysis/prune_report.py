@@ -1,9 +1,10 @@
 """How a metric falls as filters are removed: tables, pictures, a page."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from .prune_results import Curves, Point, describe
 
 # How much of the whole network's metric is left where the summary looks.
 LEVEL = 0.9
+HOLLOW: dict[str, Any] = dict(markersize=5, markerfacecolor='none')
 NO_VALUE = '-'
 HOW_TO_READ = (
     'Filters (output channels of a convolution) are removed step by step: their channels are zero '
@@ -109,15 +111,14 @@ class PruneReport:
             columns = [self.values(label, order, fraction) for fraction in curves.fractions]
             means = [_mean(values) for values in columns]
             kept = fraction_kept((0.0, *curves.fractions), (whole, *means))
-            if kept is None:
-                kept_text = f'> {_percent(curves.fractions[-1])}'
-            else:
-                kept_text = NO_VALUE if math.isnan(kept) else f'{100 * kept:.1f} %'
+            falls = f'> {_percent(curves.fractions[-1])}'
+            if kept is not None:
+                falls = NO_VALUE if math.isnan(kept) else f'{100 * kept:.1f} %'
             relative = [self.relative(label, order, fraction) for fraction in curves.fractions]
             # That of a seed whose curve has a hole is nan.
             areas = list(map(fmean, zip(*relative, strict=True)))
             texts = map(self.text, (whole, *means[shown]))
-            rows.append([f'{order}, {label}', *texts, kept_text, _number(_mean(areas))])
+            rows.append([f'{order}, {label}', *texts, falls, _number(_mean(areas))])
             if len(columns[0]) > 1:
                 spreads = map(self.text, map(_spread, columns[shown]))
                 row = [f'  ± over {len(columns[0])} seeds', '', *spreads, '']
@@ -165,7 +166,7 @@ class PruneReport:
         panels = figure.subplots(2, len(curves.orders), sharex=True, sharey='row', squeeze=False)
         for column, order in enumerate(curves.orders):
             panels[0][column].set_title(self._title(order), fontsize=10)
-            for label, style in self._styles():
+            for label, style in styles(curves.checkpoints).items():
                 values = [self.values(label, order, fraction) for fraction in curves.fractions]
                 self._draw_curve(panels[0][column], label, style, self.whole(label), values)
                 relative = [self.relative(label, order, fraction) for fraction in curves.fractions]
@@ -187,7 +188,7 @@ class PruneReport:
         """A line through the means, with a band of the spread over seeds."""
         at = [100 * fraction for fraction in (0.0, *self.curves.fractions)]
         means = [whole, *map(_mean, columns)]
-        axes.plot(at, means, label=label, markersize=5, markerfacecolor='none', **style)
+        axes.plot(at, means, label=label, **HOLLOW, **style)
         if len(columns[0]) > 1:
             spreads = [0.0, *map(_spread, columns)]
             low, high = (
@@ -203,24 +204,16 @@ class PruneReport:
     def draw_layers(self, fraction: float) -> Figure:
         """What is left with the fraction removed from one layer at a time: a row for each layer."""
         curves, rows = self.curves, range(len(self.curves.layers))
-        figure = Figure(
-            figsize=_size(len(curves.orders), 1.6 + 0.2 * len(rows)), layout='constrained'
-        )
+        size = _size(len(curves.orders), 1.6 + 0.2 * len(rows))
+        figure = Figure(figsize=size, layout='constrained')
         panels = figure.subplots(1, len(curves.orders), sharex=True, sharey=True, squeeze=False)[0]
         for axes, order in zip(panels, curves.orders, strict=True):
             axes.axvline(1, color='#9a9a9a', linewidth=1, zorder=0)
-            for label, style in self._styles():
+            for label, style in styles(curves.checkpoints).items():
                 columns = [self.relative(label, order, fraction, layer) for layer in curves.layers]
+                means, look = list(map(_mean, columns)), {**HOLLOW, **style, 'linestyle': 'none'}
                 spreads = list(map(_spread, columns)) if len(columns[0]) > 1 else None
-                axes.errorbar(
-                    list(map(_mean, columns)),
-                    rows,
-                    xerr=spreads,
-                    label=label,
-                    markersize=5,
-                    markerfacecolor='none',
-                    **{**style, 'linestyle': 'none'},
-                )
+                axes.errorbar(means, rows, xerr=spreads, label=label, **look)
             axes.set_title(self._title(order), fontsize=10)
             tidy(axes)
         panels[0].set_yticks(rows, curves.layers, fontsize=7)
@@ -250,25 +243,18 @@ class PruneReport:
                 'above 1 the network is better without them.'
             ]
             for fraction in self.curves.layer_fractions:
-                parts += [
-                    self.draw_layers(fraction),
-                    self.layer_table(fraction, self.curves.orders),
-                ]
+                table = self.layer_table(fraction, self.curves.orders)
+                parts += [self.draw_layers(fraction), table]
             sections.append(Section('One layer at a time', parts))
         parts = [measured]
         if left_out:
-            parts.append(
-                Table('Layers that lose no filters', ['layer', 'reason'], list(left_out.items()))
-            )
+            rows = list(left_out.items())
+            parts.append(Table('Layers that lose no filters', ['layer', 'reason'], rows))
         return [*sections, Section('What was measured', parts)]
 
     def _arms(self, orders: Sequence[str]) -> list[tuple[str, str]]:
         """Orders and labels of checkpoints; within an order the checkpoints side by side."""
         return [(order, label) for order in orders for label in self.curves.checkpoints]
-
-    def _styles(self) -> Iterator[tuple[str, dict]]:
-        for label, (colour, marker) in zip(self.curves.checkpoints, styles(), strict=False):
-            yield label, dict(color=colour, marker=marker)
 
     def text(self, value: float) -> str:
         """A metric as text; those in percent have fewer decimals."""

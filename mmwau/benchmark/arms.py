@@ -81,7 +81,7 @@ def build_wrapper(arm: str, model: nn.Module, network: Network) -> OptimWrapper:
     return wrapper
 
 
-class Trainer:
+class BenchmarkTrainer:
     """Trains a copy of a network in the way of one arm, a step at a time."""
 
     def __init__(self, arm: str, network: Network):

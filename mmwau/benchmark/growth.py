@@ -26,13 +26,9 @@ def by_width(rounds: int, tick: Progress, device: str) -> dict[str, dict[int, Ra
 
 def by_ratio(rounds: int, tick: Progress, device: str) -> dict[str, dict[float, Ratio]]:
     """Backward pass with skipping of a 3x3 convolution of 256 channels, by update ratio."""
+    timed = partial(time_convolution, 256, rounds, tick, size=14, device=device)
     return {
-        f"axis='{axis}'": {
-            ratio: time_convolution(
-                256, rounds, tick, ratio=ratio, axis=axis, size=14, device=device
-            )
-            for ratio in RATIOS
-        }
+        f"axis='{axis}'": {ratio: timed(ratio=ratio, axis=axis) for ratio in RATIOS}
         for axis in ('out', 'in')
     }
 

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mmwau import find_layers
 
-from .arms import ARMS, BASELINE, Trainer
+from .arms import ARMS, BASELINE, BenchmarkTrainer
 from .networks import Network
 from .rounds import WARM_UP, Progress
 
@@ -37,7 +37,7 @@ def extra_memory(
     all_weights = sum(weight.numel() * weight.element_size() for weight in weights)
     peaks = {}
     for arm in arms:
-        peaks[arm] = _peak_memory(Trainer(arm, network))
+        peaks[arm] = _peak_memory(BenchmarkTrainer(arm, network))
         tick()
     extra: dict[str, dict[str, float | None]] = {}
     for arm, of_arm in peaks.items():
@@ -48,7 +48,7 @@ def extra_memory(
     return extra
 
 
-def _peak_memory(trainer: Trainer) -> dict[str, int]:
+def _peak_memory(trainer: BenchmarkTrainer) -> dict[str, int]:
     """Bytes at the peak of the optimizer step and of the whole step, above those before it."""
     for _ in range(WARM_UP):
         trainer.step()
@@ -69,16 +69,10 @@ def _peak_memory(trainer: Trainer) -> dict[str, int]:
         path = Path(folder) / 'trace.json'
         trace.export_chrome_trace(str(path))
         events = json.loads(path.read_text())['traceEvents']
-    levels = [
-        (event['ts'], event['args']['Total Allocated'])
-        for event in events
-        if event.get('name') == '[memory]'
-    ]
-    (step,) = [
-        event
-        for event in events
-        if event.get('name') == STEP and event.get('cat') == 'user_annotation'
-    ]
+    found = [event for event in events if event.get('name') == '[memory]']
+    levels = [(event['ts'], event['args']['Total Allocated']) for event in found]
+    mark = STEP, 'user_annotation'
+    (step,) = [event for event in events if (event.get('name'), event.get('cat')) == mark]
     before = min(levels)[1]
     return {
         'optimizer step': max(level for time, level in levels if time >= step['ts']) - before,

@@ -19,18 +19,14 @@ from mmwau.skipping import HeldGradSkipper
 from mmwau.training.updates import Updates
 from mmwau.wau import WAU
 
-from .arms import ARMS, BASELINE, WALL, Trainer, now
+from .arms import ARMS, BASELINE, WALL, BenchmarkTrainer, now
 from .networks import Network
 from .rounds import Progress, exactly, interleave, median_of
 
-SELECTION, INDICES, BEFORE, AFTER, GATHERS, REST = PARTS = (
-    'selection',
-    'indices',
-    'copies before the step',
-    'copies after it',
-    'gathers',
-    'bookkeeping',
-)
+SELECTION, INDICES = 'selection', 'indices'
+BEFORE, AFTER = 'copies before the step', 'copies after it'
+GATHERS, REST = 'gathers', 'bookkeeping'
+PARTS = (SELECTION, INDICES, BEFORE, AFTER, GATHERS, REST)
 # Who has the function, its name there, and the part that its time belongs to. What one of them
 # spends in another one counts for the other one alone.
 FUNCTIONS = (
@@ -41,11 +37,8 @@ FUNCTIONS = (
     (wau, 'zero_grads', BEFORE),
     (narrow_convolution, 'gather_channels', GATHERS),
     (NarrowConvolution, 'put_grad', GATHERS),
-    (DetachedConvolution, 'enter', REST),
-    (DetachedConvolution, 'leave', REST),
-    (HeldGradSkipper, 'start', REST),
-    (HeldGradSkipper, 'stop', REST),
-    (HeldGradSkipper, 'flush', REST),
+    *((DetachedConvolution, name, REST) for name in ('enter', 'leave')),
+    *((HeldGradSkipper, name, REST) for name in ('start', 'stop', 'flush')),
     (Updates, 'start', REST),
 )
 Inputs = ParamSpec('Inputs')
@@ -152,7 +145,7 @@ def time_parts(
     with_wau = [arm for arm in arms if ARMS[arm].options]
 
     def step_of(arm: str) -> Callable[[], dict[str, float]]:
-        trainer = Trainer(arm, network)
+        trainer = BenchmarkTrainer(arm, network)
 
         def step() -> dict[str, float]:
             with timed_parts(trainer.device) as seconds:
@@ -161,7 +154,10 @@ def time_parts(
 
         return step
 
-    runs = {BASELINE: Trainer(BASELINE, network).step, **{arm: step_of(arm) for arm in with_wau}}
+    runs = {
+        BASELINE: BenchmarkTrainer(BASELINE, network).step,
+        **{arm: step_of(arm) for arm in with_wau},
+    }
     found = interleave(runs, exactly(rounds), tick)
     table = {}
     for arm in with_wau:

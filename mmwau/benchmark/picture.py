@@ -49,16 +49,9 @@ def _draw_networks(axes: Axes, networks: Mapping) -> None:
             if arm in table:
                 rows.append(row - 0.4 + height * (number + 0.5))
                 ratios.append(table[arm]['ratios'][WALL])
-        axes.errorbar(
-            [ratio.median for ratio in ratios],
-            rows,
-            xerr=_errors(ratios),
-            fmt=MARKERS[number % len(MARKERS)],
-            markersize=4,
-            linewidth=1.5,
-            color=COLOURS[(number + 1) % len(COLOURS)],
-            label=arm,
-        )
+        look: dict = dict(color=COLOURS[(number + 1) % len(COLOURS)], markersize=4, linewidth=1.5)
+        look |= dict(fmt=MARKERS[number % len(MARKERS)], xerr=_errors(ratios), label=arm)
+        axes.errorbar([ratio.median for ratio in ratios], rows, **look)
     half = [1 - network['weight_gradients'].median / 2 for network in networks.values()]
     label = '1 - half of the weight gradients'
     axes.scatter(half, range(len(half)), marker='|', s=250, color='black', label=label)
@@ -73,16 +66,9 @@ def _draw_networks(axes: Axes, networks: Mapping) -> None:
 def _draw_lines(axes: Axes, lines: Mapping[str, Mapping], x_label: str, y_label: str) -> None:
     for (label, points), colour, marker in zip(lines.items(), COLOURS[1:], MARKERS, strict=False):
         ratios = list(points.values())
-        axes.errorbar(
-            list(points),
-            [ratio.median for ratio in ratios],
-            yerr=_errors(ratios),
-            marker=marker,
-            markersize=5,
-            linewidth=1.5,
-            color=colour,
-            label=label,
-        )
+        look: dict = dict(color=colour, marker=marker, markersize=5, linewidth=1.5)
+        look |= dict(yerr=_errors(ratios), label=label)
+        axes.errorbar(list(points), [ratio.median for ratio in ratios], **look)
     axes.axhline(1, color='#555555', linewidth=1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(x_label)

@@ -1,13 +1,9 @@
-"""The results of the benchmark: tables in the terminal and a JSON file."""
+"""The results of the benchmark: tables in the terminal."""
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-
-from mmwau.files.whole import write_whole
 
 from .arms import ARMS, BASELINE, PROCESSOR, WALL
 from .busy import SPIN_COUNTS, rows_of
@@ -187,8 +183,3 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns[1:]:
         table.add_column(column, justify='right')
     return table
-
-
-def write_json(results: Mapping, path: str | Path) -> None:
-    """Write all that was measured."""
-    write_whole(json.dumps(results, indent=1).encode(), path)

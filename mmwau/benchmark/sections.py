@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -61,42 +62,33 @@ class Bench:
 
 
 def _convolution(bench: Bench) -> dict:
-    rounds = bench.of_operations
+    rounds, device = bench.of_operations, str(bench.device)
 
     def measure(tick: Progress) -> dict:
-        return {
-            # The sizes of ResNet-50 at 224x224.
-            channels: time_convolution(
-                channels, rounds, tick, size=3584 // channels, device=str(bench.device)
-            )
-            for channels in (128, 256, 512)
-        }
+        timed = partial(time_convolution, rounds=rounds, tick=tick, device=device)
+        # The sizes of ResNet-50 at 224x224.
+        return {channels: timed(channels, size=3584 // channels) for channels in (128, 256, 512)}
 
     return bench.watch('backward of 3x3 convolutions', 3 * 2 * (rounds + WARM_UP), measure)
 
 
 def _selection(bench: Bench) -> object:
-    return bench.watch(
-        'selection, 100,000 filters in 1,000 layers',
-        2 * (bench.of_operations + WARM_UP),
-        lambda tick: time_selection(1000, 100, 900, bench.of_operations, tick),
-    )
+    runs, measure = 2 * (bench.of_operations + WARM_UP), partial(time_selection, 1000, 100, 900)
+    title = 'selection, 100,000 filters in 1,000 layers'
+    return bench.watch(title, runs, partial(measure, bench.of_operations))
 
 
 def _optimizer_step(bench: Bench) -> dict:
     network = build_network(DETECTOR, bench.device)
-    return bench.watch(
-        'optimizer step, R50-FPN',
-        len(OPTIMIZER_ARMS) * (bench.of_operations + WARM_UP),
-        lambda tick: time_optimizer_steps(network, OPTIMIZER_ARMS, bench.of_operations, tick),
-    )
+    runs = len(OPTIMIZER_ARMS) * (bench.of_operations + WARM_UP)
+    measure = partial(time_optimizer_steps, network, OPTIMIZER_ARMS, bench.of_operations)
+    return bench.watch('optimizer step, R50-FPN', runs, measure)
 
 
 def _memory(bench: Bench) -> dict:
     network = build_network('resnet50', bench.device)
-    return bench.watch(
-        'memory, ResNet-50', len(MEMORY_ARMS), lambda tick: extra_memory(network, MEMORY_ARMS, tick)
-    )
+    measure = partial(extra_memory, network, MEMORY_ARMS)
+    return bench.watch('memory, ResNet-50', len(MEMORY_ARMS), measure)
 
 
 def _bytes_sent(bench: Bench) -> dict:
@@ -121,16 +113,12 @@ def _network(name: str, bench: Bench) -> dict:
                 len(arms) * (effort.most + WARM_UP),
                 lambda tick: time_training(network, arms, effort, tick),
             )
-    runs = effort.rounds + WARM_UP
+    rounds, runs = effort.rounds, effort.rounds + WARM_UP
     parts = bench.watch(
-        f'{name}, parts of WAU',
-        len(arms) * runs,
-        lambda tick: time_parts(network, arms, effort.rounds, tick),
+        f'{name}, parts of WAU', len(arms) * runs, partial(time_parts, network, arms, rounds)
     )
     share = bench.watch(
-        f'{name}, weight gradients',
-        runs,
-        lambda tick: weight_gradient_share(network, effort.rounds, tick),
+        f'{name}, weight gradients', runs, partial(weight_gradient_share, network, rounds)
     )
     return dict(name=name, data=network.data, steps=steps, parts=parts, weight_gradients=share)
 
@@ -138,32 +126,22 @@ def _network(name: str, bench: Bench) -> dict:
 def _growth(bench: Bench) -> dict:
     rounds, device = bench.effort.rounds, str(bench.device)
     runs = rounds + WARM_UP
+    parts: dict[str, tuple[int, Callable]] = {
+        'width': (2 * len(growth.WIDTHS) * 2, growth.by_width),
+        'ratio': (2 * len(growth.RATIOS) * 2, growth.by_ratio),
+        'layers': (len(growth.LAYERS) * len(growth.STEPS), growth.by_layers),
+    }
     return {
-        'width': bench.watch(
-            'by width',
-            2 * len(growth.WIDTHS) * 2 * runs,
-            lambda tick: growth.by_width(rounds, tick, device),
-        ),
-        'ratio': bench.watch(
-            'by ratio',
-            2 * len(growth.RATIOS) * 2 * runs,
-            lambda tick: growth.by_ratio(rounds, tick, device),
-        ),
-        'layers': bench.watch(
-            'by layers',
-            len(growth.LAYERS) * len(growth.STEPS) * runs,
-            lambda tick: growth.by_layers(rounds, tick, device),
-        ),
+        part: bench.watch(f'by {part}', count * runs, partial(measure, rounds, device=device))
+        for part, (count, measure) in parts.items()
     }
 
 
 def _busy_machine(bench: Bench) -> dict:
     rounds = bench.effort.rounds
-    return bench.watch(
-        'training step beside busy processes',
-        rounds * len(busy.BUSY) * len(busy.SPIN_COUNTS),
-        lambda tick: busy.time_beside_busy_processes(rounds, tick),
-    )
+    runs = rounds * len(busy.BUSY) * len(busy.SPIN_COUNTS)
+    measure = partial(busy.time_beside_busy_processes, rounds)
+    return bench.watch('training step beside busy processes', runs, measure)
 
 
 SECTIONS: dict[str, Callable[[Bench], object]] = {

@@ -11,7 +11,7 @@ from mmwau.core.narrow_convolution import CONVOLUTIONS, PATCHED
 from mmwau.core.slices import Convolution
 from mmwau.targets import find_layers
 
-from .arms import BASELINE, WALL, Trainer, now
+from .arms import BASELINE, WALL, BenchmarkTrainer, now
 from .networks import Network
 from .rounds import WARM_UP, Effort, Progress, Ratio, interleave, median_of, phase_table
 
@@ -31,7 +31,7 @@ def time_training(
     network: Network, arms: Sequence[str], effort: Effort, tick: Progress
 ) -> dict[str, dict]:
     """Time whole training steps of a network in each arm; see :func:`.rounds.phase_table`."""
-    trainers = {arm: Trainer(arm, network).step for arm in arms}
+    trainers = {arm: BenchmarkTrainer(arm, network).step for arm in arms}
     return phase_table(interleave(trainers, effort, tick))
 
 
@@ -47,7 +47,7 @@ def weight_gradient_share(network: Network, rounds: int, tick: Progress) -> Rati
         rounds: Training steps that count.
         tick: Called after each step, to show progress.
     """
-    trainer = Trainer(BASELINE, network)
+    trainer = BenchmarkTrainer(BASELINE, network)
     seconds: list[float] = []
     for name in find_layers(trainer.model, network.targets, 'layer'):
         module = trainer.model.get_submodule(name)

@@ -141,9 +141,8 @@ class RePrHook(LeaveOutHook):
             for module in self._layers.values()
         ]
         dropped = rank(overlaps, self.drop_ratio)
-        self.state['dropped'] = {
-            name: index for name, index in zip(self._layers, dropped, strict=True) if len(index)
-        }
+        found = dict(zip(self._layers, dropped, strict=True))
+        self.state['dropped'] = {name: index for name, index in found.items() if len(index)}
         self.state['former'] = {
             name: _rows(self._layers[name]).flatten(0, 1)[index].cpu()
             for name, index in self.state['dropped'].items()

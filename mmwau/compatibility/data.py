@@ -70,9 +70,5 @@ def drawn_detection(dataset: dict, root: Path, num_classes: int) -> dict:
 
 def drawn_classification(dataset: dict, root: Path) -> dict:
     """The same for data sets of MMPreTrain."""
-    return dict(
-        type='CustomDataset',
-        data_root=str(root / 'classification'),
-        data_prefix='train',
-        pipeline=dataset['pipeline'],
-    )
+    place = dict(data_root=str(root / 'classification'), data_prefix='train')
+    return dict(type='CustomDataset', pipeline=dataset['pipeline'], **place)

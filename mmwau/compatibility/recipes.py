@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -245,13 +246,10 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
         for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
             visit(part, lambda part, key, value: _at_most(value, side) if key in SIZES else value)
         num_classes = min(_values(cfg.model, 'num_classes'), default=80)
-        loader.dataset = _replace_files(
-            loader.dataset, lambda dataset: drawn_detection(dataset, data, num_classes)
-        )
+        drawn = partial(drawn_detection, root=data, num_classes=num_classes)
     else:
-        loader.dataset = _replace_files(
-            loader.dataset, lambda dataset: drawn_classification(dataset, data)
-        )
+        drawn = partial(drawn_classification, root=data)
+    loader.dataset = _replace_files(loader.dataset, drawn)
     # A sampler that mixes sources has a batch of its own.
     if 'batch_size' not in (loader.get('sampler') or {}):
         loader.batch_size = BATCH_SIZE
@@ -343,8 +341,6 @@ def _replace_files(dataset: dict, drawn: Callable[[dict], dict]) -> dict:
     if 'dataset' in dataset:
         return {**dataset, 'dataset': _replace_files(dataset['dataset'], drawn)}
     if 'datasets' in dataset:
-        return {
-            **dataset,
-            'datasets': [_replace_files(each, drawn) for each in dataset['datasets']],
-        }
+        inner = [_replace_files(each, drawn) for each in dataset['datasets']]
+        return {**dataset, 'datasets': inner}
     return drawn(dataset)

@@ -114,11 +114,8 @@ def page_of(records: Sequence[TrialRecord], versions: Mapping[str, str]) -> str:
         if not rows:
             continue
         counts = Counter(record.result for record in rows)
-        summary = ', '.join(
-            f'{counts[result]} {result}'
-            for result in (WORKS, NOT_FOR_IT, NOT_TRIED, FAILS_PLAIN, FAILED)
-            if counts[result]
-        )
+        order = WORKS, NOT_FOR_IT, NOT_TRIED, FAILS_PLAIN, FAILED
+        summary = ', '.join(f'{counts[one]} {one}' for one in order if counts[one])
         parts.append(f'## {title}\n\n{len(rows)} families: {summary}.\n')
         lines = [COLUMNS, ['---'] * len(COLUMNS), *map(row_of, rows)]
         parts.append('\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n')

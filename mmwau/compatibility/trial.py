@@ -35,28 +35,18 @@ FAILED, FAILS_PLAIN = 'failed', 'fails without WAU too'
 # What a slice may be; see mmwau.targets.find_layers.
 AXES = ('out', 'in', 'layer')
 # What stops a recipe that says nothing about WAU, by words of the error.
+NO_CONVOLUTION = r'No convolution .*(is below|can be held)'
+NO_GPU = (
+    r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|'
+    r'implementation for device cpu not found|Found no NVIDIA driver'
+)
+NO_PACKAGE = r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed"
+NO_INTERNET = r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect'
 REASONS = (
-    (
-        r'No convolution .*(is below|can be held)',
-        NOT_FOR_IT,
-        'no convolution that trains in backbone and neck',
-    ),
-    (
-        r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|'
-        r'implementation for device cpu not found|Found no NVIDIA driver',
-        NOT_TRIED,
-        'an op of it needs a GPU',
-    ),
-    (
-        r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed",
-        NOT_TRIED,
-        'needs the package {}',
-    ),
-    (
-        r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect',
-        NOT_TRIED,
-        'fetches weights or texts from the internet',
-    ),
+    (NO_CONVOLUTION, NOT_FOR_IT, 'no convolution that trains in backbone and neck'),
+    (NO_GPU, NOT_TRIED, 'an op of it needs a GPU'),
+    (NO_PACKAGE, NOT_TRIED, 'needs the package {}'),
+    (NO_INTERNET, NOT_TRIED, 'fetches weights or texts from the internet'),
 )
 
 
@@ -140,15 +130,10 @@ def try_recipe(
         runner.train()
         if watch.updates != UPDATES:
             watch.wrong.append(f'{watch.updates} updates were made instead of {UPDATES}')
-        found |= dict(
-            held=len(watch.layers),
-            convolutions=len(watch.layers) + len(watch.left_out),
-            filters=sum(layer.num_slices for layer in watch.layers.values()),
-            active=watch.active,
-            moved=watch.moved,
-            without_gradient=watch.without_gradient,
-            left_out=dict(Counter(watch.left_out.values())),
-        )
+        held, left_out = len(watch.layers), Counter(watch.left_out.values())
+        found |= dict(held=held, convolutions=held + left_out.total(), left_out=dict(left_out))
+        found |= {name: getattr(watch, name) for name in ('active', 'moved', 'without_gradient')}
+        found['filters'] = sum(layer.num_slices for layer in watch.layers.values())
         found['skipping'] = {
             axis: skip_in_one_update(runner, watch, axis) for axis in find_axes(runner, watch)
         }
@@ -189,11 +174,9 @@ def skip_in_one_update(runner: Runner, of_training: Watch, axis: str) -> int:
     Returns:
         How many convolutions skipped them.
     """
-    settings = {
-        key: value
-        for key, value in runner.cfg.optim_wrapper.items()
-        if key not in ('constructor', 'paramwise_cfg')
-    }
+    settings = dict(runner.cfg.optim_wrapper.items())
+    for of_groups in ('constructor', 'paramwise_cfg'):
+        settings.pop(of_groups, None)
     optimizer = runner.optim_wrapper.optimizer
     settings.update(hold='state', axis=axis, seed=SEED, optimizer=optimizer)
     wrapper = OPTIM_WRAPPERS.build(settings)

@@ -101,7 +101,6 @@ def _read_coco(path: Path) -> CocoFile:
     placed = [entry for entry in counted if entry['image_id'] in sizes]
     kept, left_out = _select(path, placed, sizes)
     left_out['of images that the file does not have'] = len(counted) - len(placed)
-    trained = [entry for entry in kept if not entry.get('iscrowd')]
     images_of = defaultdict(set)
     for entry in annotations:
         images_of[entry['category_id']].add(entry['image_id'])
@@ -110,16 +109,18 @@ def _read_coco(path: Path) -> CocoFile:
         categories=names,
         images={entry['id']: entry['file_name'] for entry in images},
         images_of=dict(images_of),
-        boxes=Counter(entry['category_id'] for entry in annotations),
-        trained=Counter(entry['category_id'] for entry in trained),
-        without_mask=Counter(
-            entry['category_id'] for entry in kept if not entry.get('segmentation')
-        ),
+        boxes=_by_category(annotations),
+        trained=_by_category(entry for entry in kept if not entry.get('iscrowd')),
+        without_mask=_by_category(entry for entry in kept if not entry.get('segmentation')),
         left_out={reason: count for reason, count in left_out.items() if count},
         without_crowd=_lacking(annotations, 'annotations', 'iscrowd', ID),
         has_annotations=has_annotations,
         starts_at_zero=any(entry['id'] == 0 for entry in annotations),
     )
+
+
+def _by_category(entries: Iterable[dict]) -> Counter[int | str]:
+    return Counter(entry['category_id'] for entry in entries)
 
 
 def missing_images(names: Iterable[str], folder: str) -> list[Path]:
@@ -198,9 +199,7 @@ def _check_unique(path: Path, part: str, entries: list[dict]) -> None:
 
 
 def _check_categories(path: Path, annotations: list[dict], names: dict) -> None:
-    unknown = Counter(
-        entry['category_id'] for entry in annotations if entry['category_id'] not in names
-    )
+    unknown = _by_category(entry for entry in annotations if entry['category_id'] not in names)
     if unknown:
         ids = [f'{id_!r} ({count} annotations)' for id_, count in unknown.items()]
         known = [f'{id_!r} ({name})' for id_, name in names.items()]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .record import Record
+from .record import TrainingRecord
 
 Point = tuple[float, float]
 
 
-def at_equal_loss(record: Record, baseline: Record) -> tuple[float, float] | None:
+def at_equal_loss(record: TrainingRecord, baseline: TrainingRecord) -> tuple[float, float] | None:
     """Overlap of two trainings when each first had the training loss that both reached.
 
     The loss is a mean over an epoch; between its points the iteration is interpolated.
@@ -34,7 +34,7 @@ def at_equal_loss(record: Record, baseline: Record) -> tuple[float, float] | Non
 
 
 def at_equal_movement(
-    record: Record, baseline: Record, name: str = 'path_length'
+    record: TrainingRecord, baseline: TrainingRecord, name: str = 'path_length'
 ) -> tuple[float, float] | None:
     """Overlap of two trainings when their filters had moved as far; see :func:`at_equal_loss`.
 
@@ -52,7 +52,7 @@ def at_equal_movement(
 
 
 def _at_equal(
-    record: Record, baseline: Record, curves: Sequence[Sequence[Point]]
+    record: TrainingRecord, baseline: TrainingRecord, curves: Sequence[Sequence[Point]]
 ) -> tuple[float, float] | None:
     """Overlap of both where their curves, which rise, first are at what both reach."""
     overlaps = [one.curves.get('overlap', []) for one in (record, baseline)]

@@ -13,7 +13,7 @@ from mmwau.files.records import read_records, write_records
 from mmwau.runs.metrics import is_number
 from mmwau.runs.run import Run
 
-from .suite import Training
+from .suite import Named, Training
 
 RECORD = 'record.json'
 # Points of a curve where training counts iterations.
@@ -22,7 +22,7 @@ Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainingRecord(Named):
     """The outcome of a training.
 
     Args:
@@ -46,9 +46,6 @@ class Record:
             epoch, which stands at its middle, ``'overlap'``, ``'path_length'``, ...
     """
 
-    setting: str
-    arm: str
-    seed: int
     command: str
     digest: str
     status: str
@@ -66,11 +63,6 @@ class Record:
             object.__setattr__(self, name, renamed)
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """What names the training."""
-        return self.setting, self.arm, self.seed
-
-    @property
     def finished(self) -> bool:
         """Whether it has final values to compare."""
         return self.status == 'finished'
@@ -78,7 +70,7 @@ class Record:
 
 def summarise_run(
     training: Training, run: Run, metric: str, command: str, processor_seconds: float
-) -> Record:
+) -> TrainingRecord:
     """What is kept of a training that came to its end.
 
     Args:
@@ -104,40 +96,32 @@ def summarise_run(
     seconds = median(run.times.values()) * last if run.times else 0.0
     if get_device() == 'cpu':
         seconds = processor_seconds
-    return Record(
-        training.setting,
-        training.arm,
-        training.seed,
-        command,
-        training.digest,
-        status='diverged' if run.diverged else 'finished',
+    return TrainingRecord(
+        *(*training.key, command, training.digest, 'diverged' if run.diverged else 'finished'),
         starts=run.starts,
         iterations=last,
         seconds=_short(seconds),
         values={name: _short(value) for name, value in values.items() if value is not None},
-        curves={
-            name: [(_short(at), _short(value)) for at, value in points]
-            for name, points in curves.items()
-        },
+        curves={name: [(_short(x), _short(y)) for x, y in curve] for name, curve in curves.items()},
     )
 
 
-def write_record(record: Record, folder: Path) -> None:
+def write_record(record: TrainingRecord, folder: Path) -> None:
     """Keep a record in the work_dir of its training."""
     write_records([record], folder / RECORD)
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> TrainingRecord | None:
     """The record in a work_dir, None if there is none.
 
     Raises:
         ValueError: If it can't be read.
     """
-    found = read_records(Record, folder / RECORD)
+    found = read_records(TrainingRecord, folder / RECORD)
     return found[0] if found else None
 
 
-def update_records(records: Sequence[Record], path: Path) -> None:
+def update_records(records: Sequence[TrainingRecord], path: Path) -> None:
     """Write records to a JSON file; others that it has stay in it.
 
     A training that failed does not take the place of one that came to its end. One whose setting
@@ -147,13 +131,15 @@ def update_records(records: Sequence[Record], path: Path) -> None:
         OSError: If it can't be written.
         ValueError: If it can't be read.
     """
-    kept = read_records(Record, path)
+    kept = read_records(TrainingRecord, path)
     ended = {one.key for one in kept if one.status != 'failed'}
     new = [one for one in records if one.status != 'failed' or one.key not in ended]
     write_records([*new, *left_of(kept, new)], path)
 
 
-def left_of(records: Sequence[Record], new: Sequence[Record]) -> list[Record]:
+def left_of(
+    records: Sequence[TrainingRecord], new: Sequence[TrainingRecord]
+) -> list[TrainingRecord]:
     """Records of other trainings than the new ones, whatever names these had earlier."""
     names = {one.key for one in new}
     digests = {one.digest for one in new if one.status != 'failed'}

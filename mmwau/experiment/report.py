@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from mmwau.reporting.labels import name_some
 from mmwau.reporting.numbers import MINUS, number_text
 from mmwau.reporting.plots import COLOURS, tidy
-from mmwau.reporting.statistics import half_width
+from mmwau.reporting.statistics import Summary, half_width
 from mmwau.runs.metrics import is_measured
 
-from .record import Record
+from .record import TrainingRecord
 from .setting import Setting
 from .suite import Suite, Training
 
@@ -48,8 +48,8 @@ class SuiteReport:
     """
 
     suite: Suite
-    records: Mapping[Training, Record]
-    others: Sequence[Record] = ()
+    records: Mapping[Training, TrainingRecord]
+    others: Sequence[TrainingRecord] = ()
 
     @property
     def settings(self) -> list[Setting]:
@@ -64,7 +64,7 @@ class SuiteReport:
                 found.append(Setting(name, number, *metrics, ended, planned))
         return found
 
-    def _finished(self, trainings: Sequence[Training], arm: str) -> list[Record]:
+    def _finished(self, trainings: Sequence[Training], arm: str) -> list[TrainingRecord]:
         records = [self.records.get(one) for one in trainings if one.arm == arm]
         return [record for record in records if record is not None and record.finished]
 
@@ -91,7 +91,7 @@ class SuiteReport:
                 f'{name_some(missing, 3)}'
             )
         if self.others:
-            names = [f'{one.setting} / {one.arm} / seed {one.seed}' for one in self.others]
+            names = [one.name for one in self.others]
             found.append(
                 f'{len(names)} results do not count, since the suite or a config was changed '
                 f'since: {name_some(names, 3)}. They are kept until trained again'
@@ -100,7 +100,7 @@ class SuiteReport:
             found += _seed_warnings(setting)
         return found
 
-    def _missing(self, training: Training, record: Record) -> list[str]:
+    def _missing(self, training: Training, record: TrainingRecord) -> list[str]:
         """Sentences on metrics that a finished training lacks."""
         values = record.values
         wanted = dict.fromkeys((self.suite.metric, *self.suite.other_metrics))
@@ -138,20 +138,16 @@ class SuiteReport:
         Returns:
             The picture; None if there is no gap.
         """
-        settings = [
-            setting
-            for setting in self.settings
-            if any(setting.gap(arm, 'metric') for arm in setting.arms if arm != setting.baseline)
-        ]
+        settings = [setting for setting in self.settings if setting.gaps()]
         if not settings:
             return None
-        heights = [max(1, len(setting.arms) - 1) for setting in settings]
+        heights = [len(setting.others) for setting in settings]
         figure = Figure(figsize=(9, 0.42 * sum(heights) + 1.1 * len(heights)), layout='constrained')
         grid = figure.subplots(len(settings), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, setting in zip(grid, settings, strict=True):
-            arms = [arm for arm in setting.arms if arm != setting.baseline]
-            for row, arm in enumerate(arms):
-                self._draw_gap(axes, setting, arm, row)
+            arms = setting.others
+            for arm, gap in setting.gaps().items():
+                self._draw_gap(axes, setting, arm, gap, arms.index(arm))
             axes.axvline(0, color='#707070', linewidth=1, zorder=1)
             axes.set_yticks(range(len(arms)), arms, fontsize=8)
             axes.set_ylim(len(arms) - 0.5, -0.5)
@@ -167,32 +163,23 @@ class SuiteReport:
         return figure
 
     @staticmethod
-    def _draw_gap(axes: Axes, setting: Setting, arm: str, row: int) -> None:
-        found = setting.gap(arm, 'metric')
-        if found is None:
-            return
+    def _draw_gap(axes: Axes, setting: Setting, arm: str, found: Summary, row: int) -> None:
         theirs = dict(setting.values(setting.baseline, 'metric'))
         pairs = [
             value - theirs[seed] for seed, value in setting.values(arm, 'metric') if seed in theirs
         ]
         half = half_width(found)
         if half is not None:
-            axes.hlines(
-                row, found.mean - half, found.mean + half, color=COLOURS[1], linewidth=2, zorder=2
-            )
+            ends = found.mean - half, found.mean + half
+            axes.hlines(row, *ends, color=COLOURS[1], linewidth=2, zorder=2)
         axes.plot(found.mean, row, marker='|', markersize=14, color=COLOURS[1], zorder=3)
         axes.scatter(pairs, [row] * len(pairs), s=16, color=COLOURS[2], zorder=4)
 
 
 def _seed_warnings(setting: Setting) -> list[str]:
     """What so few seeds can't show."""
-    gaps = {
-        arm: gap
-        for arm in setting.arms
-        if arm != setting.baseline and (gap := setting.gap(arm, 'metric')) is not None
-    }
-    found = []
-    if len(setting.arms) > 1 and not setting.arms[setting.baseline]:
+    gaps, found = setting.gaps(), []
+    if setting.others and not setting.arms[setting.baseline]:
         found.append(
             f'{setting.name}: no training of {setting.baseline} is finished: there are no gaps'
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median
 
 from matplotlib.axes import Axes
@@ -11,12 +12,25 @@ from matplotlib.ticker import MaxNLocator
 from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.reporting.numbers import NO_BREAK, NO_VALUE, mean_text, number_text
 from mmwau.reporting.page import Table
-from mmwau.reporting.plots import COLOURS, MARKERS, legend_above, tidy
-from mmwau.reporting.statistics import Summary, difference, half_width, summarise
+from mmwau.reporting.plots import COLOURS, legend_above, styles, tidy
+from mmwau.reporting.statistics import Summary, difference, half_width, mean_curve, summarise
 from mmwau.runs.metrics import is_measured, is_number
 
 from .equal_terms import at_equal_loss, at_equal_movement, interpolate
-from .record import Record
+from .record import TrainingRecord
+
+# Columns with a mean: heading, name of the value, decimals.
+COLUMNS = (
+    ('training loss', 'loss', 3),
+    ('overlap', 'overlap', 4),
+    ('path length', 'path_length', 2),
+    ('displacement', 'displacement', 3),
+)
+EQUAL_TERMS: dict[str, Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None]] = {
+    'at equal training loss': at_equal_loss,
+    'at equal path length': at_equal_movement,
+    'at equal displacement': partial(at_equal_movement, name='displacement'),
+}
 
 
 @dataclass(frozen=True)
@@ -36,13 +50,18 @@ class Setting:
     number: int
     metric: str
     other_metrics: Sequence[str]
-    arms: Mapping[str, Sequence[Record]]
+    arms: Mapping[str, Sequence[TrainingRecord]]
     planned: Mapping[str, int]
 
     @property
     def baseline(self) -> str:
         """Name of the arm that the others are compared with."""
         return next(iter(self.arms))
+
+    @property
+    def others(self) -> list[str]:
+        """The arms that are compared with it."""
+        return [arm for arm in self.arms if arm != self.baseline]
 
     def values(self, arm: str, name: str) -> list[tuple[int, float]]:
         """Seed and final value of each finished training of an arm that has one."""
@@ -61,25 +80,31 @@ class Setting:
 
     def mean(self, arm: str, name: str) -> Summary | None:
         """Mean and spread of a final value; None if there is none."""
-        values = [value for _, value in self.values(arm, name)]
-        return summarise(values) if values else None
+        return summarise([value for _, value in self.values(arm, name)])
 
     def gap(self, arm: str, name: str) -> Summary | None:
         """Difference of a final value to the baseline, paired by seed; None if there is no pair."""
-        return _paired(self.values(arm, name), self.values(self.baseline, name))
+        found = difference(self.values(arm, name), self.values(self.baseline, name))
+        return found if found is not None and found.paired else None
 
-    def pairs(self, arm: str) -> list[tuple[Record, Record]]:
+    def gaps(self) -> dict[str, Summary]:
+        """The gap of the metric by arm, where there is one."""
+        found = {arm: self.gap(arm, 'metric') for arm in self.others}
+        return {arm: gap for arm, gap in found.items() if gap is not None}
+
+    def pairs(self, arm: str) -> list[tuple[TrainingRecord, TrainingRecord]]:
         """Records of an arm, each with that of the baseline with the same seed."""
         theirs = {record.seed: record for record in self.arms[self.baseline]}
         return [(record, theirs[record.seed]) for record in self.arms[arm] if record.seed in theirs]
 
     def gap_at(
-        self, arm: str, compare: Callable[[Record, Record], tuple[float, float] | None]
+        self,
+        arm: str,
+        compare: Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None],
     ) -> Summary | None:
         """Difference of the overlap to the baseline at a point of equal terms."""
         found = [compare(*pair) for pair in self.pairs(arm)]
-        gaps = [both[0] - both[1] for both in found if both is not None]
-        return summarise(gaps) if gaps else None
+        return summarise([both[0] - both[1] for both in found if both is not None])
 
     def time(self, arm: str) -> float | None:
         """Training time relative to the baseline, median over pairs; None if not known."""
@@ -102,60 +127,26 @@ class Setting:
 
     def table(self) -> Table:
         """What came out."""
+        shown = [*((name, name, self.decimals) for name in self.other_metrics), *COLUMNS]
         rows = []
         for arm, records in self.arms.items():
-            time = self.time(arm)
-            rows.append(
-                [
-                    arm,
-                    f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK),
-                    mean_text(self.mean(arm, 'metric'), self.decimals),
-                    self._gap(self.gap(arm, 'metric'), arm, self.decimals),
-                    *(
-                        mean_text(self.mean(arm, name), self.decimals)
-                        for name in self.other_metrics
-                    ),
-                    mean_text(self.mean(arm, 'loss'), 3),
-                    mean_text(self.mean(arm, 'overlap'), 4),
-                    mean_text(self.mean(arm, 'path_length'), 2),
-                    mean_text(self.mean(arm, 'displacement'), 3),
-                    NO_VALUE if time is None else f'{time:.2f}',
-                ]
-            )
-        columns = [
-            'arm',
-            'runs',
-            self.metric,
-            'Gap (95 % interval)',
-            *self.other_metrics,
-            'training loss',
-            'overlap',
-            'path length',
-            'displacement',
-            'time',
-        ]
+            runs = f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK)
+            metric = mean_text(self.mean(arm, 'metric'), self.decimals)
+            gap = self._gap(self.gap(arm, 'metric'), arm, self.decimals)
+            means = [mean_text(self.mean(arm, name), digits) for _, name, digits in shown]
+            rows.append([arm, runs, metric, gap, *means, number_text(self.time(arm), 2)])
+        headings = [heading for heading, *_ in shown]
+        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *headings, 'time']
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:
         """The overlap beside the baseline's, on four sorts of equal terms."""
-        rows = [
-            [
-                arm,
-                self._gap(self.gap(arm, 'overlap'), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_loss), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_movement), arm, 4),
-                self._gap(self.gap_at(arm, at_equal_displacement), arm, 4),
-            ]
-            for arm in self.arms
-            if arm != self.baseline
-        ]
-        columns = [
-            'arm',
-            'at the end',
-            'at equal training loss',
-            'at equal path length',
-            'at equal displacement',
-        ]
+        rows = []
+        for arm in self.others:
+            gaps = [self.gap(arm, 'overlap')]
+            gaps += [self.gap_at(arm, compare) for compare in EQUAL_TERMS.values()]
+            rows.append([arm, *(self._gap(gap, arm, 4) for gap in gaps)])
+        columns = ['arm', 'at the end', *EQUAL_TERMS]
         title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
         return Table(title, columns, rows)
 
@@ -173,24 +164,14 @@ class Setting:
         """Metric, loss and overlap as training goes on, and the overlap along the others."""
         figure = Figure(figsize=(16, 8.4), layout='constrained')
         panels = figure.subplots(2, 3).ravel()
-        drawn = [
-            ('metric', None),
-            ('loss', None),
-            ('overlap', None),
-            ('overlap', 'loss'),
-            ('overlap', 'path_length'),
-            ('overlap', 'displacement'),
+        drawn: list[tuple[str, str | None]] = [
+            (name, None) for name in ('metric', 'loss', 'overlap')
         ]
-        for index, arm in enumerate(self.arms):
-            look = dict(
-                label=arm,
-                color=COLOURS[index % len(COLOURS)],
-                linestyle='-' if index < len(COLOURS) else '--',
-                marker=MARKERS[index % 8],
-                markersize=5,
-                markerfacecolor='white',
-                linewidth=1.6,
-            )
+        drawn += [('overlap', along) for along in ('loss', *MOVEMENTS)]
+        for index, (arm, style) in enumerate(styles(self.arms).items()):
+            dashes = '-' if index < len(COLOURS) else '--'
+            look: dict = dict(style, label=arm, linestyle=dashes, linewidth=1.6)
+            look |= dict(markersize=5, markerfacecolor='white')
             for axes, (name, along) in zip(panels, drawn, strict=True):
                 self._draw(axes, arm, name, along, look)
         texts = dict(
@@ -223,33 +204,14 @@ class Setting:
             {step: value for step, value in record.curves[name] if self._counts(name, value)}
             for record in records
         ]
-        steps = sorted(set.intersection(*map(set, values)))
+        means = mean_curve(values)
         if along == 'loss':  # before the first epoch ended there is none
-            steps = [step for step in steps if step >= records[0].curves['loss'][0][0]]
-        means = [fmean(curve[step] for curve in values) for step in steps]
-        where = steps
+            first = records[0].curves['loss'][0][0]
+            means = {step: mean for step, mean in means.items() if step >= first}
+        where = list(means)
         if along is not None:
-            curves = [self._from_start(record, along) for record in records]
-            where = [fmean(interpolate(curve, step) for curve in curves) for step in steps]
-        every = max(1, len(steps) // 8)
-        axes.plot(where, means, markevery=every, **look)
-
-    @staticmethod
-    def _from_start(record: Record, name: str) -> Sequence[tuple[float, float]]:
-        """A curve with the start of training, where nothing has moved yet."""
-        start = [(0.0, 0.0)] if name in MOVEMENTS else []
-        return [*start, *record.curves[name]]
-
-
-def at_equal_displacement(record: Record, baseline: Record) -> tuple[float, float] | None:
-    """See :func:`mmwau.experiment.equal_terms.at_equal_movement`."""
-    return at_equal_movement(record, baseline, 'displacement')
-
-
-def _paired(
-    values: Sequence[tuple[int, float]], baseline: Sequence[tuple[int, float]]
-) -> Summary | None:
-    if not values or not baseline:
-        return None
-    found = difference(values, baseline)
-    return found if found.paired else None
+            # At the start of training nothing has moved yet.
+            start = [(0.0, 0.0)] if along in MOVEMENTS else []
+            curves = [[*start, *record.curves[along]] for record in records]
+            where = [fmean(interpolate(curve, step) for curve in curves) for step in means]
+        axes.plot(where, list(means.values()), markevery=max(1, len(means) // 8), **look)

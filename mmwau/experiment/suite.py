@@ -37,18 +37,31 @@ WORDS: dict[type, str] = {
     dict: 'a dict with strings as keys',
 }
 # Settings that make no difference to what is trained.
-IRRELEVANT = (
-    'test_',
-    'env_cfg.',
-    'default_hooks.logger.',
-    'default_hooks.checkpoint.',
-    'default_hooks.timer.',
-    'default_hooks.runtime_info.',
-)
+QUIET_HOOKS = ('logger', 'checkpoint', 'timer', 'runtime_info')
+IRRELEVANT = ('test_', 'env_cfg.', *(f'default_hooks.{name}.' for name in QUIET_HOOKS))
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class Named:
+    """What a training and its record are called by; see :class:`Training`."""
+
+    setting: str
+    arm: str
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Setting, arm and seed."""
+        return self.setting, self.arm, self.seed
+
+    @property
+    def name(self) -> str:
+        """The same, for messages."""
+        return '{} / {} / seed {}'.format(*self.key)
+
+
+@dataclass(frozen=True, eq=False)
+class Training(Named):
     """One training of a suite: an arm in a setting with a seed.
 
     Args:
@@ -60,17 +73,9 @@ class Training:
         processes: Number of processes that train it together.
     """
 
-    setting: str
-    arm: str
-    seed: int
     config: Path
     options: Mapping[str, object]
     processes: int = 1
-
-    @property
-    def name(self) -> str:
-        """Its name, for messages."""
-        return f'{self.setting} / {self.arm} / seed {self.seed}'
 
     @property
     def folder(self) -> Path:
@@ -178,11 +183,9 @@ def read_suite(path: str | PathLike) -> Suite:
                     f'{path}: {where} with the arm {arm!r} needs the config {config}, which '
                     f'does not exist (from {Path.cwd()})'
                 )
-            options = {
-                **read.get('options', {}),
-                **parts.get('options', {}),
-                **arms[arm].get('options', {}),
-            }
+            options: dict[str, object] = {}
+            for part in (read, parts, arms[arm]):
+                options |= part.get('options', {})
             _check_options(path, options)
             variants.append((arm, config, options))
         found += [
@@ -206,12 +209,7 @@ def read_suite(path: str | PathLike) -> Suite:
     return Suite(path.stem, read['title'], read['metric'], found, other_metrics)
 
 
-def digest(
-    settings: Mapping[str, object],
-    wau: Mapping[str, object] | None,
-    seed: int | None,
-    processes: int,
-) -> str:
+def digest(settings: Mapping, wau: Mapping | None, seed: int | None, processes: int) -> str:
     """A hash of what makes a difference to a training.
 
     Args:

@@ -23,7 +23,7 @@ from mmwau.reporting.labels import name_some
 from mmwau.runs.reader import SCALARS, read_run
 
 from .processes import MARK, end_processes, find_processes
-from .record import RECORD, Record, read_record, summarise_run, write_record
+from .record import RECORD, TrainingRecord, read_record, summarise_run, write_record
 from .suite import Training, digest
 
 STARTED, LOG = 'started.json', 'output.log'
@@ -52,7 +52,7 @@ class Process:
     began: float = field(default_factory=time.monotonic)
 
 
-class Trainer:
+class SuiteTrainer:
     """Trains what has no record yet.
 
     Args:
@@ -77,7 +77,7 @@ class Trainer:
     def train(
         self,
         trainings: Sequence[Training],
-        on_end: Callable[[Record], None],
+        on_end: Callable[[TrainingRecord], None],
         on_wait: Callable[[], None],
     ) -> None:
         """Train; whatever happens, no process is left behind.
@@ -184,7 +184,7 @@ class Trainer:
         """The command that trains it, for a shell in the project's folder."""
         return [*training.command, '--work-dir', str(self.folder / training.folder)]
 
-    def _end(self, one: Process, seconds: float) -> Record:
+    def _end(self, one: Process, seconds: float) -> TrainingRecord:
         """The record of a training that ended; a failed one is tried anew at the next start."""
         training, folder = one.training, self.folder / one.training.folder
         command = shlex.join(self.command(training))
@@ -205,16 +205,8 @@ class Trainer:
             write_record(record, folder)
         # Whatever is wrong with one training, the others go on.
         except Exception as error:
-            return Record(
-                training.setting,
-                training.arm,
-                training.seed,
-                command,
-                training.digest,
-                status='failed',
-                error=str(error) or repr(error),
-                starts=one.starts,
-            )
+            why = 'failed', str(error) or repr(error), one.starts
+            return TrainingRecord(*training.key, command, training.digest, *why)
         if one.starts == 1:
             passed = time.monotonic() - one.began
             self._seconds.setdefault(training.setting, []).append(passed)
@@ -271,8 +263,8 @@ def read_start(folder: Path) -> dict | None:
 
 
 def find_records(
-    trainings: Sequence[Training], folder: Path, published: Sequence[Record] = ()
-) -> dict[Training, Record]:
+    trainings: Sequence[Training], folder: Path, published: Sequence[TrainingRecord] = ()
+) -> dict[Training, TrainingRecord]:
     """The trainings that came to their end already, here or in published results.
 
     Args:

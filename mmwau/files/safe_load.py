@@ -25,20 +25,8 @@ REFUSED = ('builtins', 'os', 'posix', 'nt', 'sys', 'subprocess')
 NO_TENSORS = ('torch.nn.modules.', 'torch.optim.')
 # Harmless ones of builtins.
 PLAIN_TYPES = (
-    object,
-    list,
-    tuple,
-    dict,
-    set,
-    frozenset,
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    slice,
-    range,
+    *(object, list, tuple, dict, set, frozenset, slice, range),
+    *(bool, int, float, complex, str, bytes),
 )
 
 

@@ -15,14 +15,8 @@ from . import safe_load
 
 # Where training scripts keep the weights in a checkpoint, in the order of preference.
 PLACES = (
-    'state_dict',
-    'model_state_dict',
-    'model',
-    'model_state',
-    'net',
-    'module',
-    'state_dict_ema',
-    'blobs',
+    *('state_dict', 'model_state_dict', 'model', 'model_state', 'net', 'module'),
+    *('state_dict_ema', 'blobs'),
 )
 # What torch.compile puts before the names of a module and all below it.
 COMPILED = re.compile(r'(?<![^.])_orig_mod\.')

@@ -7,22 +7,22 @@ from .statistics import Summary
 NO_VALUE, MINUS, NO_BREAK = '\u2013', '\u2212', '\u00a0'
 
 
-def number_text(value: float, decimals: int, sign: str = '') -> str:
-    """A number with so many decimals, and a dash for what is no finite one.
+def number_text(value: float | None, decimals: int, sign: str = '') -> str:
+    """A number with so many decimals, and a dash for None and for what is no finite one.
 
     Args:
         value: The number.
         decimals: Its decimals.
         sign: ``'+'`` to show the sign of positive numbers too.
     """
-    if not math.isfinite(value):
+    if value is None or not math.isfinite(value):
         return NO_VALUE
     return f'{value:{sign}.{decimals}f}'.replace('-', MINUS)
 
 
-def mean_text(found: Summary | None, decimals: int) -> str:
-    """A mean and its standard deviation, and a dash for none."""
+def mean_text(found: Summary | None, decimals: int, sign: str = '') -> str:
+    """A mean and its standard deviation, and a dash for none; see :func:`number_text`."""
     if found is None:
         return NO_VALUE
     spread = '' if found.std is None else f'{NO_BREAK}±{NO_BREAK}{number_text(found.std, decimals)}'
-    return f'{number_text(found.mean, decimals)}{spread}'
+    return f'{number_text(found.mean, decimals, sign)}{spread}'

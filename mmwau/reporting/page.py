@@ -2,7 +2,9 @@
 
 import base64
 import io
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,26 +113,42 @@ class Section:
     parts: Sequence[Part]
 
 
-def write_page(
-    path: str | Path, title: str, sections: Sequence[Section], command: str = ''
-) -> None:
-    """Write a page that needs no other file and no network.
+def write_results(
+    folder: Path,
+    name: str,
+    title: str,
+    sections: Sequence[Section],
+    pictures: Mapping[str, Figure],
+    content: bytes | None = None,
+) -> list[str]:
+    """Write what a tool found: pictures, a page that needs no other file, and a JSON file.
 
     Args:
-        path: The HTML file to write.
-        title: Title of the page.
+        folder: Where to write.
+        name: Name of the page and of the JSON file, without suffix.
+        title: Title of the page; at its foot stands the command that made it.
         sections: What it shows.
-        command: The command that made it, for the page's foot.
+        pictures: By file name.
+        content: Of the JSON file; None where the tool has written it before.
+
+    Returns:
+        Names of the files.
 
     Raises:
-        OSError: If it can't be written.
+        OSError: If one can't be written.
     """
+    if content is not None:
+        write_whole(content, folder / f'{name}.json')
+    for file, figure in pictures.items():
+        write_whole(png(figure), folder / file)
     shown = [
         {'heading': section.heading, 'parts': [_part(part) for part in section.parts]}
         for section in sections
     ]
+    command = shlex.join(['python', *sys.argv])
     page = PAGE.render(title=title, sections=shown, command=command, version=__version__)
-    write_whole(page.encode(), path)
+    write_whole(page.encode(), folder / f'{name}.html')
+    return [f'{name}.html', *pictures, f'{name}.json']
 
 
 def _part(part: Part) -> dict:

@@ -1,7 +1,7 @@
 """Pictures of measurements."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from os import PathLike
 from typing import Any
@@ -64,32 +64,17 @@ def draw_layers(
         measured = [each[layer] for each in values.values() if layer in each]
         if measured:
             axes.hlines(row, min(measured), max(measured), color='#d0d0d0', zorder=1)
-    for (label, each), (colour, marker) in zip(values.items(), styles(), strict=False):
+    for label, look in styles(values).items():
+        each = values[label]
         rows = [row for row, layer in enumerate(layers) if layer in each]
         mean = sum(each.values()) / len(each)
-        axes.scatter(
-            [each[layers[row]] for row in rows],
-            rows,
-            facecolor='none',
-            edgecolor=colour,
-            marker=marker,
-            s=28,
-            linewidth=1.5,
-            zorder=2,
-            label=f'{label} ({mean_of} {mean:.3f}, dashed)',
-        )
-        axes.axvline(mean, color=colour, linestyle='--', linewidth=1, zorder=0)
+        shown = f'{label} ({mean_of} {mean:.3f}, dashed)'
+        draw_marks(axes, [each[layers[row]] for row in rows], rows, look, zorder=2, label=shown)
+        axes.axvline(mean, color=look['color'], linestyle='--', linewidth=1, zorder=0)
     if random is not None:
-        axes.scatter(
-            [random[layer] for layer in layers],
-            range(len(layers)),
-            marker='|',
-            s=90,
-            color='black',
-            linewidth=1.5,
-            zorder=1,
-            label='random filters of that shape',
-        )
+        expected = [random[layer] for layer in layers]
+        line: dict[str, Any] = dict(marker='|', s=90, color='black', linewidth=1.5, zorder=1)
+        axes.scatter(expected, range(len(layers)), label='random filters of that shape', **line)
     axes.set_yticks(range(len(layers)), layers, fontsize=7)
     axes.set_ylim(len(layers) - 0.3, -0.7)
     axes.set_xlim(left=0)
@@ -97,9 +82,21 @@ def draw_layers(
     axes.grid(visible=False, axis='y')
 
 
-def styles() -> Iterator[tuple[str, str]]:
-    """Colours and markers for one line after the other, without end."""
-    return cycle(zip(COLOURS, MARKERS, strict=True))
+def styles(labels: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker of each of these, the first one grey; after eight they come again."""
+    looks = cycle(zip(COLOURS, MARKERS, strict=True))
+    return {
+        label: dict(color=colour, marker=marker)
+        for label, (colour, marker) in zip(labels, looks, strict=False)
+    }
+
+
+def draw_marks(
+    axes: Axes, values: Sequence[float], rows: Sequence[int], look: Mapping[str, str], **more: Any
+) -> None:
+    """Draw hollow marks, one a row, in a look of :func:`styles`."""
+    edge: dict[str, Any] = dict(facecolor='none', edgecolor=look['color'], linewidth=1.5)
+    axes.scatter(values, rows, s=28, marker=look['marker'], **edge, **more)
 
 
 def plot_overlap_curve(
@@ -125,14 +122,9 @@ def plot_overlap_curve(
         else:
             index = stages.index(name)
             # Six colours, then the same ones dashed and with other markers.
-            look = dict(
-                color=COLOURS[1 + index % 6],
-                marker=MARKERS[index % len(MARKERS)],
-                linestyle='-' if index < 6 else '--',
-                markersize=4,
-                linewidth=1.2,
-                label=name.partition('/')[2],
-            )
+            look = dict(color=COLOURS[1 + index % 6], linestyle='-' if index < 6 else '--')
+            look |= dict(marker=MARKERS[index % len(MARKERS)], markersize=4)
+            look |= dict(linewidth=1.2, label=name.partition('/')[2])
         steps = [point['step'] for point in measured]
         axes.plot(steps, [point[name] for point in measured], **look)
     axes.axhline(
@@ -177,15 +169,11 @@ def plot_detections(
                 continue
             _draw_box(axes, box, edgecolor=CLASS_COLOURS[label], linewidth=2)
             near_right = box[0] > 0.7 * sample['image'].shape[1]
-            axes.text(
-                box[2] if near_right else box[0],
-                max(box[1], 12) - 2,
-                f'{classes[label]} {score:.2f}',
-                fontsize=7,
-                color='white',
-                horizontalalignment='right' if near_right else 'left',
-                bbox=dict(facecolor=CLASS_COLOURS[label], edgecolor='none', pad=1),
-            )
+            x, side = (box[2], 'right') if near_right else (box[0], 'left')
+            behind = dict(facecolor=CLASS_COLOURS[label], edgecolor='none', pad=1)
+            look: dict[str, Any] = dict(fontsize=7, color='white', bbox=behind)
+            text = f'{classes[label]} {score:.2f}'
+            axes.text(x, max(box[1], 12) - 2, text, horizontalalignment=side, **look)
     handles = [Patch(color=CLASS_COLOURS[index], label=name) for index, name in enumerate(classes)]
     handles.append(Patch(facecolor='#808080', edgecolor='white', linestyle=':', label='annotated'))
     figure.legend(handles=handles, loc='outside upper center', ncols=len(handles), frameon=False)

@@ -1,11 +1,14 @@
 """Means over seeds and differences paired by seed, each with its spread and interval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import TypeVar
 
 from scipy.stats import t
+
+Step = TypeVar('Step', int, float)
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,17 @@ class Summary:
     paired: bool = True
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean and spread of at least one value."""
+def summarise(values: Sequence[float]) -> Summary | None:
+    """Mean and spread of values; None if there is none."""
+    if not values:
+        return None
     return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def mean_curve(curves: Sequence[Mapping[Step, float]]) -> dict[Step, float]:
+    """Mean of curves at the points that all of them have, in order; empty if there is no curve."""
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    return {step: fmean(curve[step] for curve in curves) for step in steps}
 
 
 def half_width(found: Summary) -> float | None:
@@ -39,18 +50,20 @@ def half_width(found: Summary) -> float | None:
 
 def difference(
     values: Sequence[tuple[int | None, float]], baseline: Sequence[tuple[int | None, float]]
-) -> Summary:
+) -> Summary | None:
     """Difference of an arm to the baseline.
 
     Args:
-        values: Seed and value of each run of the arm, at least one; a seed of None is not known.
+        values: Seed and value of each run of the arm; a seed of None is not known.
         baseline: The same of the baseline.
 
     Returns:
         Mean and spread of the differences between runs of the same seed; of a seed that an arm has
         more than once the mean takes part. Where no seed is in both, the difference of the means,
-        without a spread.
+        without a spread. None where one of the two has no values.
     """
+    if not values or not baseline:
+        return None
     ours, theirs = _by_seed(values), _by_seed(baseline)
     pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     if pairs:

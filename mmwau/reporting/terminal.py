@@ -1,6 +1,7 @@
 """What the tools print in a terminal: texts as they are, and how far they are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -27,6 +28,18 @@ def text_console(**options: Any) -> Console:
     options = dict(markup=False, emoji=False, **options)
     console = Console(**options)
     return console if console.is_terminal else Console(**{'width': WIDTH, **options})
+
+
+def print_warnings(console: Console, warnings: Iterable[str]) -> None:
+    """Print sentences on what went wrong, or is less than fair."""
+    for warning in warnings:
+        console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
+
+
+def print_written(console: Console, folder: Path, names: Iterable[str]) -> None:
+    """Say which files were written to a folder."""
+    for name in names:
+        console.print(f'Written: {folder / name}', soft_wrap=True)
 
 
 def progress_bar(

@@ -99,11 +99,9 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
     if at is None and unfinished:
         where = (f'{run.work_dir} ({run.unit} {run.trained} of {run.length})' for run in unfinished)
         common = common_validations(runs)
-        hint = (
-            f'--at {common[-1]} compares all at that {runs[0].unit}'
-            if common
-            else ('there is no point yet at which all runs have a validation')
-        )
+        hint = 'there is no point yet at which all runs have a validation'
+        if common:
+            hint = f'--at {common[-1]} compares all at that {runs[0].unit}'
         found.append(f'Not finished: {", ".join(where)}; {hint}')
     for arm in arms:
         seeds = [run.seed for run in arm.runs if run.seed is not None]
@@ -118,11 +116,9 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
         found.append(f'Diverged, since the last loss is no number: {", ".join(diverged)}')
     found += _left_out(runs, at)
     if metric is None:
-        found.append(
-            'No metric is a measurement in any run: there are no metrics'
-            if any(run.validations for run in runs)
-            else 'No run has a validation: there are no metrics'
-        )
+        validated = any(run.validations for run in runs)
+        why = 'No metric is a measurement in any run' if validated else 'No run has a validation'
+        found.append(f'{why}: there are no metrics')
     names: dict[tuple[str, ...], list[str]] = {}
     for name in metric_names(runs, at):
         without = tuple(str(run.work_dir) for run in runs if run.logged(name, at) is None)

@@ -145,12 +145,8 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
                 f'{config.parent} logs training without its epoch (log_processor.by_epoch=False), '
                 'while training counts epochs; such a run can not be compared'
             )
-        begin_validation = begin['epoch'] if by_epoch else begin['step']
-        for curve, first in (
-            (training, begin['step']),
-            (overlaps, begin['step']),
-            (validations, begin_validation),
-        ):
+        for curve in (training, overlaps, validations):
+            first = begin['epoch' if by_epoch and curve is validations else 'step']
             for step in [step for step in curve if step >= first]:
                 del curve[step]
         iteration = 0

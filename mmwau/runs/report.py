@@ -11,10 +11,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.overlap import STAGE_OVERLAP
-from mmwau.reporting.numbers import MINUS, NO_BREAK, NO_VALUE, number_text
+from mmwau.reporting.numbers import MINUS, NO_BREAK, NO_VALUE, mean_text, number_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
-from mmwau.reporting.statistics import Summary, difference, summarise
+from mmwau.reporting.statistics import Summary, difference, mean_curve, summarise
 
 from .arms import Arm
 from .checks import metric_names
@@ -23,6 +23,7 @@ from .run import Run
 # With more arms, differences get a table of their own.
 ARMS_IN_ONE_TABLE = 3
 LABELS = {'path_length': 'path length'}
+MARKED = dict(markerfacecolor='white', zorder=3)
 HOW_TO_READ = (
     'An arm is all runs whose configs agree in everything but the seed. A mean is shown with ± the '
     'sample standard deviation over the runs of the arm, and their number in brackets; one run has '
@@ -78,13 +79,11 @@ class RunsReport:
 
     def summary(self, arm: Arm, name: str) -> Summary | None:
         """Mean and spread of a final value; None if no run of the arm has one."""
-        values = [value for _, value in arm.values(name, self.at)]
-        return summarise(values) if values else None
+        return summarise([value for _, value in arm.values(name, self.at)])
 
     def difference(self, arm: Arm, name: str) -> Summary | None:
         """Difference of a final value to the baseline; None if one of the two has none."""
-        values, baseline = arm.values(name, self.at), self.arms[0].values(name, self.at)
-        return difference(values, baseline) if values and baseline else None
+        return difference(arm.values(name, self.at), self.arms[0].values(name, self.at))
 
     def value_tables(self) -> list[Table]:
         """Final metrics, loss and overlap of the network, and the differences."""
@@ -116,57 +115,48 @@ class RunsReport:
 
     def _mean(self, arm: Arm, name: str) -> str:
         found = self.summary(arm, name)
-        if found is None:
-            return NO_VALUE
-        return self._cell(name, found, self._text(name, found.mean), f'{found.count}')
+        return NO_VALUE if found is None else self._cell(name, found, f'{found.count}')
 
     def _minus(self, arm: Arm, name: str) -> str:
         found = self.difference(arm, name)
         if found is None:
             return NO_VALUE
         pairs = f'{found.count}{NO_BREAK}pair{"s" * (found.count > 1)}'
-        pairs = pairs if found.paired else 'unpaired'
-        return self._cell(name, found, self._text(name, found.mean, '+'), pairs)
+        return self._cell(name, found, pairs if found.paired else 'unpaired', '+')
 
-    def _cell(self, name: str, found: Summary, mean: str, count: str) -> str:
-        spread = '' if found.std is None else f'{NO_BREAK}±{NO_BREAK}{self._text(name, found.std)}'
+    def _cell(self, name: str, found: Summary, count: str, sign: str = '') -> str:
         # On a page a line break is a space; the columns of many arms are narrow in a terminal.
         space = ' ' if len(self.arms) <= ARMS_IN_ONE_TABLE else '\n'
-        return f'{mean}{spread}{space}({count})'
+        return f'{mean_text(found, self._decimals(name), sign)}{space}({count})'
 
-    def _text(self, name: str, value: float | None, sign: str = '') -> str:
-        """A value with as many decimals as all of its kind."""
-        if value is None:
-            return NO_VALUE
-        values = [value for arm in self.arms for _, value in arm.values(name, self.at)]
-        percent = max(map(abs, values)) >= 10
-        decimals = 4 if name == 'overlap' or name.startswith(STAGE_OVERLAP) else 2 if percent else 3
-        return number_text(value, decimals, sign)
+    def _decimals(self, name: str) -> int:
+        """The decimals of a value, as many for all of its kind."""
+        if name == 'overlap' or name.startswith(STAGE_OVERLAP):
+            return 4
+        values = [abs(value) for arm in self.arms for _, value in arm.values(name, self.at)]
+        return 2 if max(values, default=0) >= 10 else 3
 
     def table_by_run(self) -> Table:
         """Each run's final values."""
         names = [*self.names(), *self.stages]
-        rows = [
-            [arm.label, _seed(run), *(self._text(name, run.final(name, self.at)) for name in names)]
-            for arm in self.arms
-            for run in arm.runs
-        ]
+        decimals = {name: self._decimals(name) for name in names}
+        rows = []
+        for arm in self.arms:
+            for run in arm.runs:
+                values = (run.final(name, self.at) for name in names)
+                cells = map(number_text, values, decimals.values())
+                rows.append([arm.label, _seed(run), *cells])
         return Table(f'Each run {self._when}', ['arm', 'seed', *map(_label, names)], rows)
 
     def table_of_runs(self) -> Table:
         """Where each run lies, how long it was trained, and with which WAU."""
-        rows = [
-            [
-                arm.label,
-                _seed(run),
-                str(run.work_dir),
-                f'{run.trained} of {run.length}'.replace(' ', NO_BREAK),
-                NO_VALUE if run.wau is None else _arguments(run.wau),
-                str(run.config.relative_to(run.work_dir)),
-            ]
-            for arm in self.arms
-            for run in arm.runs
-        ]
+        rows = []
+        for arm in self.arms:
+            for run in arm.runs:
+                trained = f'{run.trained} of {run.length}'.replace(' ', NO_BREAK)
+                wau = NO_VALUE if run.wau is None else _arguments(run.wau)
+                config = str(run.config.relative_to(run.work_dir))
+                rows.append([arm.label, _seed(run), str(run.work_dir), trained, wau, config])
         columns = ['arm', 'seed', 'work_dir', f'{self.runs[0].unit}s', 'WAU', 'config in it']
         return Table('Runs', columns, rows)
 
@@ -236,87 +226,48 @@ class RunsReport:
 
     def results(self, warnings: Sequence[str]) -> dict:
         """Everything in the tables, for a JSON file."""
+        found = dict(baseline=self.arms[0].label, metric=self.metric, at=self.at)
+        return dict(found, warnings=list(warnings), arms=dict(map(self._results_of, self.arms)))
+
+    def _results_of(self, arm: Arm) -> tuple[str, dict]:
         names = [*self.names(), *self.stages]
-        return dict(
-            baseline=self.arms[0].label,
-            metric=self.metric,
-            at=self.at,
-            warnings=list(warnings),
-            arms={
-                arm.label: dict(
-                    wau=arm.runs[0].wau,
-                    runs=[
-                        dict(
-                            work_dir=str(run.work_dir),
-                            config=str(run.config),
-                            seed=run.seed,
-                            trained=run.trained,
-                            planned=run.length,
-                            unit=run.unit,
-                            values={name: run.final(name, self.at) for name in names},
-                        )
-                        for run in arm.runs
-                    ],
-                    values={name: _as_dict(self.summary(arm, name)) for name in names},
-                    differences={name: _as_dict(self.difference(arm, name)) for name in names}
-                    if arm is not self.arms[0]
-                    else {},
-                )
-                for arm in self.arms
-            },
-        )
+        runs = []
+        for run in arm.runs:
+            told: dict = dict(work_dir=str(run.work_dir), config=str(run.config), seed=run.seed)
+            told |= dict(trained=run.trained, planned=run.length, unit=run.unit)
+            runs.append(dict(told, values={name: run.final(name, self.at) for name in names}))
+        values = {name: _as_dict(self.summary(arm, name)) for name in names}
+        compared = names if arm is not self.arms[0] else []
+        minus = {name: _as_dict(self.difference(arm, name)) for name in compared}
+        return arm.label, dict(wau=arm.runs[0].wau, runs=runs, values=values, differences=minus)
 
     def _curves(self, name: str) -> dict[str, list[dict[int, float]]]:
         return {arm.label: [run.curve(name) for run in arm.runs] for arm in self.arms}
 
     def _draw(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
         """Draw a curve for each run, and one for the mean of each arm."""
-        for index, (label, style) in enumerate(self._styles().items()):
+        for index, (label, style) in enumerate(styles(curves).items()):
             runs = [curve for curve in curves[label] if curve]
+            thin: dict = dict(color=style['color'], linewidth=0.8, alpha=0.35, zorder=2)
             for curve in runs if len(runs) > 1 else ():
-                axes.plot(
-                    list(curve),
-                    list(curve.values()),
-                    color=style['color'],
-                    linewidth=0.8,
-                    alpha=0.35,
-                    zorder=2,
-                )
-            steps = sorted(set.intersection(*map(set, runs))) if runs else []
-            means = [fmean(curve[step] for curve in runs) for step in steps]
+                axes.plot(list(curve), list(curve.values()), **thin)
+            means = mean_curve(runs)
             # Not all arms at the same points, where their markers would hide each other.
-            every = max(1, len(steps) // 8)
-            axes.plot(
-                steps,
-                means,
-                label=label,
-                linewidth=2,
-                markersize=5,
-                markerfacecolor='white',
-                markevery=(index * every // len(self.arms), every),
-                zorder=3,
-                **style,
-            )
+            every = max(1, len(means) // 8)
+            first = index * every // len(self.arms)
+            look: dict = dict(MARKED, label=label, linewidth=2, markersize=5, **style)
+            axes.plot(list(means), list(means.values()), markevery=(first, every), **look)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
     def _draw_points(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
         """Draw the only value of each run, arms side by side, with a line for the mean."""
-        for index, (label, style) in enumerate(self._styles().items()):
+        for index, (label, style) in enumerate(styles(curves).items()):
             values = [value for curve in curves[label] for value in curve.values()]
-            axes.plot(
-                [index] * len(values),
-                values,
-                label=label,
-                linestyle='none',
-                markersize=6,
-                markerfacecolor='white',
-                zorder=3,
-                **style,
-            )
+            look: dict = dict(MARKED, label=label, linestyle='none', markersize=6, **style)
+            axes.plot([index] * len(values), values, **look)
             if values:
-                axes.hlines(
-                    fmean(values), index - 0.3, index + 0.3, color=style['color'], linewidth=2
-                )
+                ends = index - 0.3, index + 0.3
+                axes.hlines(fmean(values), *ends, color=style['color'], linewidth=2)
         steps = {step for runs in curves.values() for curve in runs for step in curve}
         axes.set_xlim(-0.6, len(self.arms) - 0.4)
         axes.set_xticks([])
@@ -324,13 +275,6 @@ class RunsReport:
             f'after {self.runs[0].unit} {", ".join(map(str, sorted(steps)))} '
             '(a mark each run, a line the mean)'
         )
-
-    def _styles(self) -> dict[str, dict]:
-        """Colour and marker of each arm: grey for the baseline."""
-        return {
-            arm.label: dict(color=colour, marker=marker)
-            for arm, (colour, marker) in zip(self.arms, styles(), strict=False)
-        }
 
 
 def _table(

@@ -11,14 +11,8 @@ from mmwau.engine.wau_hook import WAUHook
 
 # Arguments of the Runner that make no difference to how a network is trained.
 NOT_TRAINING = {
-    'self',
-    'cfg',
-    'work_dir',
-    'resume',
-    'launcher',
-    'experiment_name',
-    'visualizer',
-    'log_level',
+    *('self', 'cfg', 'work_dir', 'resume', 'launcher'),
+    *('experiment_name', 'visualizer', 'log_level'),
 }
 # Other variables of a config are there for these to be made from.
 TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
@@ -37,14 +31,9 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
         that are not the defaults, None without WAU.
     """
     parts = {name: value for name, value in cfg.items() if name in TRAINING and value is not None}
-    parts['randomness'] = {
-        name: value for name, value in (parts.get('randomness') or {}).items() if name != 'seed'
-    }
-    parts['default_hooks'] = {
-        name: hook
-        for name, hook in parts.get('default_hooks', {}).items()
-        if name != 'visualization'
-    }
+    for part, left_out in (('randomness', 'seed'), ('default_hooks', 'visualization')):
+        parts[part] = dict(parts.get(part) or {})
+        parts[part].pop(left_out, None)
     hooks = parts.pop('custom_hooks', None) or []
     # Of these the one only measures, and what the other one does is WAU.
     others = [hook for hook in hooks if _type(hook) not in ('WAUHook', 'OverlapHook')]
@@ -62,11 +51,8 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
                 hook_defaults = _defaults(WAUHook)
                 wau |= {name: value for name, value in hook.items() if name in hook_defaults}
                 defaults |= hook_defaults
-        wau = {
-            name: _plain(value)
-            for name, value in wau.items()
-            if _plain(value) != _plain(defaults[name])
-        }
+        changed = {name for name in wau if _plain(wau[name]) != _plain(defaults[name])}
+        wau = {name: _plain(value) for name, value in wau.items() if name in changed}
     parts['optim_wrapper'] = wrapper
     return dict(_flatten(parts)), wau
 

@@ -6,7 +6,7 @@ have, later labels mean other classes, the last output of the head belongs to no
 first detection in a validation ends in ``list index out of range``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -91,13 +91,15 @@ def _plain(name: str) -> str:
 
 def _both(source: Source) -> str:
     """The classes of the config beside the categories of the file, for messages."""
-    boxes = [
-        f'{name} ({source.file.boxes[id_]} boxes)' for id_, name in source.file.categories.items()
-    ]
+    boxes = _with_boxes(source, source.file.categories)
     return (
         f'Classes of the config: {name_some(source.classes, MOST_NAMES)}. Categories of the file: '
         f'{name_some(boxes, MOST_NAMES) or "none"}'
     )
+
+
+def _with_boxes(source: Source, ids: Iterable[int | str]) -> list[str]:
+    return [f'{source.file.categories[id_]} ({source.file.boxes[id_]} boxes)' for id_ in ids]
 
 
 def _check_same_labels(sources: Sequence[Source]) -> None:
@@ -217,15 +219,13 @@ def _remarks_on_names(source: Source) -> Iterator[str]:
         return
     labels, classes = _labels(source), source.classes
     missing = [name for name in classes if name not in labels]
-    others = [
-        f'{name} ({source.file.boxes[id_]} boxes)'
-        for id_, name in source.file.categories.items()
-        if name not in classes and source.file.boxes[id_]
-    ]
+    named = source.file.categories.items()
+    others = [id_ for id_, name in named if name not in classes and source.file.boxes[id_]]
     if missing:
         yield f'there is no category {name_some(missing, MOST_NAMES)}'
     if others:
-        yield f'background here, since no class of the config: {name_some(others, MOST_NAMES)}'
+        boxes = name_some(_with_boxes(source, others), MOST_NAMES)
+        yield f'background here, since no class of the config: {boxes}'
     if labels != list(classes[: len(labels)]):
         yield (
             'labels are counted in the order of the categories, which is not that of the classes: '

@@ -91,26 +91,21 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
         name = f'{stage}_dataloader'
         loader = cfg.get(name)
         for dataset in _datasets(loader.get('dataset') if isinstance(loader, dict) else None):
-            root = dataset.get('data_root') or ''
+            root, setting = dataset.get('data_root') or '', f'{name}.dataset'
             if not dataset.get('ann_file'):
-                _check_path(f'{name}.dataset.data_root', '', root)
+                _check_path(f'{setting}.data_root', '', root)
                 continue
             prefixes = dataset.get('data_prefix') or {}
             if not isinstance(prefixes, dict):
                 prefixes = {'img': prefixes}
-            annotations = _check_path(f'{name}.dataset.ann_file', root, dataset['ann_file'])
+            annotations = _check_path(f'{setting}.ann_file', root, dataset['ann_file'])
             for key, prefix in prefixes.items():
-                _check_path(f'{name}.dataset.data_prefix.{key}', root, prefix)
+                _check_path(f'{setting}.data_prefix.{key}', root, prefix)
             kind = _class_of_coco(dataset, cfg.get('default_scope'))
-            classes = _classes(f'{name}.dataset', kind, dataset) if kind else None
+            classes = _classes(setting, kind, dataset) if kind else None
             if annotations and classes:
-                source = Source(
-                    stage,
-                    f'{name}.dataset',
-                    read(f'{name}.dataset', annotations),
-                    classes,
-                    by_name=bool(dataset.get('return_classes')),
-                )
+                file, by_name = read(setting, annotations), bool(dataset.get('return_classes'))
+                source = Source(stage, setting, file, classes, by_name=by_name)
                 _check_dataset(source, dataset, root, prefixes)
                 sources.append(source)
         metrics = cfg.get(f'{stage}_evaluator') or []
@@ -120,10 +115,8 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
             setting = f'{stage}_evaluator'
             annotations = _check_path(f'{setting}.ann_file', '', metric.get('ann_file'))
             first = next((it for it in sources if it.stage == stage), None)
-            compares = type_name(metric.get('type')) == 'CocoMetric' and not metric.get(
-                'format_only'
-            )
-            if first and annotations and compares:
+            is_coco = type_name(metric.get('type')) == 'CocoMetric'
+            if first and annotations and is_coco and not metric.get('format_only'):
                 file = read(setting, annotations)
                 source = first._replace(setting=setting, file=file, is_metric=True)
                 _check_metric(source, metric)

@@ -21,25 +21,19 @@ from .presets import use_wau
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that OpenMMLab's training and testing scripts have in common."""
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config, as key=value; nested keys are joined by dots, '
-        'lists are written key="[a,b]" or key=a,b, without white space',
+    """Add what the command lines of OpenMMLab's training and testing scripts have in common."""
+    add = parser.add_argument
+    add('config', help='config file, or a config of a package, such as mmdet::FOLDER/NAME.py')
+    add('--work-dir', help='folder for logs, checkpoints and metrics')
+    options = (
+        'override settings of the config, as key=value; nested keys are joined by dots, lists are '
+        'written key="[a,b]" or key=a,b, without white space'
     )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
+    add('--cfg-options', nargs='+', action=DictAction, help=options)
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    add('--launcher', choices=launchers, default='none', help='job launcher')
     # torch.distributed.launch of older versions passes one of these.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
-    )
+    add('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
 
 
 def refuse_two_values(

@@ -1,6 +1,6 @@
 """Weights that a config names and that are not on this machine: what to do about them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -100,14 +100,10 @@ def _explain(filename: str, error: Exception, cfg: Config) -> str | None:
 
 def _keys_of(value: str, settings: object, place: tuple[str, ...] = ()) -> Iterator[str]:
     """The keys, joined by dots, of the settings of a model that have this value."""
-    items: Iterable[tuple[object, object]]
+    if isinstance(settings, (list, tuple)):
+        settings = dict(enumerate(settings))
     if isinstance(settings, dict):
-        items = settings.items()
-    elif isinstance(settings, (list, tuple)):
-        items = enumerate(settings)
-    else:
-        if settings == value and place[0] == 'model':
-            yield '.'.join(place)
-        return
-    for key, part in items:
-        yield from _keys_of(value, part, (*place, str(key)))
+        for key, part in settings.items():
+            yield from _keys_of(value, part, (*place, str(key)))
+    elif settings == value and place[0] == 'model':
+        yield '.'.join(place)

@@ -8,7 +8,15 @@ import torch
 from small_network import small_network
 from torch import nn
 
-from mmwau.benchmark.arms import ARMS, PHASES, PROCESSOR, SGD_OPTIONS, STEP_ARMS, WALL, Trainer
+from mmwau.benchmark.arms import (
+    ARMS,
+    PHASES,
+    PROCESSOR,
+    SGD_OPTIONS,
+    STEP_ARMS,
+    WALL,
+    BenchmarkTrainer,
+)
 from mmwau.benchmark.networks import CLASSIFIERS, NETWORKS, build_network
 from mmwau.benchmark.peers import AuthorsSGD, freeze_first_layers
 from mmwau.targets import find_convolutions
@@ -35,7 +43,7 @@ def moved(trainer, network, layer):
 @pytest.mark.parametrize('arm', ARMS)
 def test_every_arm_trains_from_the_same_start_and_holds_what_it_says(arm):
     network = small_network()
-    trainer = Trainer(arm, network)
+    trainer = BenchmarkTrainer(arm, network)
     seconds = trainer.step()
     assert set(seconds) == {*PHASES, WALL, PROCESSOR}
     assert seconds[WALL] == pytest.approx(sum(seconds[phase] for phase in PHASES))

@@ -6,7 +6,7 @@ from small_network import small_network
 
 from mmwau import wau
 from mmwau.benchmark import parts
-from mmwau.benchmark.arms import BASELINE, Trainer
+from mmwau.benchmark.arms import BASELINE, BenchmarkTrainer
 from mmwau.benchmark.memory import extra_memory
 from mmwau.benchmark.parts import AFTER, AROUND_STEP, BEFORE, FUNCTIONS, GATHERS, PARTS, Stopwatch
 from mmwau.benchmark.rounds import FEWEST
@@ -49,7 +49,7 @@ def test_a_part_inside_of_another_one_counts_once(clock):
 )
 def test_parts_are_those_of_the_arm(arm, happens, clock):
     before = functions()
-    trainers = [Trainer(arm, small_network()) for _ in range(2)]
+    trainers = [BenchmarkTrainer(arm, small_network()) for _ in range(2)]
     with parts.timed_parts(torch.device('cpu')) as seconds:
         trainers[0].step()
     assert {part for part, value in seconds.items() if value} == happens
@@ -88,7 +88,7 @@ def test_share_of_weight_gradients_leaves_the_gradients_right():
     network = small_network()
     share = weight_gradient_share(network, FEWEST, lambda: None)
     assert 0 < share.low <= share.median <= share.high < 1
-    trainer = Trainer(BASELINE, network)
+    trainer = BenchmarkTrainer(BASELINE, network)
     seconds = []
     trainer.model[2]._conv_forward = TimedConvolution(trainer.model[2], seconds)
     trainer.loss(trainer.model).backward()

@@ -7,7 +7,7 @@ import pages
 import pytest
 from detection import ROOT
 
-from mmwau.experiment.record import Record
+from mmwau.experiment.record import TrainingRecord
 from mmwau.files.records import read_records
 
 PAGE = (ROOT / 'docs' / 'model_zoo.md').read_text()
@@ -36,7 +36,7 @@ def test_every_config_with_wau_has_a_row():
 
 def test_a_gap_is_the_mean_over_seeds_of_the_differences():
     """Computed from the record by hand, for both readings on BCCD."""
-    records = read_records(Record, ROOT / 'docs' / 'results' / 'bccd_cpu.json')
+    records = read_records(TrainingRecord, ROOT / 'docs' / 'results' / 'bccd_cpu.json')
     values = {(one.arm, one.seed): one.values['coco/bbox_mAP'] for one in records}
     for arm in ('WAU', "WAU, authors' code"):
         gap = sum(values[arm, seed] - values['baseline', seed] for seed in range(3)) / 3

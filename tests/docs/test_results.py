@@ -3,7 +3,7 @@
 import pytest
 from detection import ROOT
 
-from mmwau.experiment.record import Record
+from mmwau.experiment.record import TrainingRecord
 from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import read_suite
 from mmwau.files.records import read_records
@@ -17,7 +17,7 @@ def report_of(name):
     suite = read_suite(ROOT / 'configs' / 'suites' / f'{name}.py')
     records = {
         (one.setting, one.arm, one.seed): one
-        for one in read_records(Record, RESULTS / f'{name}.json')
+        for one in read_records(TrainingRecord, RESULTS / f'{name}.json')
     }
     planned = {(one.setting, one.arm, one.seed): one for one in suite.trainings}
     assert set(records) <= set(planned)

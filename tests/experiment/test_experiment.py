@@ -26,10 +26,10 @@ from scipy import stats
 
 from mmwau.experiment.equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
 from mmwau.experiment.processes import find_processes
-from mmwau.experiment.record import Record, summarise_run, update_records
+from mmwau.experiment.record import TrainingRecord, summarise_run, update_records
 from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import Suite, Training, _option, read_suite
-from mmwau.experiment.trainer import Trainer, find_records
+from mmwau.experiment.trainer import SuiteTrainer, find_records
 from mmwau.files.records import read_records, write_records
 from mmwau.reporting.statistics import half_width, summarise
 from mmwau.runs.reader import read_run
@@ -113,7 +113,7 @@ def run_tool(place, *arguments):
 
 
 def record(arm='baseline', seed=0, setting='small', status='finished', curves=None, **values):
-    return Record(
+    return TrainingRecord(
         setting,
         arm,
         seed,
@@ -541,20 +541,20 @@ def test_records_come_back_from_their_file(tmp_path):
         record('WAU', status='failed'),
     ]
     write_records(records, tmp_path / 'r.json')
-    assert [json.dumps(vars(one)) for one in read_records(Record, tmp_path / 'r.json')] == [
+    assert [json.dumps(vars(one)) for one in read_records(TrainingRecord, tmp_path / 'r.json')] == [
         json.dumps(vars(one)) for one in records
     ]
-    assert read_records(Record, tmp_path / 'none.json') == []
+    assert read_records(TrainingRecord, tmp_path / 'none.json') == []
     (tmp_path / 'r.json').write_text('[{"x": 1}]')
     with pytest.raises(ValueError, match=r'r.json is not what this tool writes'):
-        read_records(Record, tmp_path / 'r.json')
+        read_records(TrainingRecord, tmp_path / 'r.json')
 
 
 def test_records_of_an_earlier_version_have_the_names_of_this_one(tmp_path):
     curves = dict(movement=[(3, 0.5)], displacement=[(3, 0.25)])
     old = vars(record(movement=0.5, displacement=0.25, mean=60.0)) | dict(curves=curves)
     (tmp_path / 'r.json').write_text(json.dumps([old]))
-    (found,) = read_records(Record, tmp_path / 'r.json')
+    (found,) = read_records(TrainingRecord, tmp_path / 'r.json')
     assert found.values == dict(path_length=0.5, displacement=0.25, mean=60.0)
     assert found.curves == dict(path_length=[[3, 0.5]], displacement=[[3, 0.25]])
 
@@ -567,7 +567,9 @@ def test_a_renamed_training_has_one_record(place, capfd):
     failed = replace(old, arm='baseline', status='failed', digest='another')
     write_records([old, failed], place / 'results/suite.json')
     load_tool().main(['suite.py', '--report', '--out', 'results'])
-    assert read_records(Record, place / 'results/suite.json') == [replace(old, arm='baseline')]
+    assert read_records(TrainingRecord, place / 'results/suite.json') == [
+        replace(old, arm='baseline')
+    ]
     assert 'results do not count' not in capfd.readouterr().out
 
 
@@ -580,16 +582,16 @@ def test_a_training_that_fails_does_not_replace_one_that_came_to_its_end(tmp_pat
         for arm in ('baseline', 'wild', 'broken', 'more')
     ]
     update_records(failed, path)
-    found = {one.arm: (one.status, one.error) for one in read_records(Record, path)}
+    found = {one.arm: (one.status, one.error) for one in read_records(TrainingRecord, path)}
     assert found == dict(
         baseline=('finished', ''),
         wild=('diverged', ''),
         broken=('failed', 'no memory'),
         more=('failed', 'no memory'),
     )
-    assert len(read_records(Record, path)) == 4
+    assert len(read_records(TrainingRecord, path)) == 4
     update_records([replace(ended[0], digest='new', values=dict(mean=0.75))], path)
-    kept = {one.arm: one for one in read_records(Record, path)}
+    kept = {one.arm: one for one in read_records(TrainingRecord, path)}
     assert kept['baseline'].values == dict(mean=0.75)
     assert len(kept) == 4
 
@@ -614,7 +616,7 @@ class TestTool:
     def test_every_training_is_recorded_failed_ones_too(self, finished):
         place, done = finished
         assert done.returncode == 1, done.stdout  # one arm can't be trained
-        records = read_records(Record, place / 'results [v1]/suite.json')
+        records = read_records(TrainingRecord, place / 'results [v1]/suite.json')
         status = {(one.arm, one.seed): one.status for one in records}
         expected = dict(baseline='finished', WAU='finished', wild='diverged', broken='failed')
         assert status == {(arm, seed): expected[arm] for arm in expected for seed in (0, 1)}
@@ -624,7 +626,7 @@ class TestTool:
 
     def test_records_hold_what_was_logged(self, finished):
         place, _ = finished
-        records = read_records(Record, place / 'results [v1]/suite.json')
+        records = read_records(TrainingRecord, place / 'results [v1]/suite.json')
         for one in (one for one in records if one.finished):
             run = read_run(place / 'work_dirs/suite/small' / one.arm.lower() / f'seed{one.seed}')
             assert one.iterations == 6
@@ -642,7 +644,7 @@ class TestTool:
 
     def test_commands_repeat_the_run(self, finished):
         place, _ = finished
-        one = read_records(Record, place / 'results [v1]/suite.json')[0]
+        one = read_records(TrainingRecord, place / 'results [v1]/suite.json')[0]
         said = one.command.split()
         assert said[0] == 'python'
         done = run_python(
@@ -707,13 +709,13 @@ class TestTool:
         place, _ = finished
         monkeypatch.chdir(place)
         monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests' / 'helpers'))
-        before = read_records(Record, place / 'results [v1]/suite.json')
+        before = read_records(TrainingRecord, place / 'results [v1]/suite.json')
         write_suite(place, options={'model.type': 'Nothing'})
         arguments = ['--out', 'results [v1]', '--work-dir', 'anew', '--only', 'baseline', 'seed 0']
         assert load_tool().main(['suite.py', *arguments]) == 1
         write_suite(place)
         assert 'failed: small / baseline / seed 0' in capfd.readouterr().out
-        after = read_records(Record, place / 'results [v1]/suite.json')
+        after = read_records(TrainingRecord, place / 'results [v1]/suite.json')
         assert sorted(map(str, after)) == sorted(map(str, before))
         load_tool().main(['suite.py', '--report', '--out', 'results [v1]'])
         said = capfd.readouterr().out
@@ -777,7 +779,7 @@ def test_a_killed_tool_waits_for_what_it_left_and_goes_on_afterwards(waiting):
     (waiting / 'go').touch()
     psutil.wait_procs(left, 120)
     assert run_tool(waiting).returncode == 0
-    (one,) = read_records(Record, waiting / 'work_dirs/suite/suite.json')
+    (one,) = read_records(TrainingRecord, waiting / 'work_dirs/suite/suite.json')
     assert (one.status, one.iterations, one.starts) == ('finished', 6, 1)
 
 
@@ -799,7 +801,7 @@ def test_a_stopped_tool_ends_its_trainings_and_a_copy_resumes_them(waiting):
     log = (waiting / 'copy/small/baseline/seed0/output.log').read_text()
     assert 'Load checkpoint from copy/small/baseline/seed0/epoch_1.pth' in log
     assert 'resumed epoch: 1, iter: 3' in log
-    (one,) = read_records(Record, waiting / 'copy/suite.json')
+    (one,) = read_records(TrainingRecord, waiting / 'copy/suite.json')
     assert (one.status, one.iterations, one.starts, one.seconds) == ('finished', 6, 2, 0)
     assert 'seed 0 was trained in 2 parts' in done.stdout
 
@@ -810,7 +812,7 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
     with (place / 'configs/small.py').open('a') as config:
         config.write("custom_hooks += [dict(type='WaitFor', path='go'), dict(type='KeepGPUs')]\n")
     suite = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0, 1], processes=2))
-    trainer = Trainer(Path('runs'), 'mean', jobs=4, gpus=['3', '5', '7'])
+    trainer = SuiteTrainer(Path('runs'), 'mean', jobs=4, gpus=['3', '5', '7'])
     folder = Path('runs/small/baseline/seed0')
     seen, ended = [], []
 
@@ -826,7 +828,7 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
     assert find_processes([folder]) == []
     assert not list(folder.glob('epoch_2.pth'))
     (place / 'go').touch()
-    trainer = Trainer(Path('runs'), 'mean', jobs=4, gpus=['3', '5', '7'])
+    trainer = SuiteTrainer(Path('runs'), 'mean', jobs=4, gpus=['3', '5', '7'])
     trainer.train(suite.trainings, ended.append, lambda: None)
     told = [(one.status, one.starts, one.error) for one in ended]
     assert told == [('finished', 2, ''), ('finished', 1, '')]
@@ -840,7 +842,7 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
 def test_too_few_gpus_are_reported(tmp_path):
     trainings = [Training('s', 'a', seed, None, {}, processes=2) for seed in range(3)]
     with pytest.raises(ValueError, match=r'--gpus must name at least 2 GPUs.*got 5'):
-        Trainer(tmp_path, 'mean', gpus=['5']).train(trainings, print, print)
+        SuiteTrainer(tmp_path, 'mean', gpus=['5']).train(trainings, print, print)
 
 
 @pytest.mark.parametrize('gpus', [['0', '0'], ['99']])
@@ -861,7 +863,7 @@ def test_a_config_that_changes_meanwhile_is_reported(place, monkeypatch):
     (place / 'configs/small.py').write_text(text.replace('lr=0.01', 'lr=0.02'))
     ended = []
     monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests' / 'helpers'))
-    Trainer(Path('runs'), 'mean').train([training], ended.append, lambda: None)
+    SuiteTrainer(Path('runs'), 'mean').train([training], ended.append, lambda: None)
     assert ended[0].status == 'failed'
     assert 'configs/small.py was changed after the tool had read it' in ended[0].error
 

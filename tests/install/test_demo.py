@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmwau.datasets.shapes import make_shapes
-from mmwau.experiment.record import Record
+from mmwau.experiment.record import TrainingRecord
 
 SMALL = """
 _base_ = {config!r}
@@ -132,7 +132,9 @@ def test_terminal_shows_how_far_both_trainings_are(demo):
 def records(demo, **values):
     names = {'AP': 'coco/bbox_mAP', 'overlap': demo.OVERLAP}
     return [
-        Record('a', arm, 0, '', '', 'finished', values={names[k]: v[i] for k, v in values.items()})
+        TrainingRecord(
+            'a', arm, 0, '', '', 'finished', values={names[k]: v[i] for k, v in values.items()}
+        )
         for i, arm in enumerate(('baseline', 'WAU'))
     ]
 

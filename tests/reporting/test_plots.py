@@ -8,6 +8,7 @@ from mmwau.reporting.plots import (
     plot_detections,
     plot_overlap,
     plot_overlap_curve,
+    styles,
 )
 
 
@@ -19,6 +20,13 @@ def pixels(path):
 def has_colour(picture, colour, at_least):
     near = np.abs(picture - np.multiply(colour, 255)).max(axis=2) < 8
     return near.sum() >= at_least
+
+
+def test_the_first_look_is_grey_and_after_eight_they_come_again():
+    looks = list(styles('abcdefghij').values())
+    assert looks[0]['color'] == COLOURS[0]
+    assert looks[8:] == looks[:2]
+    assert len({tuple(look.items()) for look in looks}) == 8
 
 
 @pytest.mark.parametrize('num_images', [1, 3, 8])

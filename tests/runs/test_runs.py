@@ -13,7 +13,7 @@ from small import SmallData, small_runner
 
 from mmwau.files.json_text import to_json
 from mmwau.overlap import layer_overlap
-from mmwau.reporting.statistics import difference, summarise
+from mmwau.reporting.statistics import difference, mean_curve, summarise
 from mmwau.runs.arms import group_into_arms
 from mmwau.runs.checks import (
     baseline_first,
@@ -400,6 +400,17 @@ def test_mean_and_spread_by_hand():
 def test_differences_are_taken_in_pairs_of_the_same_seed(values, baseline, expected):
     found = difference(values, baseline)
     assert (found.mean, found.std, found.count, found.paired) == pytest.approx(expected)
+
+
+def test_of_no_values_there_is_no_mean_no_difference_and_no_curve():
+    assert summarise([]) is None
+    assert difference([], [(0, 1.0)]) is None
+    assert difference([(0, 1.0)], []) is None
+    assert mean_curve([]) == {}
+
+
+def test_a_mean_curve_has_the_points_that_all_curves_have():
+    assert mean_curve([{3: 1.0, 1: 2.0, 2: 0.0}, {1: 4.0, 3: 3.0}]) == {1: 3.0, 3: 2.0}
 
 
 def test_tables_show_mean_spread_and_difference(tmp_path):

@@ -7,18 +7,16 @@ the tool reads what MMEngine logged in each work_dir.
 """
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from mmwau.files.json_text import to_json
-from mmwau.files.whole import check_folder, write_whole
+from mmwau.files.whole import check_folder
 from mmwau.reporting.labels import short_labels
-from mmwau.reporting.page import png, write_page
-from mmwau.reporting.terminal import text_console
+from mmwau.reporting.page import write_results
+from mmwau.reporting.terminal import print_warnings, print_written, text_console
 from mmwau.runs.arms import group_into_arms
 from mmwau.runs.checks import baseline_first, check_comparable, choose_shown_metric, find_warnings
 from mmwau.runs.reader import read_run
@@ -29,29 +27,15 @@ from mmwau.scripts.errors import run_script
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('work_dirs', nargs='+', metavar='work_dir', help='folder of a training')
-    parser.add_argument(
-        '--baseline',
-        metavar='LABEL',
-        help='arm that the others are compared with (default: the first without WAU)',
-    )
-    parser.add_argument(
-        '--at',
-        type=int,
-        metavar='EPOCH',
-        help='compare after this epoch, or iteration where training counts these (default: at the '
-        'end of each run)',
-    )
-    parser.add_argument(
-        '--metric', help='metric to draw (default: coco/bbox_mAP, accuracy/top1, or the first)'
-    )
-    parser.add_argument(
-        '--out',
-        default='work_dirs/compare_runs',
-        type=Path,
-        metavar='FOLDER',
-        help='for compare_runs.json, .png and .html (default: %(default)s)',
-    )
+    add = parser.add_argument
+    add('work_dirs', nargs='+', metavar='work_dir', help='folder of a training')
+    others = 'arm that the others are compared with (default: the first without WAU)'
+    add('--baseline', metavar='LABEL', help=others)
+    place = 'after this epoch, or iteration where training counts these (default: at the end of'
+    add('--at', type=int, metavar='EPOCH', help=f'compare {place} each run)')
+    add('--metric', help='metric to draw (default: coco/bbox_mAP, accuracy/top1, or the first)')
+    out = 'for compare_runs.json, .png and .html (default: %(default)s)'
+    add('--out', default='work_dirs/compare_runs', type=Path, metavar='FOLDER', help=out)
     return parser.parse_args(arguments)
 
 
@@ -66,19 +50,11 @@ def show(report: RunsReport, warnings: Sequence[str], folder: Path, console: Con
             tables += report.stage_tables()
     for table in tables:
         console.print(table.to_terminal())
-    for warning in warnings:
-        console.print(f'Warning: {warning}', style='yellow', soft_wrap=True)
-    write_whole(to_json(report.results(warnings)).encode(), folder / 'compare_runs.json')
-    for name, figure in pictures.items():
-        write_whole(png(figure), folder / name)
-    write_page(
-        folder / 'compare_runs.html',
-        'Trainings side by side',
-        report.sections(warnings),
-        command=shlex.join(['python', *sys.argv]),
-    )
-    for name in ('compare_runs.html', *pictures, 'compare_runs.json'):
-        console.print(f'Written: {folder / name}', soft_wrap=True)
+    print_warnings(console, warnings)
+    title, sections = 'Trainings side by side', report.sections(warnings)
+    content = to_json(report.results(warnings)).encode()
+    written = write_results(folder, 'compare_runs', title, sections, pictures, content)
+    print_written(console, folder, written)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,6 @@ images of the config's test data.
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -25,9 +24,9 @@ from mmwau.analysis import overlap_report as report
 from mmwau.analysis.filters import find_filters
 from mmwau.files.json_text import to_json
 from mmwau.files.weights_file import read_weights
-from mmwau.files.whole import check_folder, write_whole
+from mmwau.files.whole import check_folder
 from mmwau.reporting.labels import short_labels
-from mmwau.reporting.page import png, write_page
+from mmwau.reporting.page import write_results
 from mmwau.reporting.terminal import progress_bar, text_console
 from mmwau.scripts.errors import run_script
 from mmwau.targets import is_below
@@ -40,61 +39,28 @@ if TYPE_CHECKING:
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('checkpoints', nargs='+', metavar='checkpoint', help='file of weights')
-    parser.add_argument(
-        '--layers',
-        nargs='+',
-        default=[''],
-        metavar='PREFIX',
-        help='measure only the layers below these module names',
-    )
-    parser.add_argument(
-        '--heat-maps',
-        nargs='+',
-        metavar='LAYER',
-        help='layers whose filters are compared one by one (default: the three '
-        'with the highest overlap relative to random filters)',
-    )
-    parser.add_argument(
-        '--duplicate-cosine',
-        type=float,
-        default=0.9,
-        metavar='COSINE',
-        help='|cosine| from which on filters are near-duplicates, in (0, 1] (default: 0.9)',
-    )
+    add = parser.add_argument
+    add('checkpoints', nargs='+', metavar='checkpoint', help='file of weights')
+    below = 'measure only the layers below these module names'
+    add('--layers', nargs='+', default=[''], metavar='PREFIX', help=below)
+    three = 'the three with the highest overlap relative to random filters'
+    one_by_one = f'layers whose filters are compared one by one (default: {three})'
+    add('--heat-maps', nargs='+', metavar='LAYER', help=one_by_one)
+    cosine = '|cosine| from which on filters are near-duplicates, in (0, 1] (default: 0.9)'
+    add('--duplicate-cosine', type=float, default=0.9, metavar='COSINE', help=cosine)
     # Its name in mmwau 0.1.
-    parser.add_argument(
-        '--twin-cosine',
-        type=float,
-        dest='duplicate_cosine',
-        default=argparse.SUPPRESS,
-        help=argparse.SUPPRESS,
-    )
-    parser.add_argument(
-        '--config',
-        help='config of the network (of MMDetection, MMPreTrain, ...): '
-        'shows which convolutions are grouped or transposed; the outputs '
-        'are compared too',
-    )
-    parser.add_argument(
-        '--images',
-        type=int,
-        help='images to compare the outputs on, with --config; 0 for none (default: 16)',
-    )
-    parser.add_argument(
-        '--json', action='store_true', help='print all that was measured as JSON, instead of tables'
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('work_dirs/filter_overlap'),
-        help='folder for pictures, page and JSON file',
-    )
-    parser.add_argument(
-        '--unsafe-load',
-        action='store_true',
-        help='run the code that a checkpoint asks to run; only for trusted files',
-    )
+    hidden = argparse.SUPPRESS
+    add('--twin-cosine', type=float, dest='duplicate_cosine', default=hidden, help=hidden)
+    shows = 'shows which convolutions are grouped or transposed; the outputs are compared too'
+    add('--config', help=f'config of the network (of MMDetection, MMPreTrain, ...): {shows}')
+    images = 'images to compare the outputs on, with --config; 0 for none (default: 16)'
+    add('--images', type=int, help=images)
+    instead = 'print all that was measured as JSON, instead of tables'
+    add('--json', action='store_true', help=instead)
+    out, results = Path('work_dirs/filter_overlap'), 'folder for pictures, page and JSON file'
+    add('--out', type=Path, default=out, help=results)
+    unsafe = 'run the code that a checkpoint asks to run; only for trusted files'
+    add('--unsafe-load', action='store_true', help=unsafe)
     args = parser.parse_args()
     if not 0 < args.duplicate_cosine <= 1:
         parser.error(f'--duplicate-cosine must be in (0, 1], got {args.duplicate_cosine}')
@@ -121,11 +87,8 @@ def measure(
         ValueError: If there is no convolution to measure.
     """
     filters, left_out = find_filters(weights, model)
-    wanted = {
-        name: each
-        for name, each in filters.items()
-        if any(is_below(name, prefix) for prefix in args.layers)
-    }
+    names = [name for name in filters if any(is_below(name, prefix) for prefix in args.layers)]
+    wanted = {name: filters[name] for name in names}
     if not wanted:
         raise ValueError(
             f'{path}: no convolution to measure below --layers {" ".join(args.layers)!r}. '
@@ -266,14 +229,10 @@ def main() -> None:
             console.print(report.feature_table(features).to_terminal())
         for line in report.left_out_lines(checkpoints):
             console.print(line)
-    write_whole(content.encode(), args.out / 'filter_overlap.json')
-    for name, figure in figures.items():
-        write_whole(png(figure), args.out / f'{name.replace(" ", "_")}.png')
-    write_page(
-        args.out / 'filter_overlap.html',
-        'Filter overlap',
-        report.sections(checkpoints, args.duplicate_cosine, figures, features),
-        shlex.join(['python', *sys.argv]),
+    pictures = {f'{name.replace(" ", "_")}.png': figure for name, figure in figures.items()}
+    sections = report.sections(checkpoints, args.duplicate_cosine, figures, features)
+    write_results(
+        args.out, 'filter_overlap', 'Filter overlap', sections, pictures, content.encode()
     )
     console.print(f'Pictures, page and JSON file: {args.out}/', soft_wrap=True)
 

@@ -9,7 +9,6 @@ trained. Run again, the same command goes on where it was stopped.
 
 import argparse
 import hashlib
-import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -32,10 +31,10 @@ from mmwau.analysis.evaluation import (
 from mmwau.analysis.prune_report import PruneReport
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
-from mmwau.files.whole import check_folder, write_whole
+from mmwau.files.whole import check_folder
 from mmwau.reporting.labels import short_labels
-from mmwau.reporting.page import Table, png, write_page
-from mmwau.reporting.terminal import progress_bar, text_console
+from mmwau.reporting.page import Table, write_results
+from mmwau.reporting.terminal import print_warnings, print_written, progress_bar, text_console
 from mmwau.runs.metrics import choose_metric
 from mmwau.scripts.errors import run_script
 from mmwau.scripts.launch import build_runner, load_config
@@ -58,37 +57,18 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     prefixes = 'module-name prefixes of layers (default: backbone neck)'
     add('--targets', nargs='+', default=['backbone', 'neck'], metavar='PREFIX', help=prefixes)
     add('--per-layer', action='store_true', help='also remove filters from one layer at a time')
-    add(
-        '--layer-fractions',
-        nargs='+',
-        type=float,
-        metavar='FRACTION',
-        help='for --per-layer (default: 0.25 0.5 0.75)',
-    )
+    of_layer = 'for --per-layer (default: 0.25 0.5 0.75)'
+    add('--layer-fractions', nargs='+', type=float, metavar='FRACTION', help=of_layer)
     add('--layers', nargs='+', metavar='PREFIX', help='layers of --per-layer (default: all)')
-    add(
-        '--apoz-images',
-        type=int,
-        metavar='N',
-        help='first images of the test data, for apoz (default: 32)',
-    )
-    add(
-        '--metric',
-        help='name of the metric, of which more is better '
-        '(default: coco/bbox_mAP, accuracy/top1, or the first)',
-    )
-    add(
-        '--work-dir',
-        default='work_dirs/prune_curve',
-        help='folder for the results and the page (default: %(default)s)',
-    )
+    images = 'first images of the test data, for apoz (default: 32)'
+    add('--apoz-images', type=int, metavar='N', help=images)
+    known = 'coco/bbox_mAP, accuracy/top1, or the first'
+    add('--metric', help=f'name of the metric, of which more is better (default: {known})')
+    results = 'folder for the results and the page (default: %(default)s)'
+    add('--work-dir', default='work_dirs/prune_curve', help=results)
     add('--overwrite', action='store_true', help='forget earlier results')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config, as key=value',
-    )
+    override = 'override settings of the config, as key=value'
+    add('--cfg-options', nargs='+', action=DictAction, help=override)
     parser.set_defaults(launcher='none', local_rank=0)
     args = parser.parse_args(arguments)
     # An option that another one leaves without an effect, and what takes its place if not given.
@@ -226,10 +206,7 @@ def show(
             table.columns[0].no_wrap = True
             console.print(table)
         pictures['prune_curve_layers.png'] = report.draw_layers(middle)
-    for warning in report.warnings():
-        console.print(f'Warning: {warning}', style='yellow', markup=False, soft_wrap=True)
-    for name, figure in pictures.items():
-        write_whole(png(figure), folder / name)
+    print_warnings(console, report.warnings())
     rows = [
         [label, path, digest[:12], report.text(report.whole(label))]
         for (label, digest), path in zip(curves.checkpoints.items(), args.checkpoints, strict=True)
@@ -237,14 +214,10 @@ def show(
     measured = Table(
         f'Config {args.config}', ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole'], rows
     )
-    write_page(
-        folder / 'prune_curve.html',
-        'How the metric falls as filters are removed',
-        report.sections(measured, left_out),
-        command=shlex.join(['python', *sys.argv]),
-    )
-    for name in ('prune_curve.html', *pictures, 'prune_curve.json'):
-        console.print(f'Written: {folder / name}', soft_wrap=True)
+    title = 'How the metric falls as filters are removed'
+    sections = report.sections(measured, left_out)
+    written = write_results(folder, 'prune_curve', title, sections, pictures)
+    print_written(console, folder, written)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -79,10 +79,8 @@ def convert(
         )
     unannotated = [name for name in image_files if name not in xml_files]
     if unannotated:
-        print(
-            f'{len(unannotated)} images have no annotation and are left out: '
-            f'{name_some(unannotated, 5)}'
-        )
+        left_out = name_some(unannotated, 5)
+        print(f'{len(unannotated)} images have no annotation and are left out: {left_out}')
     names = _split(source, xml_folder, splits, xml_files, seed)
     used = sorted(set().union(*names.values()))
     read = {name: voc.read_annotation(_only(xml_files[name])) for name in used}
@@ -170,9 +168,8 @@ def _convert_split(
     annotations: list[dict] = []
     cut: list[Path] = []
     without_area: list[Path] = []
-    for image_id, (path, annotation) in enumerate(
-        track(samples, f'Converting the split {target.name!r}')
-    ):
+    tracked = track(samples, f'Converting the split {target.name!r}')
+    for image_id, (path, annotation) in enumerate(tracked):
         file_name = path.relative_to(image_folder).as_posix()
         width, height = voc.loaded_size(path, annotation.size)
         copy = target / file_name
@@ -204,14 +201,9 @@ def _convert_split(
     print(f'{len(images)} images, {len(annotations)} boxes')
     for paths, what in ((cut, 'cut to their image'), (without_area, 'without area left out')):
         if paths:
-            print(
-                f'{len(paths)} boxes {what}: {name_some(sorted({str(path) for path in paths}), 5)}'
-            )
-    return {
-        'images': images,
-        'annotations': annotations,
-        'categories': [{'id': index, 'name': name} for name, index in categories.items()],
-    }
+            print(f'{len(paths)} boxes {what}: {name_some(sorted(set(map(str, paths))), 5)}')
+    listed = [{'id': index, 'name': name} for name, index in categories.items()]
+    return {'images': images, 'annotations': annotations, 'categories': listed}
 
 
 def main() -> None:
@@ -219,33 +211,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('source', type=Path, help='folder of the VOC data set')
-    parser.add_argument('target', type=Path, help='folder to make')
-    parser.add_argument(
-        '--split',
-        nargs='+',
-        default=['train', 'val'],
-        metavar='SPLIT[=SET]',
-        help='splits to write, each from the image set of the same name or from the one named '
-        'after "="; where there are no image sets, from such a folder (default: train val)',
+    add = parser.add_argument
+    add('source', type=Path, help='folder of the VOC data set')
+    add('target', type=Path, help='folder to make')
+    sets = (
+        'splits to write, each from the image set of the same name or from the one named after '
+        '"="; where there are no image sets, from such a folder (default: train val)'
     )
-    parser.add_argument(
-        '--split-ratio',
-        nargs='+',
-        type=float,
-        metavar='FRACTION',
-        help='fraction of the images for each split, drawn at random, instead of image sets',
-    )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='seed of --split-ratio (default: %(default)s)'
-    )
-    parser.add_argument('--classes', nargs='+', default=[], help='classes to keep (default: all)')
-    parser.add_argument(
-        '--annotations', help='folder of the XML files, in SOURCE (default: Annotations, or SOURCE)'
-    )
-    parser.add_argument(
-        '--images', help='folder of the images, in SOURCE (default: JPEGImages, or SOURCE)'
-    )
+    add('--split', nargs='+', default=['train', 'val'], metavar='SPLIT[=SET]', help=sets)
+    drawn = 'fraction of the images for each split, drawn at random, instead of image sets'
+    add('--split-ratio', nargs='+', type=float, metavar='FRACTION', help=drawn)
+    add('--seed', type=int, default=0, help='seed of --split-ratio (default: %(default)s)')
+    add('--classes', nargs='+', default=[], help='classes to keep (default: all)')
+    for option, what, usual in (
+        ('--annotations', 'XML files', 'Annotations'),
+        ('--images', 'images', 'JPEGImages'),
+    ):
+        add(option, help=f'folder of the {what}, in SOURCE (default: {usual}, or SOURCE)')
     args = parser.parse_args()
     splits = {split: name or split for split, _, name in (t.partition('=') for t in args.split)}
     if len(splits) < len(args.split):
