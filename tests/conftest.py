@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
 
+import mmengine.config.utils
 import pytest
 from hypothesis import settings
 from mmengine.config import Config
@@ -19,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent / 'helpers'))  # for what tests sha
 # Two busy cores make single examples slow now and then; that is no failure.
 settings.register_profile('mmwau', deadline=None, derandomize=True)
 settings.load_profile('mmwau')
+
+# To find the base of a config in a package, MMEngine reads each of its metafiles, each time anew.
+mmengine.config.utils.load = cache(mmengine.config.utils.load)
 
 
 @cache
