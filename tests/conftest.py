@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import sys
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
 
-import mmengine.config.utils
 import pytest
 from hypothesis import settings
 from mmengine.config import Config
@@ -16,18 +16,21 @@ from PIL import Image
 from mmwau.datasets.shapes import CLASSES
 
 sys.path.insert(0, str(Path(__file__).parent / 'helpers'))  # for what tests share
+import quick_mmengine  # noqa: F401
 
 # Two busy cores make single examples slow now and then; that is no failure.
 settings.register_profile('mmwau', deadline=None, derandomize=True)
 settings.load_profile('mmwau')
 
-# To find the base of a config in a package, MMEngine reads each of its metafiles, each time anew.
-mmengine.config.utils.load = cache(mmengine.config.utils.load)
-
 
 @cache
 def read_demo_config():
     return Config.fromfile(Path(__file__).parents[1] / 'configs' / 'faster_rcnn_r18_wau_demo.py')
+
+
+def pytest_collection_finish():
+    # MMEngine collects garbage at each data set. What was imported is none.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,7 @@ def run_warm(script, arguments, cwd, env):
 def become(command, cwd, env, printed):
     """Become the script: with its arguments, folder, environment and places to import from."""
     import numpy
+    import quick_mmengine  # noqa: F401
     import torch
 
     output = os.open(printed, os.O_WRONLY | os.O_APPEND)
