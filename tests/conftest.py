@@ -44,6 +44,13 @@ def environment():
 
 
 @pytest.fixture
+def skip_in_small_layers(monkeypatch):
+    """Gradients of held slices are not computed in small layers either."""
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
+
+
+@pytest.fixture
 def cfg(tmp_path, monkeypatch):
     """The demo's WAU config, in a folder of its own with data that exist."""
     monkeypatch.chdir(tmp_path)
