@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from mmwau.datasets.shapes import CLASSES
 
 sys.path.insert(0, str(Path(__file__).parent / 'helpers'))  # for what tests share
+import quick_mmengine  # noqa: F401
 
 # Two busy cores make single examples slow now and then; that is no failure.
 settings.register_profile('mmwau', deadline=None, derandomize=True)
@@ -26,6 +28,11 @@ def read_demo_config():
     return Config.fromfile(Path(__file__).parents[1] / 'configs' / 'faster_rcnn_r18_wau_demo.py')
 
 
+def pytest_collection_finish():
+    # MMEngine collects garbage at each data set. What was imported is none.
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def environment():
     """What a test or a script in it sets, such as LOCAL_RANK, others do not see."""
@@ -34,6 +41,13 @@ def environment():
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture
+def skip_in_small_layers(monkeypatch):
+    """Gradients of held slices are not computed in small layers either."""
+    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
+    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from mmwau.core.slices import Layer
 from mmwau.skipping import HeldGradSkipper
 from mmwau.wau import SAMPLERS
 
+pytestmark = pytest.mark.usefixtures('skip_in_small_layers')
+
 # Sums of the same products in another order: a few units in the last place of the largest.
 FLOAT32 = dict(rtol=1e-4, atol=1e-5)
 OPTIMIZERS = {
@@ -26,12 +28,6 @@ OPTIMIZERS = {
     'adamw': lambda params: torch.optim.AdamW(params, lr=0.01),
     'adagrad': lambda params: torch.optim.Adagrad(params, lr=0.01),  # does not step slices alone
 }
-
-
-@pytest.fixture(autouse=True)
-def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 @st.composite

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from detection import ROOT, run
+from detection import ROOT, run_python
 from PIL import Image
 from torch import nn
 
@@ -79,7 +79,7 @@ def folder(tmp_path):
 
 def overlap(folder, *arguments):
     path = f'{folder}:{ROOT}'
-    return run([sys.executable, SCRIPT, *arguments, '--out', OUT], folder, PYTHONPATH=path)
+    return run_python(SCRIPT, *arguments, '--out', OUT, cwd=folder, PYTHONPATH=path)
 
 
 CHECKPOINTS = ('baseline/epoch_1.pth', 'wau/epoch_1.pth')

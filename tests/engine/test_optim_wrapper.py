@@ -263,11 +263,10 @@ class TestMixedPrecision:
     )
     @pytest.mark.parametrize('rescale', [False, True])
     @pytest.mark.parametrize('loss_scale', ['dynamic', 128.0])
+    @pytest.mark.usefixtures('skip_in_small_layers')
     def test_skipped_update_moves_and_loses_nothing(
-        self, monkeypatch, loss_scale, rescale, hold, skip_held_grads
+        self, loss_scale, rescale, hold, skip_held_grads
     ):
-        monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-        monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
         model = SmallModel()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
         wrapper = WAUAmpOptimWrapper(
@@ -441,9 +440,8 @@ class FailInForward(SmallModel):
 
 @pytest.mark.parametrize('hold', ['state', 'grad'])
 @pytest.mark.parametrize('counts', [1, 4])
-def test_a_model_trains_as_ever_after_an_interrupted_training(tmp_path, monkeypatch, hold, counts):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
+@pytest.mark.usefixtures('skip_in_small_layers')
+def test_a_model_trains_as_ever_after_an_interrupted_training(tmp_path, hold, counts):
     model = FailInForward()
     wrapper = dict(type='WAUOptimWrapper', hold=hold, accumulative_counts=counts)
     with pytest.raises(KeyboardInterrupt):
@@ -460,12 +458,8 @@ def test_a_model_trains_as_ever_after_an_interrupted_training(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize('hold', ['state', 'grad'])
-def test_a_training_that_ends_inside_a_window_leaves_the_model_as_it_was(
-    tmp_path, monkeypatch, hold
-):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
-
+@pytest.mark.usefixtures('skip_in_small_layers')
+def test_a_training_that_ends_inside_a_window_leaves_the_model_as_it_was(tmp_path, hold):
     class Stop(Hook):
         def after_train_epoch(self, runner):
             runner.train_loop.stop_training = True
@@ -573,9 +567,8 @@ def test_an_interrupted_epoch_can_be_trained_again_with_the_same_wrapper(tmp_pat
 
 @pytest.mark.parametrize('hold', ['weight', 'state'])
 @pytest.mark.parametrize('counts', [1, 3])
-def test_what_is_frozen_inside_of_an_update_is_held_through_its_step(monkeypatch, hold, counts):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
+@pytest.mark.usefixtures('skip_in_small_layers')
+def test_what_is_frozen_inside_of_an_update_is_held_through_its_step(hold, counts):
     wrapper, model = wrapper_of(seed=0, hold=hold, accumulative_counts=counts)
     (neck,) = find_neck()
     for update in range(3):
@@ -619,12 +612,6 @@ def test_what_is_sent_follows_a_layer_that_is_frozen_inside_of_an_update():
         wrapper.update_params(loss)
     assert list(wrapper.layers) == ['backbone.1']
     assert wrapper.updates.index == 1
-
-
-@pytest.fixture
-def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 @pytest.mark.usefixtures('skip_in_small_layers')

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mmdet.datasets import CocoDataset
+from warm import run_warm
 
 from mmwau.datasets.shapes import make_shapes
 
@@ -55,7 +56,7 @@ def run(command, cwd, **env):
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env},
+        env=environment(env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,7 +64,12 @@ def run(command, cwd, **env):
 
 
 def run_python(script, *arguments, cwd, **env):
-    return run([sys.executable, script, *arguments], cwd, **env)
+    """The same for a Python script, which finds the libraries below mmwau imported already."""
+    return run_warm(script, arguments, cwd, environment(env))
+
+
+def environment(env):
+    return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env}
 
 
 def free_port():

@@ -3,14 +3,13 @@ import resource
 import runpy
 import shutil
 import signal
-import sys
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
-from detection import ROOT, run
+from detection import ROOT, run_python
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend, register_backend
@@ -107,8 +106,7 @@ LAST = {'epoch': 'epoch_4.pth', 'iter': 'iter_12.pth'}
 
 def train(work_dir, kind, axis, when='never'):
     script = ROOT / 'tests' / 'helpers' / 'killed.py'
-    command = [sys.executable, script, work_dir, kind, axis, when]
-    return run(command, work_dir.parent)
+    return run_python(script, work_dir, kind, axis, when, cwd=work_dir.parent)
 
 
 @pytest.fixture(scope='module', params=[('epoch', 'out'), ('iter', 'layer')], ids='-'.join)

@@ -26,7 +26,14 @@ CONFIG = ROOT / 'configs' / 'faster_rcnn_r50_wau_coco.py'
 CHECKPOINT = 'work_dirs/faster_rcnn_r50_wau_coco/epoch_1.pth'
 DEMO = ROOT / 'configs' / 'faster_rcnn_r18_wau_demo.py'
 # A detector of four updates finds nothing it is sure of; the evaluation should see boxes still.
-SHRUNK = (*SHRINK, 'model.test_cfg.rcnn.score_thr=0.0')
+SHRUNK = (
+    *SHRINK,
+    'model.test_cfg.rcnn.score_thr=0.0',
+    # Few regions: most of the time is theirs.
+    'model.train_cfg.rpn_proposal.max_per_img=50',
+    'model.train_cfg.rcnn.sampler.num=16',
+    'model.test_cfg.rpn.max_per_img=50',
+)
 THREE_LINES = """
 custom_imports = dict(imports=['mmwau'], allow_failed_imports=False)
 optim_wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)

@@ -15,17 +15,13 @@ from torch.nn.utils import clip_grad_norm_
 from mmwau import WAU, HeldGradSkipper, attach, find_layers
 from mmwau.wau import HOLDS
 
+pytestmark = pytest.mark.usefixtures('skip_in_small_layers')
+
 OPTIMIZERS = {
     'sgd': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
     'adamw': lambda params: torch.optim.AdamW(params, lr=0.01),
     'adagrad': lambda params: torch.optim.Adagrad(params, lr=0.01),
 }
-
-
-@pytest.fixture(autouse=True)
-def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 def network():

@@ -8,11 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmwau import WAU, HeldGradSkipper, attach, find_layers
 from mmwau.wau import HOLDS
 
-
-@pytest.fixture(autouse=True)
-def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
+pytestmark = pytest.mark.usefixtures('skip_in_small_layers')
 
 
 def sgd(model):

@@ -12,6 +12,8 @@ from mmwau import WAU, HeldGradSkipper, WAUOptimWrapper, find_layers
 from mmwau.core.holds import can_step_active_alone
 from mmwau.wau import HOLDS
 
+pytestmark = pytest.mark.usefixtures('skip_in_small_layers')
+
 OPTIMIZERS = {
     'sgd': lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
     'adamw': lambda params: torch.optim.AdamW(params, lr=0.01),
@@ -185,12 +187,6 @@ def fail_at_each_operation(loop, hold):
             return place
         check_after_fault(loop, fault, before, active, shapes, hold)
         loop.reset()
-
-
-@pytest.fixture(autouse=True)
-def skip_in_small_layers(monkeypatch):
-    monkeypatch.setattr('mmwau.core.narrow_convolution.MIN_SAVED', 0)
-    monkeypatch.setattr('mmwau.core.narrow_convolution.BLOCK', 1)
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
