@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 UPSTREAM := .venv-upstream
 # Processes that run the tests.
 WORKERS ?= 2
-TEST := -m pytest -n $(WORKERS) --dist loadfile
+TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test test-upstream lint docs clean
 

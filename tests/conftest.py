@@ -28,6 +28,12 @@ def read_demo_config():
     return Config.fromfile(Path(__file__).parents[1] / 'configs' / 'faster_rcnn_r18_wau_demo.py')
 
 
+def pytest_collection_modifyitems(items):
+    # Files with slow tests first: so no process works on one at the end while others are done.
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish():
     # MMEngine collects garbage at each data set. What was imported is none.
     gc.freeze()
