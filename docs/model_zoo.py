@@ -22,6 +22,8 @@ SUITES = ROOT / 'configs' / 'suites'
 # By the end of a config's name.
 DATA = {
     'bccd': ('BCCD blood cells', 'box AP on the validation images'),
+    'raccoon': ('Raccoons', 'box AP on the test images'),
+    'cards': ('Playing cards', 'box AP on the test images'),
     'coco': ('COCO 2017', 'box AP on val2017'),
     'cifar10': ('CIFAR-10', 'top-1 accuracy in % on the test images'),
     'cifar100': ('CIFAR-100', 'top-1 accuracy in % on the test images'),
@@ -137,9 +139,9 @@ def write_page() -> str:
     none = ', '.join(title for data, (title, _) in DATA.items() if not trained[data])
     parts = [HEAD.format(none=none or 'none')]
     for data, (title, metric) in DATA.items():
+        suites = f'```bash\n{"".join(commands[data])}```\n\n' if commands[data] else ''
         parts += [
-            f'\n## {title}\n\nMetric: {metric}.\n\n```bash\n{"".join(commands[data])}```\n',
-            '\n',
+            f'\n## {title}\n\nMetric: {metric}.\n\n{suites}',
             HEADER,
             *(f'| {" | ".join(row)} |\n' for row in rows[data]),
         ]
