@@ -58,6 +58,7 @@ CONTENTS = """
 Start <self>
 examples/tutorial
 docs/usage
+docs/finetune
 docs/faq
 ```
 
