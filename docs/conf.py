@@ -68,6 +68,7 @@ docs/faq
 
 docs/method
 docs/claims
+docs/finetune_protocol
 ```
 
 ```{toctree}

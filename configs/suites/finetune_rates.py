@@ -1,0 +1,45 @@
+# Fine-tuning: the learning rate of each arm, chosen on the images to choose on. The protocol is in
+# docs/finetune_protocol.md; the seed is none of those of the comparison.
+title = 'Fine-tuning: learning rates'
+metric = 'coco/bbox_mAP'
+other_metrics = ['coco/bbox_mAP_50']
+seeds = [100]
+options = {
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+    'default_hooks.checkpoint.max_keep_ckpts': 1,
+    'train_cfg.val_interval': 4,
+}
+recipe = 'configs/finetune/faster_rcnn_efficientnet_lite0{arm}'
+settings = {
+    'Raccoons': dict(config=recipe + '_raccoon.py'),
+    'Playing cards': dict(config=recipe + '_cards.py'),
+    'BCCD blood cells': dict(config=recipe + '_bccd.py'),
+}
+growing = {
+    'custom_hooks.0.ratio_schedule.type': 'linear',
+    'custom_hooks.0.ratio_schedule.start': 0.5,
+    'custom_hooks.0.ratio_schedule.stop': 1.0,
+    'custom_hooks.0.ratio_schedule.end': 12,
+}
+kinds = {
+    'baseline': dict(),
+    'WAU': dict(config='_wau'),
+    "WAU, authors' code": dict(config='_wau_authors'),
+    'WAU, rescale': dict(config='_wau', options={'optim_wrapper.rescale': True}),
+    'WAU, whole layers': dict(config='_wau_layers'),
+    'WAU, whole layers, 0.5 to 1': dict(config='_wau_layers', options=growing),
+    'WAU, whole layers, 0.75': dict(
+        config='_wau_layers', options={'optim_wrapper.update_ratio': 0.75}
+    ),
+}
+arms = {
+    f'{kind}, {rate:g}': dict(
+        arm, options={**arm.get('options', {}), 'optim_wrapper.optimizer.lr': rate}
+    )
+    for kind, arm in kinds.items()
+    for rate in (0.0005, 0.001, 0.002)
+}
+del recipe, growing, kinds
