@@ -10,6 +10,10 @@ options = {
     'val_dataloader.num_workers': 0,
     'val_dataloader.persistent_workers': False,
     'default_hooks.checkpoint.max_keep_ckpts': 1,
+    'train_dataloader.dataset.pipeline.2.scale': (240, 180),
+    'val_dataloader.dataset.pipeline.1.scale': (240, 180),
+    'train_cfg.max_epochs': 8,
+    'param_scheduler.1.T_max': 8,
     'train_cfg.val_interval': 4,
 }
 recipe = 'configs/finetune/faster_rcnn_efficientnet_lite0{arm}'
@@ -22,7 +26,7 @@ growing = {
     'custom_hooks.0.ratio_schedule.type': 'linear',
     'custom_hooks.0.ratio_schedule.start': 0.5,
     'custom_hooks.0.ratio_schedule.stop': 1.0,
-    'custom_hooks.0.ratio_schedule.end': 12,
+    'custom_hooks.0.ratio_schedule.end': 8,
 }
 kinds = {
     'baseline': dict(),
