@@ -267,9 +267,9 @@ def _check_options(path: Path, options: Mapping[str, object]) -> None:
         read = parser.parse_args(['--cfg-options', text]).cfg_options
         if read != {name: value} or type(read[name]) is not type(value):
             raise ValueError(
-                f'{path}: options can have numbers, True, False, None, words, lists and tuples of these, '
-                f'as --cfg-options takes them; {name!r} has {value!r}, which would be read as '
-                f'{read.get(name)!r}. Name keys of a dict by dots, or write a config'
+                f'{path}: options can have numbers, True, False, None, words, and lists and tuples '
+                f'of these, as --cfg-options takes them; {name!r} has {value!r}, which would be '
+                f'read as {read.get(name)!r}. Name keys of a dict by dots, or write a config'
             )
 
 
