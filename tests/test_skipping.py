@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.hooks import Hook
+from mmengine.utils import digit_version
 from small import SmallModel, small_runner
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -917,6 +918,10 @@ def test_a_run_that_is_stopped_in_the_middle_of_an_update_leaves_the_model_as_it
     assert runner.iter == 3
 
 
+@pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.6'),
+    reason='the compiler of this torch traces into the step and fails (docs/usage.md, limits)',
+)
 def test_compiled_training_computes_everything_and_says_so(tmp_path):
     runner = train(tmp_path, {}, cfg=dict(compile=dict(backend='eager')))
     log = log_of(tmp_path)

@@ -39,11 +39,13 @@ kinds = {
         config='_wau_layers', options={'optim_wrapper.update_ratio': 0.75}
     ),
 }
+# All are compared with the first one, which has the rate of the config.
+rates = (0.001, 0.0005, 0.002)
 arms = {
-    f'{kind}, {rate:g}': dict(
+    kind if (kind, rate) == ('baseline', 0.001) else f'{kind}, {rate:g}': dict(
         arm, options={**arm.get('options', {}), 'optim_wrapper.optimizer.lr': rate}
     )
     for kind, arm in kinds.items()
-    for rate in (0.0005, 0.001, 0.002)
+    for rate in rates
 }
-del recipe, growing, kinds
+del recipe, growing, kinds, rates

@@ -115,8 +115,11 @@ class ActiveGrads(dict[Parameter, Tensor]):
 
 def is_same_selection(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     """Whether two selections have the same slices active in the same layers."""
-    return len(one) == len(other) and all(
-        mask is twin or torch.equal(mask, twin) for mask, twin in zip(one, other, strict=True)
+    if len(one) != len(other):
+        return False
+    # Not by zip(strict=True), at which the compiler of torch 2.5 stops.
+    return all(
+        mask is other[place] or torch.equal(mask, other[place]) for place, mask in enumerate(one)
     )
 
 

@@ -186,6 +186,10 @@ def complex_weights(work_dir):
         torch.manual_seed(0)
         return nn.Sequential(AsComplex(), nn.Conv2d(3, 4, 3, dtype=torch.complex64))
 
+    try:
+        DistributedDataParallel(make())
+    except RuntimeError as error:
+        return f'not possible here without WAU either: {error}'
     return sends_alike(make)
 
 
