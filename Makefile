@@ -13,7 +13,7 @@ TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo     train a small detector without WAU and with it, and compare (about 5 minutes)"
-	@echo "make test     run the test suite (about 8 minutes; WORKERS=N for more than 2 processes)"
+	@echo "make test     run the test suite (about 7 minutes; WORKERS=N for more than 2 processes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make lint     check style, format and types"
 	@echo "make docs     build the site into docs/_build/html; a link that leads nowhere is an error"
