@@ -22,8 +22,8 @@ SUITES = ROOT / 'configs' / 'suites'
 # By the end of a config's name.
 DATA = {
     'bccd': ('BCCD blood cells', 'box AP on the validation images'),
-    'raccoon': ('Raccoons', 'box AP on the test images'),
-    'cards': ('Playing cards', 'box AP on the test images'),
+    'raccoon': ('Raccoons', 'box AP on the validation images'),
+    'cards': ('Playing cards', 'box AP on the validation images'),
     'coco': ('COCO 2017', 'box AP on val2017'),
     'cifar10': ('CIFAR-10', 'top-1 accuracy in % on the test images'),
     'cifar100': ('CIFAR-100', 'top-1 accuracy in % on the test images'),

@@ -31,9 +31,10 @@ A family is a folder of configs that comes with MMDetection or MMPreTrain. Of ea
 smallest recipe that can be tried on drawn images got
 [WAU's three lines](../README.md#add-it-to-your-training), was made small enough for a CPU, and was
 trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
-`hold='state'` by filters, by input channels and by whole layers, with `update_ratio={ratio}`. For
-each update, the weights before and after it were compared bit for bit, and the selection of what
-is active was drawn a second time, separately from the training. A recipe **works** if no bit of
+`hold='state'` by filters and, where the column Skip has a number, one by input channels and one by
+whole layers, with `update_ratio={ratio}`. For each update, the weights before and after it were
+compared bit for bit, and the selection of what is active was drawn a second time, separately from
+the training. A recipe **works** if no bit of
 what is held (or of its bias) changed, and active filters moved in every layer that had a gradient.
 This shows that WAU does to a recipe what it should; it says nothing about what a network learns.
 
@@ -72,7 +73,7 @@ Columns:
 - **Filters**: the number of filters in them.
 - **Skip**: convolutions that did not compute the gradients of what is held under `hold='state'`, by
   filters / by input channels / by whole layers; [the others](speed.md) are of a kind or size for
-  which this is not done, or, by input channels, can't be held.
+  which this is not done. –: not tried yet, or nothing can be held.
 - **Active that moved**: out of the active filters of all updates under `hold='weight'`. The others
   had no gradient, or moved by less than float32 can represent.
 """
