@@ -88,7 +88,7 @@ def read_coco(path: Path) -> CocoFile:
 
 
 def _read_coco(path: Path) -> CocoFile:
-    content = _load(path)
+    content = load_coco(path)
     images = _entries(path, content, 'images')
     categories = _entries(path, content, 'categories')
     has_annotations = 'annotations' in content
@@ -145,7 +145,12 @@ def missing_images(names: Iterable[str], folder: str) -> list[Path]:
     return missing
 
 
-def _load(path: Path) -> dict:
+def load_coco(path: Path) -> dict:
+    """The content of an annotation file as it is.
+
+    Raises:
+        ValueError: If it is no JSON object with ``images`` and ``categories``.
+    """
     form = (
         f'{path} is not a COCO annotation file, a JSON object with "images", "annotations" and '
         '"categories"'

@@ -15,7 +15,7 @@ def source(tmp_path):
     """Ten images, of which image n has n boxes."""
     images = [{'id': 100 + n, 'file_name': f'{n}.jpg', 'width': 8, 'height': 8} for n in range(10)]
     boxes = [
-        {'id': 10 * n + k, 'image_id': 100 + n, 'category_id': 1, 'bbox': [0, 0, 4, 4]}
+        dict(id=10 * n + k, image_id=100 + n, category_id=1, bbox=[0, 0, 4, 4], area=16, iscrowd=0)
         for n in range(10)
         for k in range(n)
     ]
@@ -65,14 +65,21 @@ def test_the_seed_decides(source, monkeypatch):
         (['no.json', 'fit=1'], '1', 'FileNotFoundError: The annotation file no.json does not'),
         (['train.json', 'fit=8', 'tune=3'], '1', 'parts have 11 images, but the file has 10'),
         (['train.json', 'train=3'], '1', 'FileExistsError: train.json exists; remove it'),
-        (['list.json', 'fit=1'], '1', 'list.json is no COCO annotation file'),
+        (['list.json', 'fit=1'], '1', 'list.json is not a COCO annotation file'),
+        (['cut.json', 'fit=1'], '1', 'cut.json is not a COCO annotation file'),
+        (['bare.json', 'fit=1'], '1', 'bare.json has no "annotations"'),
     ],
 )
 def test_wrong_input_is_told_and_writes_nothing(
     source, monkeypatch, capsys, arguments, status, words
 ):
     monkeypatch.chdir(source.parent)
-    (source.parent / 'list.json').write_text('{"images": [{}]}')
+    for name, text in (
+        ('list', '[]'),
+        ('cut', source.read_text()[:40]),
+        ('bare', '{"images": [], "categories": []}'),
+    ):
+        source.with_name(f'{name}.json').write_text(text)
     before = {path: path.read_bytes() for path in source.parent.iterdir()}
     with pytest.raises(SystemExit, match=status):
         run(monkeypatch, *arguments)

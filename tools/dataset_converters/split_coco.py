@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
 
+from mmwau.datasets.coco_file import load_coco, read_coco
 from mmwau.files.whole import write_whole
 from mmwau.scripts.errors import run_script
 
@@ -73,11 +74,9 @@ def main() -> None:
         parser.error(f'each part needs a name of its own, got {", ".join(names)}')
     if not args.file.is_file():
         raise FileNotFoundError(f'The annotation file {args.file} does not exist')
-    content = json.loads(args.file.read_text())
-    try:
-        parts = split(content, args.parts, args.seed)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f'{args.file} is no COCO annotation file: {error!r}') from error
+    if not read_coco(args.file).has_annotations:  # which also says what is wrong with it
+        raise ValueError(f'{args.file} has no "annotations": there are no boxes to split')
+    parts = split(load_coco(args.file), args.parts, args.seed)
     written = {args.file.with_name(f'{name}.json'): part for name, part in parts.items()}
     there = [str(path) for path in written if path.exists()]
     if there:
