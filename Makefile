@@ -12,7 +12,7 @@ TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 .PHONY: help install demo test test-upstream lint docs clean
 
 help:
-	@echo "make demo     train a small detector without WAU and with it, and compare (about 5 minutes)"
+	@echo "make demo     train a small detector without WAU and with it, and compare (5 to 7 minutes)"
 	@echo "make test     run the test suite (about 7 minutes; WORKERS=N for more than 2 processes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make lint     check style, format and types"
