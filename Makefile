@@ -9,12 +9,13 @@ UPSTREAM := .venv-upstream
 WORKERS ?= 2
 TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test test-upstream lint docs clean
+.PHONY: help install demo test test-upstream gpu-check lint docs clean
 
 help:
 	@echo "make demo     train a small detector without WAU and with it, and compare (5 to 7 minutes)"
 	@echo "make test     run the test suite (about 7 minutes; WORKERS=N for more than 2 processes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
+	@echo "make gpu-check  what WAU does on the GPU of this machine (up to 20 minutes; installs nothing)"
 	@echo "make lint     check style, format and types"
 	@echo "make docs     build the site into docs/_build/html; a link that leads nowhere is an error"
 	@echo "make install  install everything into $(VENV); demo, test, lint and docs do it by themselves"
@@ -38,6 +39,10 @@ $(UPSTREAM)/.installed: pyproject.toml setup.py requirements/upstream.txt tools/
 
 test-upstream: $(UPSTREAM)/.installed
 	$(UPSTREAM)/bin/python $(TEST)
+
+# With the Python of .venv where there is one: on a machine without internet nothing can be installed.
+gpu-check:
+	PYTHONPATH=. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) tools/gpu_check.py
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

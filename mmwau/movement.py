@@ -80,7 +80,10 @@ class Movement:
             displacement.append(angles(rows, self._start[name]).mean())
         self._last = now
         path_length = torch.stack([*map(torch.as_tensor, self._path_length.values())]).mean()
-        return path_length.item(), torch.stack(displacement).mean().item()
+        means = torch.stack([path_length, torch.stack(displacement).mean()])
+        # The one copy from the device, for which the CPU waits, brings both.
+        of_path, of_displacement = means.cpu().tolist()
+        return of_path, of_displacement
 
     def state_dict(self) -> dict[str, dict]:
         """What a training that is resumed needs, by layer.

@@ -69,8 +69,6 @@ def _choose_sections(args: argparse.Namespace, error: Callable[[str], None]) -> 
     left_out = {}
     if args.quick:
         left_out['growth'] = '--quick does not measure it'
-    if args.device != 'cpu':
-        left_out['memory'] = 'it is measured with --device cpu'
     for section in args.sections or ():
         if section in left_out:
             error(f'--sections {section}: {left_out[section]}')

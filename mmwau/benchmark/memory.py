@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mmwau import find_layers
@@ -52,6 +53,32 @@ def _peak_memory(trainer: BenchmarkTrainer) -> dict[str, int]:
     """Bytes at the peak of the optimizer step and of the whole step, above those before it."""
     for _ in range(WARM_UP):
         trainer.step()
+    measure = _peak_on_gpu if trainer.device.type == 'cuda' else _peak_on_cpu
+    return measure(trainer)
+
+
+def _peak_on_gpu(trainer: BenchmarkTrainer) -> dict[str, int]:
+    wrapper, step, device = trainer.wrapper, trainer.wrapper.step, trainer.device
+    peaks = {}
+
+    def measured_step() -> None:
+        peaks['training step'] = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        peaks['optimizer step'] = torch.cuda.max_memory_allocated(device)
+
+    wrapper.step = measured_step
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    with wrapper.optim_context(trainer.model):
+        loss = trainer.loss(trainer.model)
+    wrapper.update_params(loss)
+    del wrapper.step
+    peaks['training step'] = max(peaks.values())
+    return {phase: peak - before for phase, peak in peaks.items()}
+
+
+def _peak_on_cpu(trainer: BenchmarkTrainer) -> dict[str, int]:
     wrapper, step = trainer.wrapper, trainer.wrapper.step
 
     def recorded_step() -> None:

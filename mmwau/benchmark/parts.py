@@ -41,6 +41,8 @@ FUNCTIONS = (
     *((HeldGradSkipper, name, REST) for name in ('start', 'stop', 'flush')),
     (Updates, 'start', REST),
 )
+# Gives for the name of a part what surrounds it.
+Watch = Callable[[str], AbstractContextManager[None]]
 Inputs = ParamSpec('Inputs')
 Output = TypeVar('Output')
 # Those that surround the optimizer step. They are copies on both of its sides.
@@ -75,56 +77,71 @@ class Stopwatch:
             if self._inside:
                 self._inside[-1] += whole
 
-    def around(self, function: Callable[Inputs, Output], part: str) -> Callable[Inputs, Output]:
-        """The function, timed."""
-
-        @functools.wraps(function)
-        def timed(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
-            with self.time(part):
-                return function(*args, **kwargs)
-
-        return timed
-
-    def around_step(
-        self, function: Callable[Inputs, AbstractContextManager[None]]
-    ) -> Callable[Inputs, AbstractContextManager[None]]:
-        """A function that returns a context manager, whose both ends are timed."""
-
-        @functools.wraps(function)
-        def timed(*args: Inputs.args, **kwargs: Inputs.kwargs) -> _BothEnds:
-            return _BothEnds(self, function(*args, **kwargs))
-
-        return timed
-
 
 class _BothEnds(AbstractContextManager[None]):
-    def __init__(self, stopwatch: Stopwatch, manager: AbstractContextManager[None]):
-        self.stopwatch, self.manager = stopwatch, manager
+    def __init__(self, watch: Watch, manager: AbstractContextManager[None]):
+        self.watch, self.manager = watch, manager
 
     def __enter__(self) -> None:
-        with self.stopwatch.time(BEFORE):
+        with self.watch(BEFORE):
             self.manager.__enter__()
 
     def __exit__(self, *exception: Any) -> bool | None:
-        with self.stopwatch.time(AFTER):
+        with self.watch(AFTER):
             return self.manager.__exit__(*exception)
+
+
+def _around(
+    watch: Watch, function: Callable[Inputs, Output], part: str
+) -> Callable[Inputs, Output]:
+    """The function, watched."""
+
+    @functools.wraps(function)
+    def watched(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
+        with watch(part):
+            return function(*args, **kwargs)
+
+    return watched
+
+
+def _around_step(
+    watch: Watch, function: Callable[Inputs, AbstractContextManager[None]]
+) -> Callable[Inputs, AbstractContextManager[None]]:
+    """A function that returns a context manager, whose both ends are watched."""
+
+    @functools.wraps(function)
+    def watched(*args: Inputs.args, **kwargs: Inputs.kwargs) -> _BothEnds:
+        return _BothEnds(watch, function(*args, **kwargs))
+
+    return watched
+
+
+@contextmanager
+def watched_parts(watch: Watch) -> Iterator[None]:
+    """Watch the parts of WAU in what is done inside.
+
+    Args:
+        watch: Gives for the name of a part what surrounds it each time.
+    """
+    plain = [(owner, name, vars(owner)[name]) for owner, name, _ in FUNCTIONS]
+    plain += [(wau, name, vars(wau)[name]) for name in AROUND_STEP]
+    try:
+        for owner, name, part in FUNCTIONS:
+            setattr(owner, name, _around(watch, vars(owner)[name], part))
+        for name in AROUND_STEP:
+            setattr(wau, name, _around_step(watch, vars(wau)[name]))
+        yield
+    finally:
+        for owner, name, function in plain:
+            setattr(owner, name, function)
 
 
 @contextmanager
 def timed_parts(device: torch.device) -> Iterator[dict[str, float]]:
     """Time the parts of WAU in what is done inside; gives their seconds, which add up."""
     stopwatch = Stopwatch(device)
-    plain = [(owner, name, vars(owner)[name]) for owner, name, _ in FUNCTIONS]
-    plain += [(wau, name, vars(wau)[name]) for name in AROUND_STEP]
-    try:
-        for owner, name, part in FUNCTIONS:
-            setattr(owner, name, stopwatch.around(vars(owner)[name], part))
-        for name in AROUND_STEP:
-            setattr(wau, name, stopwatch.around_step(vars(wau)[name]))
+    with watched_parts(stopwatch.time):
         yield stopwatch.seconds
-    finally:
-        for owner, name, function in plain:
-            setattr(owner, name, function)
 
 
 def time_parts(

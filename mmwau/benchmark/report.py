@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console
 from rich.table import Table
 
+from . import launches
 from .arms import ARMS, BASELINE, PROCESSOR, WALL
 from .busy import SPIN_COUNTS, rows_of
 from .networks import DETECTOR
@@ -126,6 +127,8 @@ def print_tables(results: Mapping, console: Console) -> None:
             console.print(_steps_table(network, number, steps))
         if network['parts']:
             console.print(_parts_table(network))
+        if 'operations' in network:
+            console.print(_operations_table(network))
     if 'memory' in results:
         title = 'Peak of memory above that of the baseline, ResNet-50, in MiB'
         table = _table(title, 'arm', 'optimizer step', 'training step')
@@ -174,6 +177,15 @@ def _parts_table(network: Mapping) -> Table:
         seconds = [parts['seconds'][part] for part in PARTS]
         cells = [f'{1000 * value:.2f}' for value in (*seconds, sum(seconds))]
         table.add_row(arm, *cells, show_percent(parts['share']))
+    return table
+
+
+def _operations_table(network: Mapping) -> Table:
+    title = f'{network["name"]}: operations in a training step, without the draw'
+    columns = launches.REST, launches.STEP, 'all', 'more than the baseline'
+    table = _table(title, 'arm', *columns)
+    for row in launches.rows_of(network['operations']):
+        table.add_row(*row)
     return table
 
 

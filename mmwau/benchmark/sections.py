@@ -10,6 +10,7 @@ import torch
 from . import busy, growth
 from .arms import BASELINE, STEP_ARMS
 from .bytes_sent import bytes_sent
+from .launches import count_operations
 from .memory import extra_memory
 from .networks import DETECTOR, build_network
 from .operations import time_convolution, time_optimizer_steps, time_selection
@@ -120,7 +121,9 @@ def _network(name: str, bench: Bench) -> dict:
     share = bench.watch(
         f'{name}, weight gradients', runs, partial(weight_gradient_share, network, rounds)
     )
-    return dict(name=name, data=network.data, steps=steps, parts=parts, weight_gradients=share)
+    counts = bench.watch(f'{name}, operations', len(arms), partial(count_operations, network, arms))
+    found = dict(name=name, data=network.data, steps=steps, parts=parts, operations=counts)
+    return dict(found, weight_gradients=share)
 
 
 def _growth(bench: Bench) -> dict:

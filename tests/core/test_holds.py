@@ -321,31 +321,6 @@ def test_slices_of_each_parameter():
     assert find_slices([], []) == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='asks a GPU whether it has to wait')
-@pytest.mark.parametrize('hold', HOLDS)
-def test_a_gpu_waits_for_nothing(hold):
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3)).cuda()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    layers = find_layers(model)
-    skipper = HeldGradSkipper(model, layers, full_grads=hold != 'state')
-    wau = WAU(hold=hold)
-    x = torch.randn(2, 3, 16, 16, device='cuda')
-    try:
-        for update in range(3):
-            torch.cuda.set_sync_debug_mode('error' if update else 'default')
-            active = wau.select(layers.values(), update)
-            if hold != 'weight':
-                skipper.start(active)
-            model(x).square().mean().backward()
-            skipper.stop()
-            grads = None if hold == 'weight' else skipper.grads
-            with wau.holding(optimizer, layers.values(), active, grads):
-                optimizer.step()
-            optimizer.zero_grad()
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-
-
 class TestWholeLayers:
     def convolutions(self):
         torch.manual_seed(0)

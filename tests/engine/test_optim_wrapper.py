@@ -337,14 +337,6 @@ def test_amp_without_an_accelerator_is_told():
         WAUAmpOptimWrapper(optimizer=optimizer)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='automatic mixed precision needs a GPU')
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_amp_holds_filters_on_a_gpu(tmp_path, dtype):
-    wrapper = dict(type='WAUAmpOptimWrapper', loss_scale=128.0, dtype=dtype)
-    _, recorder = train(tmp_path, wrapper)
-    assert all(mask.sum() == 3 for mask in recorder.moved('neck.weight'))
-
-
 def wrapper_of(**options):
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     model = SmallModel()
