@@ -69,7 +69,7 @@ def _run_part(name: str, device: torch.device, folder: Path, seconds: float) -> 
     """Do one part in a process; one that crashes or hangs has failed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
-    command = [sys.executable, '-m', 'mmwau.gpu_check.part', name, str(device), str(folder)]
+    command = [sys.executable, '-m', 'mmwau.gpu_check', name, str(device), str(folder)]
     paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     start = time.monotonic()

@@ -1,25 +1,19 @@
-"""One part of the check, in a process of its own: ``python -m mmwau.gpu_check.part``.
+"""One part of the check, in a process of its own: ``python -m mmwau.gpu_check``.
 
 A GPU does nothing more for a process in which something went wrong on it, and a program that hangs
 can be ended. What a machine lacks for a part is the reason why it is not possible there.
 """
 
-import argparse
 import importlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import mmwau.core.openmp  # noqa: F401  (before torch)
-
 import torch
-
-from mmwau.files.json_text import to_json
-from mmwau.files.whole import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED, NOT_POSSIBLE = 'passed', 'failed', 'not possible'
@@ -133,22 +127,7 @@ def first_line(error: BaseException) -> str:
     return lines[-1] if 'Traceback' in str(error) else lines[0]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Do the part that the command line names, and leave what came out in its folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('name', choices=PARTS)
-    parser.add_argument('device', type=torch.device)
-    parser.add_argument('folder', type=Path)
-    args = parser.parse_args(arguments)
-    result = do_part(args.name, Place(args.device, args.folder))
-    write_whole(to_json(result).encode(), args.folder / RESULT)
-
-
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What the part that worked in a folder left there, None if it came to no end."""
     path = folder / RESULT
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-if __name__ == '__main__':
-    main()

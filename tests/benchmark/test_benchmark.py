@@ -105,6 +105,8 @@ def test_script_prints_the_table_and_writes_json_and_picture(
         assert table['layers 0.25']['rounds'] == 6
     assert list(network['parts']) == ['weight 0.5', 'layers 0.25']
     assert len(network['weight_gradients']) == 3
+    assert list(network['operations']) == ['baseline', 'weight 0.5', 'layers 0.25']
+    assert 'operations in a training step' in told
     assert (tmp_path / 'results [v1]/benchmark.png').stat().st_size > 10_000
 
 

@@ -73,6 +73,16 @@ def test_table_says_what_is_not_settled(clock, capsys):
         assert words in printed
 
 
+def test_operations_have_a_table(capsys):
+    ratio = Ratio(0.9, 0.88, 0.92)
+    counts = {'forward and backward': 1234, 'optimizer step': 50}
+    one = dict(network('a', ratio), operations={'baseline': counts, 'layers 0.5': counts})
+    print_tables(dict(networks={'a': one}), Console(width=200))
+    printed = capsys.readouterr().out
+    for words in ('a: operations in a training step', '1234', '1284', '+0'):
+        assert words in printed
+
+
 def test_memory_is_in_mib(capsys):
     of_arm = {'optimizer step': 12.34, 'training step': 5.6, 'held slices': 1.0}
     arms = ('baseline', 'weight 0.5', 'state 0.5', 'filters 0.5', 'layers 0.5')
