@@ -11,7 +11,6 @@ from hooks import scalars
 from simulated_gpu import CAN_SIMULATE, SimulatedGPU
 from small import SmallModel, small_runner
 from torch import distributed, nn
-from torch.futures import Future
 
 import mmwau.wau
 from mmwau import HeldGradSkipper, WAUOptimWrapper, attach, find_layers
@@ -43,14 +42,14 @@ def gpu():
         yield gpu
 
 
-def network():
+def network(device='cuda'):
     """Convolutions of each kind, without batch norm, which sends a number to the GPU at first."""
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, device='cuda'),
+        nn.Conv2d(3, 8, 3, device=device),
         nn.ReLU(),
-        nn.Conv2d(8, 8, 3, groups=2, bias=False, device='cuda'),
-        nn.ConvTranspose2d(8, 6, 1, device='cuda'),
-        nn.Conv2d(6, 4, 1, bias=False, device='cuda'),
+        nn.Conv2d(8, 8, 3, groups=2, bias=False, device=device),
+        nn.ConvTranspose2d(8, 6, 1, device=device),
+        nn.Conv2d(6, 4, 1, bias=False, device=device),
     )
 
 
@@ -137,7 +136,8 @@ def test_a_selection_is_drawn_on_the_cpu_and_sent_once(gpu, sampler):
 
 
 def test_channels_last_keeps_its_memory_format_where_gradients_are_skipped(gpu):
-    model = network().to(memory_format=torch.channels_last)
+    model = network('cpu').to(memory_format=torch.channels_last).to('cuda')
+    gpu.waits.clear()
     train_attached(model, OPTIMIZERS['SGD'](model.parameters()), hold='state')
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert not gpu.waits
@@ -178,32 +178,42 @@ class Bucket:
         return 0
 
 
+class Done:
+    """In the place of a future of torch, which takes no simulated tensors."""
+
+    def __init__(self, value):
+        self.value = self.wait = lambda: value
+
+    def get_future(self):
+        return self
+
+    def then(self, do):
+        return Done(do(self))
+
+
 @pytest.mark.parametrize('axis', AXES)
 def test_what_is_sent_lies_on_the_gpu(gpu, axis, monkeypatch):
-    """In the place of processes, which take no simulated tensors, two that send the same."""
+    """In the place of processes, which don't take simulated tensors, one that sends to nobody."""
     sent = []
-
-    class Work:
-        def get_future(self):
-            future = Future()
-            future.set_result(sent[-1:])
-            return future
 
     def all_reduce(tensor, *args, **kwargs):
         sent.append(tensor)
-        return Work()
+        return Done([tensor])
 
     monkeypatch.setattr(distributed, 'all_reduce', all_reduce)
     monkeypatch.setattr(distributed, 'get_world_size', lambda group=None: 2)
     model = network()
-    layers = find_layers(model, axis=axis)
-    traffic = ActiveTraffic()
+    layers, traffic = find_layers(model, axis=axis), ActiveTraffic()
+    active = WAU(hold='state').select(layers, 0)
+    # The processes compare their first selection. Of ones, the sum and its negative differ.
+    with pytest.raises(ValueError, match='all processes to select the same slices'):
+        traffic.start(layers, active)
+    assert gpu.waits_of() == {'traffic._check_same'}
+    gpu.waits.clear()
+    traffic._is_checked = True
     with torch.no_grad():
         bucket = Bucket(list(model.parameters()))
-        traffic.start(layers, WAU(hold='state').select(layers, 0))
-        # The processes compare their first selection.
-        assert gpu.waits_of() == {'traffic._check_same'}
-        gpu.waits.clear()
+        traffic.start(layers, active)
         given = all_reduce_active(traffic, bucket).wait()
     assert given.device.type == sent[-1].device.type == 'cuda'
     assert sent[-1].numel() < given.numel()
