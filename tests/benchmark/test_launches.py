@@ -1,7 +1,5 @@
 """How many operations WAU adds to a training step, and that a GPU is not given more."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
@@ -14,31 +12,32 @@ from mmwau.benchmark.arms import ARMS, BASELINE
 from mmwau.benchmark.launches import REST, STEP, OperationCounter, count_operations, rows_of
 
 
-def in_third_update(layers, counter, device='cpu', foreach=False, bias=False, **options):
-    """Let a counter count in the third update of so many layers; without options the baseline's."""
+def third_update(layers, device='cpu', foreach=False, bias=False, **options):
+    """Make two updates of so many layers, and return what makes the third; plain without options."""
     model = nn.Sequential(*(nn.Conv2d(4, 4, 1, bias=bias, device=device) for _ in range(layers)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=foreach)
     wrapper = OptimWrapper(optimizer)
     if options:
         wrapper = WAUOptimWrapper(optimizer, targets='', seed=0, **options)
     wrapper.initialize_count_status(model, 0, 3)
-    x = torch.ones(2, 4, 6, 6, device=device)
-    for update in range(3):
-        with counter() if update == 2 else counter(None):
-            with wrapper.optim_context(model):
-                loss = model(x).sum()
-            wrapper.update_params(loss)
+    # Something before the first layer trains, so that the backward pass goes through all of them.
+    x = torch.ones(2, 4, 6, 6, device=device, requires_grad=True)
+
+    def update():
+        with wrapper.optim_context(model):
+            loss = model(x).sum()
+        wrapper.update_params(loss)
+
+    update()
+    update()
+    return update
 
 
 def operations(layers, **options):
-    counters = []
-
-    def counter(device='cpu'):
-        counters.append(OperationCounter(torch.device(device or 'meta')))
-        return counters[-1]
-
-    in_third_update(layers, counter, **options)
-    return counters[-1].count
+    update = third_update(layers, **options)
+    with OperationCounter(torch.device('cpu')) as counter:
+        update()
+    return counter.count
 
 
 def by_layer(**options):
@@ -61,12 +60,9 @@ def test_nothing_is_done_for_a_layer_that_is_held():
 def test_a_gpu_is_given_no_more(foreach):
     def launches(**options):
         with SimulatedGPU() as gpu:
-
-            def counter(device='cpu'):
-                gpu.launches.clear()
-                return nullcontext()
-
-            in_third_update(6, counter, 'cuda', foreach, bias=True, **options)
+            update = third_update(6, 'cuda', foreach, bias=True, **options)
+            gpu.launches.clear()
+            update()
             return gpu.launches.total()
 
     plain, weights, tensors = launches(), 6, 12
@@ -79,7 +75,7 @@ def test_a_gpu_is_given_no_more(foreach):
 def test_what_is_only_seen_otherwise_or_taken_is_no_work():
     x = torch.ones(4, 4)
     with OperationCounter(torch.device('cpu')) as counter:
-        x.t().view(2, 8)[0].detach().unbind()
+        x.view(2, 8).t()[0].detach().unbind()
         torch.empty(3), torch.empty_like(x), x.new_empty(2)
     assert counter.count == 0
     with OperationCounter(torch.device('cpu')) as counter:
