@@ -13,7 +13,7 @@ from mmwau.benchmark.launches import REST, STEP, OperationCounter, count_operati
 
 
 def third_update(layers, device='cpu', foreach=False, bias=False, **options):
-    """Make two updates of so many layers, and return what makes the third; plain without options."""
+    """Make two updates of so many layers; return what makes the third. Without options: plain."""
     model = nn.Sequential(*(nn.Conv2d(4, 4, 1, bias=bias, device=device) for _ in range(layers)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=foreach)
     wrapper = OptimWrapper(optimizer)
