@@ -88,7 +88,7 @@ def train_small(place: Place) -> Finding:
     """
     told, values = [], {}
     for precision in _precisions(place):
-        bits = _train(place, precision, precision).bits
+        bits = _train(place, precision, f'small_{precision}').bits
         if precision != 'float32' and bits.skipped != 1:
             raise AssertionError(f'{bits.skipped} updates were skipped, and not the one of 6')
         values[precision] = dict(updates=bits.updates, skipped=bits.skipped)
@@ -171,7 +171,7 @@ def train_demo(place: Place) -> Finding:
                 cfg[f'{part}_{setting}'] = None
         cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
         cfg.work_dir, cfg.launcher = str(place.folder / precision), 'none'
-        cfg.experiment_name = precision
+        cfg.experiment_name = f'demo_{precision}'
         runner, check = build_runner(cfg), CheckHook()
         runner.register_hook(check)
         runner.train()

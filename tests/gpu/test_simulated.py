@@ -251,6 +251,23 @@ def test_a_run_that_measures_no_movement_waits_at_the_interval_alone(gpu, tmp_pa
     assert gpu.waits['overlap.layer_overlap'] == 2 * 2  # layers, at the start and at the end
 
 
+@pytest.mark.parametrize(
+    'hook',
+    [
+        dict(type='DSDHook', begin=1, end=2),
+        dict(type='RePrHook', full_epochs=1, sub_epochs=1, cycles=1, drop_ratio=0.2),
+        dict(type='OrthogonalityHook'),
+        dict(type='DropoutHook'),
+    ],
+    ids=lambda hook: hook['type'],
+)
+def test_methods_to_compare_with_mix_no_devices(gpu, hook, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.runner.runner.get_device', lambda: 'cuda')
+    runner = small_runner(tmp_path, {}, [hook], max_epochs=3, model=SmallModel())
+    runner.train()
+    assert all(one.device.type == 'cuda' for one in runner.model.parameters())
+
+
 @pytest.mark.parametrize('index', [0, 2, 3])
 def test_overlap_and_movement_are_measured_on_the_gpu(gpu, index):
     conv = network()[index]

@@ -35,7 +35,7 @@ def on_a_gpu(tmp_path):
         ('float16', 'kept every bit in 36 updates, and everything did in the 12 of'),
         ('bfloat16', 'kept every bit in 36 updates, and everything did in the 12 of'),
         ('MMEngine', "float32: 6 updates, 0 skipped (in float32, since MMEngine's mixed"),
-        ('memory', 'layers 0.5: +'),
+        ('memory', 'layers 0.5: '),
         ('profile', 'weight 0.5: '),
         pytest.param('compile', 'in 6 updates with compile=', marks=pytest.mark.slow),
         pytest.param('demo', 'float32: 2 updates, 0 skipped, loss', marks=pytest.mark.slow),
