@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -115,7 +116,9 @@ class LeaveOutHook(IterationHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what is left out into the checkpoint."""
-        checkpoint[type(self).__name__] = {'phase': self.phase, 'state': self.state}
+        # As MMEngine does with all else: who loads it need not have a GPU.
+        state = apply_to(self.state, torch.is_tensor, torch.Tensor.cpu)
+        checkpoint[type(self).__name__] = {'phase': self.phase, 'state': state}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take up what a resumed run has left out."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from simulated_gpu import CAN_SIMULATE, SimulatedGPU
+from simulated_gpu import SimulatedGPU
 from small_network import small_network
 from torch import nn
 
@@ -55,7 +55,6 @@ def test_nothing_is_done_for_a_layer_that_is_held():
     assert by_layer() - by_layer(hold='state', axis='layer') == 0.5
 
 
-@pytest.mark.skipif(not CAN_SIMULATE, reason='this torch needs a GPU to simulate one')
 @pytest.mark.parametrize('foreach', [False, True])
 def test_a_gpu_is_given_no_more(foreach):
     def launches(**options):

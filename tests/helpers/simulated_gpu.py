@@ -18,8 +18,6 @@ from torch.utils._pytree import tree_leaves
 from mmwau.benchmark.launches import is_work
 
 aten = torch.ops.aten
-# Older ones need a GPU for the backward pass of tensors that are simulated.
-CAN_SIMULATE = hasattr(torch._C, '_ensureCUDADeviceGuardSet')
 # Their results have as many elements as the values have it.
 COUNT_FIRST = ('nonzero', 'masked_select', '_unique2', 'unique_dim', 'repeat_interleave')
 
@@ -37,12 +35,9 @@ class SimulatedGPU(TorchDispatchMode):
         super().__init__()
         self.waits, self.launches = Counter(), Counter()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.fake.allow_meta = True
 
     def __enter__(self):
         with ExitStack() as stack:
-            # A backward pass on 'cuda' would be made by a thread of that device.
-            stack.enter_context(torch.autograd.set_multithreading_enabled(False))
             stack.enter_context(self.fake)
             super().__enter__()
             self.stack = stack.pop_all()
@@ -53,7 +48,12 @@ class SimulatedGPU(TorchDispatchMode):
         self.stack.close()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        if operation is torch.ops.prim.device.default:
+            # What only C++ asks: the backward pass would look for streams of a GPU.
+            return torch.device('meta')
+        kwargs = dict(kwargs or {})
+        if kwargs.get('device') == torch.device('meta'):
+            kwargs['device'] = torch.device('cuda')  # C++ has asked where a tensor is
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         to = kwargs.get('device')
         to = None if to is None else torch.device(to).type
@@ -92,7 +92,8 @@ def wait_for(operation, tensors, args, kwargs, to):
         sends = operation is aten._to_copy.default and to == 'cuda'
         return sends and not kwargs.get('non_blocking', False), None
     if operation is aten._local_scalar_dense.default:
-        return True, ones((), args[0].dtype).item()
+        with unset_fake_temporarily():
+            return True, torch.ones((), dtype=args[0].dtype).item()
     if operation is aten.equal.default:
         return True, False
     if operation is aten._to_copy.default and to == 'cpu':
