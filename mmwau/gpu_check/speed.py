@@ -59,11 +59,11 @@ def time_detector(place: Place) -> Finding:
     Raises:
         NotPossibleError: If mmcv's ops do not work on the device, or it is a CPU.
     """
+    if not place.is_gpu:
+        raise NotPossibleError('on a CPU it takes a quarter of an hour: tools/benchmark.py')
     reason = why_no_ops(place.device)
     if reason:
         raise NotPossibleError(reason)
-    if not place.is_gpu:
-        raise NotPossibleError('on a CPU it takes a quarter of an hour: tools/benchmark.py')
     return _time(place, DETECTOR, ARMS, ('networks', 'optimizer step'))
 
 

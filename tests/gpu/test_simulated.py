@@ -243,7 +243,7 @@ def test_a_run_that_measures_no_movement_waits_at_the_interval_alone(gpu, tmp_pa
     ids=lambda hook: hook['type'],
 )
 def test_methods_to_compare_with_mix_no_devices(gpu, hook, tmp_path, monkeypatch):
-    """All but DropoutHook, which draws by a generator of the GPU, for which there is no stand-in."""
+    """All but DropoutHook, which draws by a generator that only a real GPU has."""
     monkeypatch.setattr('mmengine.runner.runner.get_device', lambda: 'cuda')
     runner = small_runner(tmp_path, {}, [hook], max_epochs=3, model=SmallModel())
     runner.train()
