@@ -109,7 +109,7 @@ def rows_of(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, ...]]:
         counts: What :func:`count_operations` returned; the baseline is one of the arms.
     """
     baseline = sum(counts[BASELINE].values())
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for arm, parts in counts.items():
         every = sum(parts.values())
         more = '' if arm == BASELINE else f'{every - baseline:+}'

@@ -22,8 +22,10 @@ from .part import FAILED, NOT_POSSIBLE, PARTS, PASSED, RESULT, ROOT, read_result
 
 LOG = 'log.txt'
 STYLES = {PASSED: 'green', FAILED: 'red', NOT_POSSIBLE: 'yellow'}
-PACKAGES = ('mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection')
-PACKAGES += ('torchvision',)
+PACKAGES = (
+    *('mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection'),
+    'torchvision',
+)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -19,8 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED, NOT_POSSIBLE = 'passed', 'failed', 'not possible'
 RESULT = 'result.json'
 # Packages that a part may need and a machine need not have.
-OPTIONAL = ('hypothesis', 'matplotlib', 'mmcv', 'mmdet', 'mmengine', 'numpy', 'PIL', 'pycocotools')
-OPTIONAL += ('pytest', 'pytorchcv', 'scipy', 'torchvision')
+OPTIONAL = (
+    *('hypothesis', 'matplotlib', 'mmcv', 'mmdet', 'mmengine', 'numpy', 'PIL', 'pycocotools'),
+    *('pytest', 'pytorchcv', 'scipy', 'torchvision'),
+)
 
 
 class NotPossibleError(Exception):
