@@ -80,6 +80,7 @@ class ActiveTraffic:
         digest = zlib.crc32(torch.cat(list(active)).numpy().tobytes())
         ends = torch.tensor([digest, -digest], device=device)
         distributed.all_reduce(ends, distributed.ReduceOp.MAX, group=self.group)
+        # On a GPU the CPU waits here, once in a training.
         largest, smallest = ends[0].item(), -ends[1].item()
         if largest != smallest:
             raise ValueError(

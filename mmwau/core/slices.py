@@ -226,12 +226,9 @@ def _find_whole(layers: Sequence[Layer], is_active: Sequence[bool], held: bool) 
     if fraction == 1:
         return []
     found = []
-    none_on: dict[torch.device, Tensor] = {}
     for layer, moves in zip(layers, is_active, strict=True):
         for param, dim in layer.tensors if moves != held else ():
-            if param.device not in none_on:
-                none_on[param.device] = torch.empty(0, dtype=torch.long, device=param.device)
-            none = none_on[param.device]
+            none = torch.empty(0, dtype=torch.long, device=param.device)
             active: Tensor | All = none if held else ALL
             others: Tensor | All = ALL if held else none
             found.append(Slices(param, dim, active, others, fraction))

@@ -189,6 +189,7 @@ class OverlapHook(Planned, Hook):
         """Measure and log the overlap, in one process; return it by name of the layer."""
         if not is_main_process() or not self._measured:
             return {}
+        # On a GPU the CPU waits for each of them, at the interval alone.
         layers = {name: layer_overlap(module) for name, module in self._measured.items()}
         step = runner.iter if iterations is None else iterations
         if not self._curve or self._curve[-1]['step'] < step:
