@@ -395,6 +395,75 @@ def test_tables_pair_by_seed():
     assert overlap['WAU']['at equal path length'] == '–'
 
 
+def test_all_settings_together_pair_by_setting_and_seed():
+    values = {
+        ('small', 'baseline'): (50.0, 60.0),
+        ('small', 'WAU'): (51.0, 62.0),
+        ('small', 'other'): (49.0, 61.0),
+        ('large', 'baseline'): (70.0, 75.0),
+        ('large', 'WAU'): (73.0, 77.0),
+        ('large', 'other'): (69.0, 75.0),
+        ('large', 'here alone'): (10.0, 10.0),
+    }
+    trainings = {
+        Training(setting, arm, seed, None, {}): replace(
+            record(arm, seed, mean=value), setting=setting
+        )
+        for (setting, arm), both in values.items()
+        for seed, value in enumerate(both)
+    }
+    suite = Suite('suite', 'Two networks', 'mean', list(trainings))
+    report = SuiteReport(suite, trainings)
+    table = rows(report.tables()[0])
+    assert list(table) == ['baseline', 'WAU', 'other']
+    assert table['baseline'] == {
+        'mean mean': '63.75',
+        'pairs': '–',
+        'Gap (95 % interval)': '–',
+        'p': '–',
+        'p (Holm)': '–',
+    }
+    # Gaps 1, 2, 3, 2 and -1, 1, -1, 0.
+    chances = [
+        stats.ttest_rel(ours, (50, 60, 70, 75)).pvalue
+        for ours in ((51, 62, 73, 77), (49, 61, 69, 75))
+    ]
+    assert table['WAU']['mean mean'] == '65.75'
+    assert (table['WAU']['pairs'], table['WAU']['p']) == ('4', f'{chances[0]:.4f}')
+    assert table['WAU']['Gap (95 % interval)'] == '+2.00 (+0.70, +3.30)'
+    # Of two: the smaller one counts twice, the larger one as it is.
+    assert table['WAU']['p (Holm)'] == f'{2 * chances[0]:.4f}'
+    assert table['other']['p (Holm)'] == table['other']['p'] == f'{chances[1]:.4f}'
+    assert '**Over all settings**' in report.to_markdown('', [])
+
+
+def test_one_setting_has_no_table_over_all():
+    report = report_of([record(arm, seed, mean=seed) for arm in 'ab' for seed in range(3)])
+    assert report.tables()[0].title == 'small'
+
+
+def test_the_time_to_the_metric_of_the_baseline():
+    def trained(arm, seed, end, curve, seconds):
+        found = record(arm, seed, mean=end, curves=dict(metric=curve))
+        return replace(found, seconds=seconds, iterations=40)
+
+    report = report_of(
+        [
+            trained('baseline', 0, 0.5, [(10, 0.1), (20, 0.6), (40, 0.5)], 10.0),
+            trained('baseline', 1, 0.5, [(20, 0.4), (40, 0.5)], 10.0),
+            # Reaches 0.5 in the middle between iterations 10 and 20, and runs half as fast.
+            trained('WAU', 0, 0.6, [(10, 0.4), (20, 0.6), (40, 0.6)], 20.0),
+            trained('WAU', 1, 0.3, [(10, 0.4), (40, 0.3)], 20.0),
+        ],
+        seeds=(0, 1),
+    )
+    (setting,) = report.settings
+    assert setting.time_to_baseline('WAU') == (pytest.approx(15 / 40 * 2), 1)
+    # By seed 18 of 40 iterations, and all.
+    assert setting.time_to_baseline('baseline') == (pytest.approx((0.45 + 1) / 2), 2)
+    assert rows(setting.table())['WAU']["time to baseline's metric"] == '0.75 (1/2)'
+
+
 def test_nothing_is_dropped_silently():
     records = [
         record('baseline', 0, mean=0.5),
