@@ -956,7 +956,7 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
     suite = read_suite(path)
     assert len(suite.trainings) > 2
     if path.stem.startswith('cifar'):
-        data = path.stem.removesuffix('_cpu')
+        data = path.stem.split('_')[0]
         assert all(one.config.stem.endswith(f'_{data}') for one in suite.trainings)
     for arms in suite.settings.values():
         assert arms[0] == 'baseline'
