@@ -1,5 +1,6 @@
 # ResNet-20 with a long schedule, 6,300 updates: the learning rate of each arm, chosen on training
-# images that it is not trained on. The seed is none of those of the comparison. Data: cifar10_cpu.py
+# images that it is not trained on. The seed is none of those of the comparison. Its data are those
+# of cifar10_cpu.py.
 title = 'ResNet-20, long schedule: learning rates'
 metric = 'accuracy/top1'
 seeds = [100]

@@ -26,6 +26,8 @@ COLUMNS = (
     ('path length', 'path_length', 2),
     ('displacement', 'displacement', 3),
 )
+# Measurements of the metric in a training from which on it is of use when one was reached.
+FOLLOWED = 5
 EQUAL_TERMS: dict[str, Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None]] = {
     'at equal training loss': at_equal_loss,
     'at equal path length': at_equal_movement,
@@ -121,22 +123,25 @@ class Setting:
         ]
         return median(ratios) if ratios else None
 
-    def time_to_baseline(self, arm: str) -> tuple[float | None, int]:
+    def times_to_baseline(self, arm: str) -> list[float | None]:
         """Training time until an arm first has the metric that the baseline ends with.
 
         Returns:
-            The time relative to the baseline's whole training, median over the pairs that reach
-            it, None if none does or it is not known; and the number of these pairs.
+            For each pair whose times are known the time relative to the baseline's whole training;
+            None where the arm does not come to that metric.
         """
-        found = []
+        times: list[float | None] = []
         for ours, theirs in self.pairs(arm):
             level = theirs.values.get(self.metric)
             curve = [point for point in ours.curves.get('metric', []) if is_number(point[1])]
-            reaches = level is not None and any(value >= level for _, value in curve)
-            if level is not None and reaches and ours.seconds and theirs.seconds:
+            if level is None or not (ours.seconds and theirs.seconds):
+                continue
+            if any(value >= level for _, value in curve):
                 share = first_reach(curve, level) / ours.iterations
-                found.append(share * ours.seconds / theirs.seconds)
-        return (median(found) if found else None), len(found)
+                times.append(share * ours.seconds / theirs.seconds)
+            else:
+                times.append(None)
+        return times
 
     @property
     def decimals(self) -> int:
@@ -151,25 +156,24 @@ class Setting:
     def table(self) -> Table:
         """What came out."""
         shown = [*((name, name, self.decimals) for name in self.other_metrics), *COLUMNS]
+        points = [len(one.curves.get('metric', ())) for one in self.arms[self.baseline]]
+        is_followed = min(points, default=0) >= FOLLOWED
         rows = []
         for arm, records in self.arms.items():
             runs = f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK)
             metric = mean_text(self.mean(arm, 'metric'), self.decimals)
             gap = gap_text(self.gaps().get(arm), self.decimals)
             means = [mean_text(self.mean(arm, name), digits) for _, name, digits in shown]
-            time, reached = self.time_to_baseline(arm)
-            until = f'{number_text(time, 2)} ({reached}/{len(self.pairs(arm))})'
-            rows.append([arm, runs, metric, gap, *means, number_text(self.time(arm), 2), until])
+            rows.append([arm, runs, metric, gap, *means, number_text(self.time(arm), 2)])
+            if is_followed:
+                times = self.times_to_baseline(arm)
+                reached = [time for time in times if time is not None]
+                time = number_text(median(reached) if reached else None, 2)
+                rows[-1].append(f'{time} ({len(reached)}/{len(times)})'.replace(' ', NO_BREAK))
         headings = [heading for heading, *_ in shown]
-        columns = [
-            'arm',
-            'runs',
-            self.metric,
-            'Gap (95 % interval)',
-            *headings,
-            'time',
-            "time to baseline's metric",
-        ]
+        columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *headings, 'time']
+        if is_followed:
+            columns.append("time to baseline's metric")
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:

@@ -458,10 +458,18 @@ def test_the_time_to_the_metric_of_the_baseline():
         seeds=(0, 1),
     )
     (setting,) = report.settings
-    assert setting.time_to_baseline('WAU') == (pytest.approx(15 / 40 * 2), 1)
-    # By seed 18 of 40 iterations, and all.
-    assert setting.time_to_baseline('baseline') == (pytest.approx((0.45 + 1) / 2), 2)
-    assert rows(setting.table())['WAU']["time to baseline's metric"] == '0.75 (1/2)'
+    assert setting.times_to_baseline('WAU') == [pytest.approx(15 / 40 * 2), None]
+    # 18 of 40 iterations, and all.
+    assert setting.times_to_baseline('baseline') == pytest.approx([0.45, 1])
+    # Two measurements, or three, are too few to be shown.
+    assert setting.table().columns[-1] == 'time'
+
+
+def test_the_time_to_the_metric_of_the_baseline_is_shown_where_it_was_measured_often():
+    curves = dict(metric=[(step, step / 10) for step in range(1, 7)])
+    report = report_of([record(arm, 0, mean=0.3, curves=curves) for arm in ('baseline', 'WAU')])
+    (setting,) = report.settings
+    assert rows(setting.table())['WAU']["time to baseline's metric"] == '0.50 (1/1)'
 
 
 def test_nothing_is_dropped_silently():
