@@ -46,8 +46,8 @@ def over_settings(settings: Sequence[Setting]) -> Table | None:
         if arm in gaps:
             gap = gap_text(summarise(gaps[arm]), first.decimals)
             cells = [str(len(gaps[arm])), gap, *map(_chance_text, by_arm[arm])]
-        mean = fmean(means) if len(means) == len(settings) else None
-        rows.append([arm, number_text(mean, first.decimals), *cells])
+        whole = fmean(means) if len(means) == len(settings) else None
+        rows.append([arm, number_text(whole, first.decimals), *cells])
     columns = ['arm', f'mean {first.metric}', 'pairs', 'Gap (95 % interval)', 'p', 'p (Holm)']
     return Table('Over all settings', columns, rows)
 
