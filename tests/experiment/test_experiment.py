@@ -232,6 +232,13 @@ def test_wrong_suites_are_reported(place, changes, words):
         read_suite(write_suite(place, **changes))
 
 
+def test_the_seed_of_a_training_stands_in_its_options(place):
+    suite = read_suite(write_suite(place, seeds=[3, 5], options={'a': 'runs/seed{seed}/1.pth'}))
+    for one in suite.trainings:
+        assert one.options['a'] == f'runs/seed{one.seed}/1.pth'
+        assert f'a=runs/seed{one.seed}/1.pth' in one.command
+
+
 def test_files_that_do_not_exist_are_reported(place):
     with pytest.raises(FileNotFoundError, match=r'The suite none.py does not exist'):
         read_suite('none.py')
