@@ -26,7 +26,6 @@ from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.sharding import refuse_join, refuse_sharded
 from mmwau.core.slices import Layer
 from mmwau.training import owners
-from mmwau.training.messages import Message
 from mmwau.training.module_hook import ModuleHook, Passes
 from mmwau.training.updates import Updates
 
@@ -154,7 +153,7 @@ class Attached:
             # Who clips or unscales outside of the step wants all gradients in their places.
             full_grads=True,
             index=0,
-            log=_log,
+            log=lambda message: owners.LOGGER.log(*message),
             on_change=self._hook_convolutions,
         )
         owners.remove_others(self)
@@ -312,7 +311,3 @@ class Attached:
         self._updates.index = loaded['updates']
         if not self._has_seed:
             self.wau = self._updates.wau = replace(self.wau, seed=loaded['seed'])
-
-
-def _log(message: Message) -> None:
-    owners.LOGGER.log(message.level, message.text)

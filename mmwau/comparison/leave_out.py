@@ -139,9 +139,6 @@ class LeaveOutHook(IterationHook):
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
 
-        Args:
-            plan: The training.
-
         Raises:
             TypeError: If its optimizer wrapper is that of WAU or of several optimizers, or
                 parameters are cut over processes.

@@ -80,9 +80,6 @@ class OrthogonalityHook(IterationHook):
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
 
-        Args:
-            plan: The training.
-
         Raises:
             ValueError: If two such hooks meet, or training has no epochs that the milestones could
                 count.

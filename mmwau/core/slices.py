@@ -142,11 +142,7 @@ def put(tensor: Tensor, dim: int, index: Tensor | All, rows: Tensor) -> None:
 
 
 def are_whole(layers: Sequence[Layer]) -> bool:
-    """Whether the layers are slices themselves.
-
-    Raises:
-        ValueError: If only some are.
-    """
+    """Whether the layers are slices themselves; raise a ValueError if only some are."""
     kinds = {layer.is_whole for layer in layers}
     if len(kinds) > 1:
         raise ValueError(

@@ -244,13 +244,10 @@ def _numbers(
 ) -> np.ndarray:
     """The values of a key as an array, float64 of ``shape``."""
     values = [entry.get(key) for entry in entries]
-    try:
-        array = np.array(values)
-        if array.shape == shape and array.dtype.kind in 'iuf':
-            return array.astype(float)
-    except ValueError:  # lists of different lengths
-        pass
-    wrong = [index for index, value in enumerate(values) if not _fits(value, shape[1:])]
+    array = _as_array(values, shape)
+    if array is not None:
+        return array
+    wrong = [index for index, value in enumerate(values) if _as_array(value, shape[1:]) is None]
     first = entries[wrong[0]]
     has = '' if first.get(key) is None else f', which has {first[key]!r}'
     raise ValueError(
@@ -259,9 +256,10 @@ def _numbers(
     )
 
 
-def _fits(value: object, shape: tuple[int, ...]) -> bool:
+def _as_array(value: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A value as float64, or None if it is not numbers of this shape."""
     try:
         array = np.array(value)
-        return array.shape == shape and array.dtype.kind in 'iuf'
-    except ValueError:
-        return False
+    except ValueError:  # lists of different lengths
+        return None
+    return array.astype(float) if array.shape == shape and array.dtype.kind in 'iuf' else None

@@ -101,11 +101,7 @@ class WAUMixin(Planned, Wrapper):
 
     @classmethod
     def check_config(cls, settings: dict, plan: Plan) -> None:
-        """Raise if the wrapper of a config can't be built, or does not go with the rest.
-
-        Args:
-            settings: What the config has for it.
-            plan: What the config says of the training.
+        """See :meth:`mmwau.engine.plan.Planned.check_config`.
 
         Raises:
             TypeError: If an argument has the wrong type, or see :meth:`check`.
@@ -115,9 +111,6 @@ class WAUMixin(Planned, Wrapper):
 
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
-
-        Args:
-            plan: The training.
 
         Raises:
             TypeError: If parameters are cut over processes, or the runner does not pass the model.

@@ -84,9 +84,6 @@ class OverlapHook(Planned, Hook):
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
 
-        Args:
-            plan: The training.
-
         Raises:
             ValueError: If more than one hook measures the overlap.
         """

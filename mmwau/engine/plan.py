@@ -88,11 +88,7 @@ class Planned:
         cls(**settings).check(plan)
 
     def check(self, plan: Plan) -> None:
-        """Raise if the training is none for this.
-
-        Args:
-            plan: The training.
-        """
+        """Raise if the training is none for this."""
 
 
 def hooks_of(cfg: Config) -> Iterator[tuple[type, dict]]:
@@ -108,6 +104,6 @@ def class_of(name_or_class: str | type | None, registry: Registry) -> type | Non
     return kind if isinstance(kind, type) else None
 
 
-def _name(part: dict | str | type | None) -> str | None:
-    """Name of the type that a part of a config has, or is."""
+def _name(part: dict | str | type | None) -> str:
+    """Name of the type that a part of a config has, or is; '' for None."""
     return type_name(part.get('type') if isinstance(part, dict) else part)

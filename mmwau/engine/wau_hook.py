@@ -67,9 +67,6 @@ class WAUHook(OverlapHook):
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
 
-        Args:
-            plan: The training.
-
         Raises:
             TypeError: If its optimizer wrapper is not WAU's.
             ValueError: If two hooks measure the overlap, the schedule counts epochs in a training

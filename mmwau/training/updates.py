@@ -130,17 +130,10 @@ class Updates:
                 yield
 
     def step(self, make_step: Callable[..., object], *args: Any, **kwargs: Any) -> object:
-        """Make an optimizer step in which slices are held, and which ends the update.
+        """Make an optimizer step in which slices are held; whatever fails in it, the update ends.
 
-        Whatever fails in it, the update is over.
-
-        Args:
-            make_step: Makes the step.
-            *args: Its arguments, the first of which may be a closure.
-            **kwargs: Its arguments.
-
-        Returns:
-            What it returns, or what the closure does.
+        The arguments are those of ``make_step``, the first of which may be a closure. It returns
+        what that does, or the closure.
         """
         with each_on_leaving() as put_in_order:
             put_in_order.append(self.end)
@@ -181,10 +174,9 @@ class Updates:
             self.active = self.skipped = list(drawn.values())
             if layers.keys() != self.layers.keys():
                 self.skipped = [drawn[name] for name in self.layers]
-        num_active = int(torch.cat(self.active).sum())
-        self.active_fraction = num_active / sum(map(len, self.active))
+        is_active = torch.cat(self.active)
+        self.active_fraction = int(is_active.sum()) / len(is_active)
         if self.axis == 'layer':
-            is_active = torch.cat(self.active)
             sizes = [(layer.num_filters, layer.num_parameters) for layer in layers.values()]
             of_all = torch.tensor(sizes, dtype=torch.float64)
             fractions = of_all[is_active].sum(0) / of_all.sum(0)
