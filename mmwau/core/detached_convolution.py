@@ -39,12 +39,7 @@ class DetachedConvolution(MethodPatch):
         self._detached: list[Tensor] = []
 
     def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
-        """Take a new selection.
-
-        Args:
-            slices: Those of the weight, or None where it is active.
-            selection: Of all layers.
-        """
+        """Take a new selection of all layers, with the slices of the weight if it is held."""
         self.selection = selection
         self.is_held = slices is not None
         self.is_all_held = slices is not None and slices.fraction == 0

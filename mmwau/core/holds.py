@@ -166,14 +166,7 @@ def step_active_alone(
 class _Narrow:
     """The active slices of a parameter, of its gradient and of its state, as tensors of their own.
 
-    Args:
-        optimizer: Has the state.
-        one: The parameter.
-        rows: The gradient of its active slices, to which that in ``grad`` is added.
-
-    Attributes:
-        param: The parameter.
-        grad_after: Its gradient when it is whole again.
+    Their gradient is ``rows`` and what is in ``grad``; ``grad_after`` is there once it is whole.
     """
 
     def __init__(self, optimizer: Optimizer, one: Slices, rows: Tensor | None):

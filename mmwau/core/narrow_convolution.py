@@ -80,12 +80,7 @@ class NarrowConvolution(MethodPatch):
         self.computed: Tensor | None = None
 
     def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
-        """Take a new selection.
-
-        Args:
-            slices: Those of the weight, or None where nothing of it is held.
-            selection: Of all layers.
-        """
+        """Take a new selection of all layers, with the slices of the weight if some are held."""
         self.active = self.computed = None
         self.selection = selection
         if slices is None:

@@ -89,11 +89,7 @@ class ActiveGrads(dict[Parameter, Tensor]):
         self.active = None
 
     def check(self, active: Sequence[Tensor], hold: str) -> None:
-        """Raise if what was skipped is needed.
-
-        Args:
-            active: The selection of the step.
-            hold: What its held slices keep.
+        """Raise if a step with this selection and hold needs what was skipped.
 
         Raises:
             ValueError: If some were skipped under another selection, or under ``hold='weight'``.

@@ -207,11 +207,8 @@ def _find(optimizer: Optimizer, group: dict, param: Parameter, dim: int) -> dict
 def _step(optimizer: Optimizer, group: dict, param: Parameter, state: dict) -> tuple[Tensor, dict]:
     """Make one step of a new optimizer on a small parameter; return its weight and state.
 
-    Args:
-        optimizer: Of this kind.
-        group: With the options of this group.
-        param: The small parameter has its dimensions, dtype and device.
-        state: Is what the optimizer has before the step.
+    The optimizer is of the kind of this one, with the options of the group, and has the state
+    before the step. The parameter has the dimensions, the dtype and the device of this one.
     """
     kind = type(optimizer)
     known = _arguments(kind) - {'params'}

@@ -133,11 +133,6 @@ def split_names(names: Sequence[str], ratios: Sequence[float], seed: int) -> lis
 def find_image(annotation: Annotation, name: str, images: dict[str, list[Path]]) -> Path:
     """The image of an annotation: the one of its name.
 
-    Args:
-        annotation: What was read from the XML file.
-        name: Its name.
-        images: The images by name.
-
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If there are several, and the annotation names none of them.

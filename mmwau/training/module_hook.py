@@ -69,11 +69,7 @@ class Passes(threading.local):
             self._end(patch)
 
     def leave(self, patch: Patch, output: object = None) -> object:
-        """End the pass of one module, if it skips.
-
-        Args:
-            patch: That of the module.
-            output: Of the pass, or None if it failed.
+        """End the pass of one module, if it skips; its output is None if it failed.
 
         Returns:
             What takes the place of the output, or None if nothing does.

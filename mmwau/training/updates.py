@@ -159,11 +159,9 @@ class Updates:
             return returned if result is None else result
 
     def _select(self, layers: dict[str, Layer], kept: Mapping[str, Tensor] | None = None) -> None:
-        """Select for the update under way.
+        """Select from the layers of the update under way.
 
-        Args:
-            layers: Its layers.
-            kept: The selection of those of them of which gradients were computed already.
+        What is kept is the selection of those of which gradients were computed already.
         """
         self._held = layers
         if layers is self.layers and not kept:
@@ -257,12 +255,9 @@ class Updates:
         self._on_change()
 
     def _with_frozen(self, before: Mapping[str, Layer]) -> dict[str, Layer]:
-        """The layers, with what was frozen in the update under way.
+        """The layers, with what was frozen of those that this update had before.
 
         It may have gradients, with which the step of this update would move it.
-
-        Args:
-            before: The layers of this update until now.
         """
         here = {id(param) for param in self.model.parameters()}
         here -= {id(param) for layer in self.layers.values() for param, _ in layer.tensors}
