@@ -154,9 +154,8 @@ class NarrowConvolution(MethodPatch):
         for param, dim in self.tensors:
             if param in self.grads:
                 assert self.active is not None  # or no gradients of its slices were kept
-                full = torch.zeros_like(param.data).index_copy_(
-                    dim, self.active, self.grads.pop(param)
-                )
+                rows = self.grads.pop(param)
+                full = torch.zeros_like(param.data).index_copy_(dim, self.active, rows)
                 param.grad = full if param.grad is None else param.grad + full
 
 
