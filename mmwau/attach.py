@@ -20,7 +20,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from mmwau.core.checks import check_choice
 from mmwau.core.holds import NEEDS_NO_WHOLE
 from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.sharding import refuse_join, refuse_sharded
@@ -30,7 +29,7 @@ from mmwau.training.module_hook import ModuleHook, Passes
 from mmwau.training.updates import Updates
 
 from .skipping import Patch, check_skip
-from .targets import AXES, check_targets
+from .targets import check_targets
 from .wau import WAU
 
 # Key in the optimizer's state_dict.
@@ -92,7 +91,6 @@ def attach(
         )
     if not isinstance(model, nn.Module):
         raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
-    check_choice('axis', axis, AXES)
     wau = WAU(
         update_ratio,
         sampler=sampler,

@@ -61,7 +61,6 @@ class OverlapHook(Planned, Hook):
         ValueError: If ``overlap_interval`` is below 1.
     """
 
-
     def __init__(
         self,
         overlap_interval: int = 500,
