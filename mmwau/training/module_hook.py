@@ -60,8 +60,8 @@ class Passes(threading.local):
     def enter(self, patch: Patch) -> None:
         """Skip in the forward pass of one module that begins."""
         # A signal handler takes as long as a small convolution: only where it is needed.
-        takes_out = isinstance(patch, DetachedConvolution) and patch.is_held
-        if takes_out and not self._takes_interrupts and raises_interrupts():
+        detaches = isinstance(patch, DetachedConvolution) and patch.is_held
+        if detaches and not self._takes_interrupts and raises_interrupts():
             signal.signal(signal.SIGINT, self._interrupt)
             self._takes_interrupts = True
         self._under_way.append(patch)
