@@ -55,22 +55,13 @@ Layers = Mapping[str, Layer] | Iterable[Layer]
 
 
 class Slices(NamedTuple):
-    """A parameter of which some slices are held in this update.
-
-    Attributes:
-        param: The parameter.
-        dim: The dimension on which its slices lie.
-        active: Indices of the active slices, int64 of shape (num_active,), on its device; or
-            :data:`ALL`.
-        held: Indices of the others, or :data:`ALL`.
-        fraction: Fraction of the slices that were selected together that is active, in [0, 1].
-    """
+    """A parameter of which some slices are held in this update."""
 
     param: Parameter
-    dim: int
-    active: Tensor | All
-    held: Tensor | All
-    fraction: float
+    dim: int  # on which its slices lie
+    active: Tensor | All  # their indices, int64 of shape (num_active,), on its device
+    held: Tensor | All  # indices of the others
+    fraction: float  # how much of what was selected together is active, in [0, 1]
 
 
 class ActiveGrads(dict[Parameter, Tensor]):
@@ -183,11 +174,9 @@ def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
     if are_whole(layers):
         return _find_whole(layers, is_active.tolist(), held=True)
     lengths = tuple(layer.num_slices for layer in layers)
-    _, index = rows_and_places(lengths)
-    sizes = torch.tensor(lengths)
-    up_to = is_active.cumsum(0)[sizes.cumsum(0) - 1]
-    num_active = up_to.diff(prepend=up_to.new_zeros(1))
-    counts = torch.cat([num_active, sizes - num_active]).tolist()
+    rows, index = rows_and_places(lengths)
+    num_active = rows[is_active].bincount(minlength=len(layers))
+    counts = torch.cat([num_active, torch.tensor(lengths) - num_active]).tolist()
     indices = torch.cat([index[is_active], index[~is_active]])
     on_device: dict[torch.device, tuple[Tensor, ...]] = {}
     found = []

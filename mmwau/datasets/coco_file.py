@@ -27,34 +27,19 @@ AREA = 'the area in pixels (width × height if there are only boxes)'
 
 @dataclass
 class CocoFile:
-    """What a COCO annotation file has, as MMDetection will read it.
-
-    Attributes:
-        path: The file.
-        categories: Names by id, in the order of the file.
-        images: File names by id.
-        images_of: Ids of the images that have an annotation of a category, by id of the category.
-        boxes: Number of annotations of a category, by its id.
-        trained: Number of those that are trained on, by id of the category: neither crowds, nor
-            left out.
-        without_mask: Number of those trained on that have no segmentation.
-        left_out: Number of annotations that MMDetection leaves out, by the reason.
-        without_crowd: How many annotations lack "iscrowd", in words; '' if none does.
-        has_annotations: Whether there is such a list, which files of images to test on lack.
-        starts_at_zero: Whether the id of an annotation is 0.
-    """
+    """What a COCO annotation file has, as MMDetection will read it."""
 
     path: Path
-    categories: dict[int | str, str]
-    images: dict[int | str, str]
-    images_of: dict[int | str, set[int | str]]
-    boxes: Counter[int | str]
-    trained: Counter[int | str]
-    without_mask: Counter[int | str]
-    left_out: dict[str, int]
-    without_crowd: str
-    has_annotations: bool
-    starts_at_zero: bool
+    categories: dict[int | str, str]  # names by id, in the order of the file
+    images: dict[int | str, str]  # file names by id
+    images_of: dict[int | str, set[int | str]]  # ids of those with a category, by its id
+    boxes: Counter[int | str]  # annotations by id of the category
+    trained: Counter[int | str]  # those that are trained on: neither crowds, nor left out
+    without_mask: Counter[int | str]  # those trained on that have no segmentation
+    left_out: dict[str, int]  # annotations that MMDetection leaves out, by the reason
+    without_crowd: str  # how many annotations lack "iscrowd", in words; '' if none does
+    has_annotations: bool  # whether there is such a list, which files of images to test on lack
+    starts_at_zero: bool  # whether the id of an annotation is 0
 
 
 def read_with_marks() -> None:

@@ -13,27 +13,17 @@ from .type_names import type_name
 
 
 class Plan(NamedTuple):
-    """A training, as its config or its runner describes it.
+    """A training, as its config or its runner describes it."""
 
-    Attributes:
-        wrapper: Class of the optimizer wrapper; None if a config has one that is not registered.
-        wrapper_name: Its name.
-        hold: What its held slices keep; None without WAU.
-        hooks: Classes of the hooks.
-        counts_iterations: Whether training counts only iterations, its epoch always being 0.
-        max_epochs: The number of epochs, or None if it is not known.
-        runner: Name of the runner's class.
-        sharding: The part of a config that cuts parameters over processes, by name, or None. (Of
-            a runner see the model: :func:`mmwau.core.sharding.refuse_sharded`.)
-    """
-
-    wrapper: type | None
+    wrapper: type | None  # of the optimizer; None if a config has one that is not registered
     wrapper_name: str
-    hold: str | None
+    hold: str | None  # what its held slices keep; None without WAU
     hooks: list[type]
-    counts_iterations: bool
-    max_epochs: int | None
-    runner: str
+    counts_iterations: bool  # and nothing else: the epoch is always 0
+    max_epochs: int | None  # None if it is not known
+    runner: str  # name of the class
+    # The part of a config that cuts parameters over processes, by name, or None. (Of a runner see
+    # the model: mmwau.core.sharding.refuse_sharded.)
     sharding: str | None = None
 
     @classmethod
