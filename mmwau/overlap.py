@@ -149,11 +149,8 @@ def measure(
 ) -> Measures:
     """Measure the filters of a layer.
 
-    Args:
-        weight: See :func:`filter_overlap`.
-        dim: See :func:`filter_overlap`.
-        groups: See :func:`filter_overlap`.
-        duplicate_cosine: Absolute cosine from which on two filters are near-duplicates, in (0, 1].
+    Takes the arguments of :func:`filter_overlap`, and ``duplicate_cosine``, the absolute cosine
+    from which on two filters are near-duplicates, in (0, 1].
     """
     largest = largest_cosine(weight, dim, groups)
     entropy, rank = spectral_entropy(weight, dim, groups)

@@ -91,14 +91,7 @@ class HeldGradSkipper:
             convolution.start()
 
     def select(self, active: Sequence[Tensor]) -> None:
-        """Find what is computed, and what is skipped, in the passes to come.
-
-        Args:
-            active: See :meth:`start`.
-
-        Raises:
-            ValueError: See :meth:`start`.
-        """
+        """Find what is computed, and what is skipped, in the passes to come; see :meth:`start`."""
         if self._selected is not None and is_same_selection(self._selected, active):
             return
         if self.grads:

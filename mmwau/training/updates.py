@@ -88,9 +88,8 @@ class Updates:
         self.active_parts: dict[str, float] = {}
         # In force since the update under way began.
         self._rule, self._has_begun = wau, False
-        # Selections by update, and the rule that made them.
-        self._ahead: dict[int, list[Tensor]] = {}
-        self._ahead_by: WAU | None = None
+        # Selections by the rule that made them, and the update.
+        self._ahead: dict[tuple[WAU, int], list[Tensor]] = {}
         self._log, self._on_change = log, on_change
         self._told: set[Message] = set()
         self._has_told_skipping = False
@@ -182,20 +181,19 @@ class Updates:
 
     def _select_ahead(self) -> list[Tensor]:
         """Select for several updates at once, which takes little longer than for one."""
-        if self._rule is not self._ahead_by or self.index not in self._ahead:
-            self._ahead_by = self._rule
+        if (self._rule, self.index) not in self._ahead:
             updates = range(self.index, self.index + AHEAD)
-            self._ahead = dict(
-                zip(updates, self._rule.select_each(self.layers, updates), strict=True)
-            )
-        return self._ahead[self.index]
+            selections = self._rule.select_each(self.layers, updates)
+            cases = [(self._rule, update) for update in updates]
+            self._ahead = dict(zip(cases, selections, strict=True))
+        return self._ahead[self._rule, self.index]
 
     def _find_layers(self) -> None:
         self.flush()
         where = self.model, self.targets, self.axis, self.optimizer
         self._parameters = self._list_parameters()
         self.active = self.skipper = None
-        self._ahead, self._ahead_by = {}, None
+        self._ahead = {}
         self.layers, self._has_told_skipping = {}, False
         self.layers = find_layers(*where)
         left_out = find_left_out(*where)
