@@ -101,7 +101,7 @@ class WAUMixin(Planned, Wrapper):
 
     @classmethod
     def check_config(cls, settings: dict, plan: Plan) -> None:
-        """See :meth:`mmwau.engine.plan.Planned.check_config`.
+        """Raise if the wrapper can't be built with a config's settings, or in what it plans.
 
         Raises:
             TypeError: If an argument has the wrong type, or see :meth:`check`.

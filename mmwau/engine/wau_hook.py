@@ -154,5 +154,3 @@ class WAUHook(OverlapHook):
 
     def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
         return runner.optim_wrapper.layers
-
-

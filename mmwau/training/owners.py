@@ -3,29 +3,27 @@
 import logging
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmwau.core.holds import NEEDS_NO_WHOLE, inner
 
-if TYPE_CHECKING:
-    from mmwau.attach import Attached
-
 LOGGER = logging.getLogger('mmwau')
-_attached: 'weakref.WeakSet[Attached]' = weakref.WeakSet()
+# Each is an mmwau.attach.Attached, which is not imported here: it is built on this.
+_attached: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 # Those of which was said already that another optimizer steps their layers.
-_warned: 'weakref.WeakSet[Attached]' = weakref.WeakSet()
+_warned: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
-def add(owner: 'Attached') -> None:
+def add(owner: Any) -> None:
     """From the first one on, look at every step of every optimizer."""
     _attached.add(owner)
     _look_at_steps()
 
 
-def discard(owner: 'Attached') -> None:
+def discard(owner: Any) -> None:
     """Forget one."""
     _attached.discard(owner)
 
@@ -35,7 +33,7 @@ def _look_at_steps() -> None:
     register_optimizer_step_pre_hook(_check_owner)
 
 
-def remove_others(new: 'Attached') -> None:
+def remove_others(new: Any) -> None:
     """Remove what was attached to the same optimizer or layers: two would skip different things."""
     for old in list(_attached):
         if old.optimizer is new.optimizer or _shares(old, new.optimizer):
@@ -45,7 +43,7 @@ def remove_others(new: 'Attached') -> None:
             old.remove()
 
 
-def _shares(attached: 'Attached', optimizer: Optimizer) -> bool:
+def _shares(attached: Any, optimizer: Optimizer) -> bool:
     """Whether an optimizer updates a layer that is held."""
     own = {id(param) for group in optimizer.param_groups for param in group['params']}
     layers = attached.layers.values()
