@@ -174,9 +174,11 @@ def find_slices(layers: Layers, active: Sequence[Tensor]) -> list[Slices]:
     if are_whole(layers):
         return _find_whole(layers, is_active.tolist(), held=True)
     lengths = tuple(layer.num_slices for layer in layers)
-    rows, index = rows_and_places(lengths)
-    num_active = rows[is_active].bincount(minlength=len(layers))
-    counts = torch.cat([num_active, torch.tensor(lengths) - num_active]).tolist()
+    _, index = rows_and_places(lengths)
+    sizes = torch.tensor(lengths)
+    up_to = is_active.cumsum(0)[sizes.cumsum(0) - 1]
+    num_active = up_to.diff(prepend=up_to.new_zeros(1))
+    counts = torch.cat([num_active, sizes - num_active]).tolist()
     indices = torch.cat([index[is_active], index[~is_active]])
     on_device: dict[torch.device, tuple[Tensor, ...]] = {}
     found = []
