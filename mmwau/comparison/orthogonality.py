@@ -79,9 +79,6 @@ class OrthogonalityHook(AddedLossHook):
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
 
-        Args:
-            plan: The training.
-
         Raises:
             ValueError: If two such hooks meet, or training has no epochs that the milestones could
                 count.
