@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from simulated_gpu import SimulatedGPU
+from simulated_gpu import SimulatedGPU, needs_simulation
 from small_network import small_network
 from torch import nn
 
@@ -55,6 +55,7 @@ def test_nothing_is_done_for_a_layer_that_is_held():
     assert by_layer() - by_layer(hold='state', axis='layer') == 0.5
 
 
+@needs_simulation
 @pytest.mark.parametrize('foreach', [False, True])
 def test_a_gpu_is_given_no_more(foreach):
     def launches(**options):

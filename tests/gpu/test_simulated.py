@@ -8,7 +8,7 @@ GradScaler and MMEngine's AmpOptimWrapper. What of these is WAU's is in test_on_
 import pytest
 import torch
 from hooks import scalars
-from simulated_gpu import SimulatedGPU
+from simulated_gpu import SimulatedGPU, needs_simulation
 from small import SmallModel, small_runner
 from torch import distributed, nn
 
@@ -22,9 +22,7 @@ from mmwau.targets import AXES
 from mmwau.traffic import ActiveTraffic, all_reduce_active
 from mmwau.wau import HOLDS, SAMPLERS, WAU
 
-pytestmark = [
-    pytest.mark.usefixtures('skip_in_small_layers'),
-]
+pytestmark = [needs_simulation, pytest.mark.usefixtures('skip_in_small_layers')]
 # Optimizers compute over all tensors at once on a GPU, unless it is simulated.
 OPTIMIZERS = {
     'SGD': lambda params: torch.optim.SGD(
