@@ -8,9 +8,8 @@ import importlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +54,7 @@ class Finding(NamedTuple):
     """
 
     told: str
-    values: Mapping[str, Any] = MappingProxyType({})
+    values: dict[str, Any]
 
 
 class Part(NamedTuple):
@@ -100,7 +99,7 @@ def do_part(name: str, place: Place) -> dict[str, Any]:
     """
     part, start = PARTS[name], time.monotonic()
     module, function = part.where.split('.')
-    values: Mapping[str, Any] = {}
+    values: dict[str, Any] = {}
     try:
         do: Callable[..., Finding] = getattr(
             importlib.import_module(f'mmwau.gpu_check.{module}'), function
