@@ -15,7 +15,7 @@ from mmwau.core.slices import Convolution
 from mmwau.overlap import filter_overlap
 from mmwau.targets import filter_dim, find_convolutions, why_no_filters
 
-ORDERS = ('l1', 'overlap', 'apoz', 'random')
+ORDERS = ('l1', 'overlap', 'apoz', 'taylor', 'random')
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def average_zeros(
 
 
 def removal_order(
-    layer: Removable, order: str, seed: int | None = None, zeros: Tensor | None = None
+    layer: Removable, order: str, seed: int | None = None, measured: Tensor | None = None
 ) -> list[int]:
     """In what order a layer's filters are removed.
 
@@ -140,10 +140,12 @@ def removal_order(
             ``'overlap'``: most :func:`mmwau.overlap.filter_overlap` first, the measure of RePr
             (1811.07275), which ranks filters over all layers, while here each layer has an order
             of its own. ``'apoz'``: highest average percentage of zeros first (1607.03250).
+            ``'taylor'``: least Taylor criterion first (1611.06440), in each layer too.
             ``'random'``: a function of the seed and the layer's name, so that checkpoints of a
             network lose the same filters.
         seed: For ``'random'``.
-        zeros: For ``'apoz'`` what :func:`average_zeros` gave for the layer.
+        measured: For ``'apoz'`` what :func:`average_zeros`, for ``'taylor'`` what
+            :func:`mmwau.analysis.taylor.taylor_criterion` gave for the layer.
 
     Returns:
         The indices of all filters, first the one that is removed first. Ties go by index.
@@ -157,9 +159,9 @@ def removal_order(
         scores = weight.double().transpose(0, dim).flatten(1).abs().sum(dim=1)
     elif order == 'overlap':
         scores = -filter_overlap(weight, dim, layer.convolution.groups)
-    elif order == 'apoz':
-        assert zeros is not None  # average_zeros gives them
-        scores = -zeros
+    elif order in ('apoz', 'taylor'):
+        assert measured is not None
+        scores = -measured if order == 'apoz' else measured
     else:
         scores = random_numbers([f'removal {seed}'], [layer.name], [layer.num_filters])
     return scores.argsort(stable=True).tolist()

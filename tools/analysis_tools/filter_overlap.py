@@ -174,8 +174,8 @@ def compare_outputs(
         inputs = network.data_preprocessor(batch, False)['inputs']
         getattr(network, 'extract_feat', network)(inputs)
 
-    overlaps, alike = compare_features(models, layers, batches(), forward)
-    return report.Features(seen, overlaps, alike)
+    measured = compare_features(models, layers, batches(), forward)
+    return report.Features(seen, *measured)
 
 
 def main() -> None:

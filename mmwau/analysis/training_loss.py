@@ -1,0 +1,68 @@
+"""The loss of a network on images of its training data, with gradients that reach all of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import Runner, set_random_seed
+from torch import Tensor, nn
+
+from mmwau.scripts.data_check import check_data
+
+
+def check_training_data(cfg: Config, needed_for: str) -> None:
+    """Check that a config has training data, and that they are there.
+
+    Args:
+        cfg: The config.
+        needed_for: The option that needs them.
+
+    Raises:
+        FileNotFoundError: If something of them does not exist.
+        ValueError: If the config has none, or one of the files is not what it should be.
+    """
+    if cfg.get('train_dataloader') is None:
+        raise ValueError(f'The config has no train_dataloader, which {needed_for} needs')
+    check_data(cfg, ('train',))
+
+
+def training_losses(model: BaseModel, cfg: Config, count: int) -> Iterator[Tensor]:
+    """The loss of each of some images, which are spread evenly over the training data.
+
+    An image is a batch by itself, and the network in evaluation mode. Images are augmented as the
+    config says, in the same way each time: the seeds of Python, NumPy and torch are set.
+
+    Args:
+        model: The network.
+        cfg: Its ``train_dataloader`` has the images.
+        count: Number of images; there may be fewer.
+
+    Yields:
+        The sum of the losses of an image, with its graph.
+    """
+    set_random_seed(0)
+    loader = Runner.build_dataloader(cfg.train_dataloader)
+    model.eval()
+    images = len(loader.dataset)
+    for index in range(0, images, max(1, -(-images // count))):
+        batch = loader.collate_fn([loader.dataset[index]])
+        data = model.data_preprocessor(batch, True)
+        is_named = isinstance(data, dict)
+        losses = model(**data, mode='loss') if is_named else model(*data, mode='loss')
+        yield model.parse_losses(losses)[0]
+
+
+@contextmanager
+def all_trainable(model: nn.Module) -> Iterator[None]:
+    """Within the context gradients reach every parameter, the frozen ones too.
+
+    After it those of the same names are frozen again, also if others have taken their place.
+    """
+    frozen = [name for name, param in model.named_parameters() if not param.requires_grad]
+    model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for name in frozen:
+            model.get_parameter(name).requires_grad_(False)
