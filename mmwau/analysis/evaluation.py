@@ -127,10 +127,9 @@ class Measurements:
                 self.layers, lambda: run_first_images(self.runner, self.images['apoz'])
             )
         if 'taylor' in orders:
-            model, cfg = self.runner.model, self.runner.cfg
             with quiet():
-                losses = training_losses(model, cfg, self.images['taylor'])
-                measured['taylor'] = taylor_criterion(model, self.layers, losses)
+                losses = training_losses(self.runner, self.images['taylor'])
+                measured['taylor'] = taylor_criterion(self.runner.model, self.layers, losses)
         self.ranked = {
             (order, seed, name): removal_order(
                 layer, order, seed, measured.get(order, {}).get(name)

@@ -165,7 +165,7 @@ def find_shrinkable(
 
 def compute_loss(runner: Runner) -> Tensor:
     """The loss of the model on the first image of the training data."""
-    return next(training_losses(runner.model, runner.cfg, 1))
+    return next(training_losses(runner, 1))
 
 
 def measure_size(runner: Runner) -> dict[str, float]:

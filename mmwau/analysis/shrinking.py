@@ -52,6 +52,8 @@ def shrink(
     check_installed()
     from torch_pruning import DependencyGraph
 
+    from .roi_pruner import roi_extractor_pruners
+
     names = {module: name for name, module in model.named_modules()}
     layers = (CONVOLUTION, nn.Linear)
     kept = [each for each in names if isinstance(each, layers) and names[each] not in ranked]
@@ -63,7 +65,11 @@ def shrink(
     with all_trainable(model), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         graph = DependencyGraph().build_dependency(
-            model, None, lambda *_: compute_loss().reshape(1, 1), verbose=False
+            model,
+            None,
+            forward_fn=lambda *_: compute_loss().reshape(1, 1),
+            customized_pruners=roi_extractor_pruners(model),
+            verbose=False,
         )
         for group in graph.get_all_groups(kept, [CONVOLUTION]):
             coupled, grouped = {}, None

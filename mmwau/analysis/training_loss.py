@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmengine.config import Config
-from mmengine.model import BaseModel
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 
@@ -27,22 +26,21 @@ def check_training_data(cfg: Config, needed_for: str) -> None:
     check_data(cfg, ('train',))
 
 
-def training_losses(model: BaseModel, cfg: Config, count: int) -> Iterator[Tensor]:
-    """The loss of each of some images, which are spread evenly over the training data.
+def training_losses(runner: Runner, count: int) -> Iterator[Tensor]:
+    """The loss of a model on each of some images, spread evenly over the training data.
 
-    An image is a batch by itself, and the network in evaluation mode. Images are augmented as the
+    An image is a batch by itself, and the model in evaluation mode. Images are augmented as the
     config says, in the same way each time: the seeds of Python, NumPy and torch are set.
 
     Args:
-        model: The network.
-        cfg: Its ``train_dataloader`` has the images.
+        runner: It has the model and the training data.
         count: Number of images; there may be fewer.
 
     Yields:
         The sum of the losses of an image, with its graph.
     """
     set_random_seed(0)
-    loader = Runner.build_dataloader(cfg.train_dataloader)
+    loader, model = runner.train_dataloader, runner.model
     model.eval()
     images = len(loader.dataset)
     for index in range(0, images, max(1, -(-images // count))):

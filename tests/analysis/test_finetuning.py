@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from detection import ROOT, run_python
+from detection import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
@@ -205,32 +205,26 @@ def test_tables():
 
 
 @pytest.mark.slow
-def test_detector_in_the_real_script(tmp_path):
+def test_detector_whose_heads_read_fewer_channels(tmp_path, tool, monkeypatch, capsys):
     make_shapes(tmp_path / 'data/demo', {'train': 4, 'val': 2}, image_size=96)
-    config = ROOT / 'configs' / 'faster_rcnn_r18_wau_demo.py'
+    monkeypatch.chdir(tmp_path)
+    config = str(ROOT / 'configs' / 'faster_rcnn_r18_wau_demo.py')
     torch.manual_seed(0)
     model = MODELS.build(dict(Config.fromfile(config).model, _scope_='mmdet'))
-    torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'start.pth')
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, 'start.pth')
     options = [
         'model.test_cfg.rcnn.score_thr=0.0',
         'test_dataloader.dataset.pipeline.2.scale=(96,96)',
+        *(f'{name}_dataloader.num_workers=0' for name in ('train', 'test')),
+        *(f'{name}_dataloader.persistent_workers=False' for name in ('train', 'test')),
     ]
-    for loader in ('train', 'test'):
-        options += [f'{loader}_dataloader.num_workers=0']
-        options += [f'{loader}_dataloader.persistent_workers=False']
-    asked = ['--finetune-epochs', '1', '--orders', 'taylor', '--taylor-images', '2']
-    done = run_python(
-        TOOL, config, 'start.pth', *asked, '--fractions', '0.5', '--cfg-options', *options,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+    asked = '--finetune-epochs 1 --orders taylor --taylor-images 2 --fractions 0.5'
+    tool.main([config, 'start.pth', *asked.split(), '--cfg-options', *options])
     whole, half = points(tmp_path).values()
     assert 'coco/bbox_mAP' in half
-    backbone = [param for name, param in model.named_parameters() if 'backbone' in name]
-    assert whole['size/parameters'] == sum(param.numel() for param in model.parameters())
+    assert '28 convolutions with 2912 filters' in capsys.readouterr().out
     # Half of two dimensions of the backbone and the neck, and half of what the heads read.
-    assert half['size/parameters'] < whole['size/parameters'] - 0.7 * sum(
-        param.numel() for param in backbone
-    )
+    sizes = [param.numel() for name, param in model.named_parameters() if 'backbone' in name]
+    assert whole['size/parameters'] == sum(param.numel() for param in model.parameters())
+    assert half['size/parameters'] < whole['size/parameters'] - 0.7 * sum(sizes)
     assert half['size/multiplications'] < 0.5 * whole['size/multiplications']
-    assert '28 convolutions with 2912 filters' in done.stdout

@@ -3,7 +3,8 @@ from functools import partial
 import pytest
 import torch
 from mmengine.config import Config
-from tiny_classifier import CONFIG, TinyClassifier
+from mmengine.runner import Runner
+from tiny_classifier import CONFIG
 from torch import nn
 from torch.nn import functional
 
@@ -134,20 +135,21 @@ def test_frozen_again_by_name_though_replaced(network):
     assert network.second.weight.requires_grad
 
 
-def test_losses_are_those_of_images_spread_over_the_training_data():
-    torch.manual_seed(0)
-    model, cfg = TinyClassifier(), Config.fromstring(CONFIG, '.py')
-    cfg.train_dataloader.dataset.noise = 0.0
-    losses = [loss.item() for loss in training_losses(model, cfg, 4)]
+def test_losses_are_those_of_images_spread_over_the_training_data(tmp_path):
+    cfg = Config.fromstring(CONFIG, '.py')
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    data = runner.train_dataloader.dataset
+    data.noise = 0.0
+    losses = [loss.item() for loss in training_losses(runner, 4)]
     # Images 0, 4, 8 and 12 of 16, which all have the first class.
-    data = torch.zeros(1, 4, 2, 2)
-    data[:, 0] = 1
-    expected = model(data, torch.tensor([0]), mode='loss')['loss'].item()
+    image = data[0]['inputs'][None]
+    expected = runner.model(image, torch.tensor([0]), mode='loss')['loss'].item()
     assert losses == pytest.approx([expected] * 4)
-    assert not model.training
-    assert len(list(training_losses(model, cfg, 99))) == 16
+    assert not runner.model.training
+    assert len(list(training_losses(runner, 99))) == 16
     # Augmentation by chance is the same each time.
-    cfg.train_dataloader.dataset.noise = 0.1
-    both = [[loss.item() for loss in training_losses(model, cfg, 3)] for _ in range(2)]
+    data.noise = 0.1
+    both = [[loss.item() for loss in training_losses(runner, 3)] for _ in range(2)]
     assert both[0] == both[1]
     assert len(set(both[0])) == 3
