@@ -1,6 +1,7 @@
 """Tells torch-pruning about MMDetection's extractors of regions, which know how many channels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch_pruning.pruner.function import BasePruningFunc
@@ -9,14 +10,14 @@ from torch_pruning.pruner.function import BasePruningFunc
 class RoIExtractorPruner(BasePruningFunc):
     """An extractor gives as many channels as it gets."""
 
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
         """Let it expect so many channels less."""
         layer.out_channels -= len(idxs)
         return layer
 
     prune_in_channels = prune_out_channels
 
-    def get_out_channels(self, layer: nn.Module) -> int:
+    def get_out_channels(self, layer: Any) -> int:
         """How many it expects."""
         return layer.out_channels
 
