@@ -29,7 +29,7 @@ CLAIMED = (20, 40)
 HEADINGS = {
     PARAMETERS: 'parameters',
     BYTES: 'file of weights',
-    MULTIPLICATIONS: 'multiplications of an image',
+    MULTIPLICATIONS: 'multiplications',
 }
 
 
@@ -132,7 +132,7 @@ class FinetuneReport(PruneReport):
         """The metric by what is left of parameters and multiplications, a column for each order."""
         orders = self.curves.orders
         figure = Figure(figsize=panels_size(len(orders), 6.2), layout='constrained')
-        panels = figure.subplots(2, len(orders), sharex=True, sharey=True, squeeze=False)
+        panels = figure.subplots(2, len(orders), sharey=True, squeeze=False)
         for column, order in enumerate(orders):
             panels[0][column].set_title(self._title(order), fontsize=10)
             for axes, kind in zip(panels[:, column], (PARAMETERS, MULTIPLICATIONS), strict=True):
@@ -144,10 +144,10 @@ class FinetuneReport(PruneReport):
                     values = [mean(self.relative(label, order, each)) for each in fractions]
                     axes.plot([100, *left], [1.0, *values], label=label, **HOLLOW, **style)
                 axes.set_xlabel(f'{HEADINGS[kind]} left (%)')
-                axes.set_ylim(bottom=0)
                 axes.set_xlim(0, 103)
                 tidy(axes)
         for axes in panels[:, 0]:
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
             axes.set_ylabel(f'{self.metric} / whole')
         legend_above(figure, panels[0][0])
         return figure
@@ -159,8 +159,9 @@ class FinetuneReport(PruneReport):
             'them in other layers; layers whose outputs are added lose the same filters. Each '
             f'network begins with the weights of its checkpoint and is trained on for '
             f'{self.epochs} epochs with the config, its learning rate beginning anew; the whole '
-            'network is not trained on. Dotted: what may be lost. Grey: the 20 to 40 % of its '
-            "original size to which the paper's abstract says a network can be compressed.",
+            'network is not trained on. Multiplications are those for the first image of the test '
+            'data. Dotted: what may be lost. Grey: the 20 to 40 % of its original size to which '
+            "the paper's abstract says a network can be compressed.",
             *ORDERS_EXPLAINED,
         )
         warnings = self.warnings()
@@ -175,7 +176,7 @@ class FinetuneReport(PruneReport):
         ]
 
     def _trained(self) -> str:
-        return f'{self.epochs} {"epoch" if self.epochs == 1 else "epochs"} of training after it'
+        return f'{self.epochs} {"epoch" if self.epochs == 1 else "epochs"} of training afterwards'
 
     def _size_text(self, label: str, order: str, fraction: float, kind: str) -> str:
         value, share = (get(label, order, fraction, kind) for get in (self.size, self.share))

@@ -2,15 +2,19 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from statistics import fmean
 
 from torch import Tensor, nn
 
+from mmwau.core.norms import NORMS
+
 from .pruning import num_removed
 from .training_loss import all_trainable
 
 CONVOLUTION = nn.modules.conv._ConvNd
+LAYERS = (CONVOLUTION, nn.Linear)
 
 
 def check_installed() -> None:
@@ -55,10 +59,9 @@ def shrink(
     from .roi_pruner import roi_extractor_pruners
 
     names = {module: name for name, module in model.named_modules()}
-    layers = (CONVOLUTION, nn.Linear)
-    kept = [each for each in names if isinstance(each, layers) and names[each] not in ranked]
+    kept = [each for each in names if isinstance(each, LAYERS) and names[each] not in ranked]
     left_out = dict.fromkeys(
-        ranked, 'it is coupled with a layer that may lose none, or has no part in the loss'
+        ranked, 'it is coupled with a layer that may lose none, or does not run'
     )
     removed: dict[nn.Module, list[int]] = {}
     # Tracing follows gradients, and so do parameters that take the place of others.
@@ -67,7 +70,7 @@ def shrink(
         graph = DependencyGraph().build_dependency(
             model,
             None,
-            forward_fn=lambda *_: compute_loss().reshape(1, 1),
+            forward_fn=lambda *_: _loss_and_outputs(compute_loss, model),
             customized_pruners=roi_extractor_pruners(model),
             verbose=False,
         )
@@ -76,7 +79,7 @@ def shrink(
             for item in group.items:
                 module = item.dep.target.module
                 grouped = names[module] if _is_grouped(module) else grouped
-                if isinstance(module, layers) and graph.is_out_channel_pruning_fn(item.dep.handler):
+                if isinstance(module, LAYERS) and graph.is_out_channel_pruning_fn(item.dep.handler):
                     coupled[names[module]] = dict(zip(item.root_idxs, item.idxs, strict=True))
             if grouped is not None:
                 left_out.update(dict.fromkeys(coupled, f'its channels are in groups in {grouped}'))
@@ -100,6 +103,22 @@ def shrink(
             f'not all of its layers. Name other layers with --targets. {error}'
         ) from error
     return left_out
+
+
+def _loss_and_outputs(compute_loss: Callable[[], Tensor], model: nn.Module) -> list[Tensor]:
+    """What is traced: the loss first, then layers' outputs, for those that have no part in it.
+
+    They read channels all the same: a backbone may run to its end though nobody asks for the last
+    stage.
+    """
+    outputs: list[Tensor] = []
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, (*LAYERS, *NORMS)):
+                handle = module.register_forward_hook(lambda *parts: outputs.append(parts[-1]))
+                stack.callback(handle.remove)
+        loss = compute_loss()
+    return [loss.reshape(1, 1), *outputs]
 
 
 def _is_grouped(module: nn.Module) -> bool:

@@ -41,6 +41,7 @@ def training_losses(runner: Runner, count: int) -> Iterator[Tensor]:
     """
     set_random_seed(0)
     loader, model = runner.train_dataloader, runner.model
+    runner.message_hub.update_info('iter', 0)  # some data preprocessors ask for it
     model.eval()
     images = len(loader.dataset)
     for index in range(0, images, max(1, -(-images // count))):
@@ -58,9 +59,16 @@ def all_trainable(model: nn.Module) -> Iterator[None]:
     After it those of the same names are frozen again, also if others have taken their place.
     """
     frozen = [name for name, param in model.named_parameters() if not param.requires_grad]
-    model.requires_grad_(True)
+
+    def unfreeze(module: nn.Module, args: tuple) -> None:
+        module.requires_grad_(True)
+
+    # Backbones of OpenMMLab freeze their stages again when their mode is set.
+    handle = model.register_forward_pre_hook(unfreeze)
+    unfreeze(model, ())
     try:
         yield
     finally:
+        handle.remove()
         for name in frozen:
             model.get_parameter(name).requires_grad_(False)

@@ -75,7 +75,7 @@ def test_sizes_by_hand_and_what_training_brings_back(place, tool, capsys):
     assert '2 convolutions with 16 filters' in said
     assert re.search(r'l1, .*start +│ +1.000 │ +50 % │ +1.000 │ 68 \(41.5 %\)', said)
     page = (place / 'work_dirs/prune_curve/prune_finetune.html').read_text()
-    assert '4 epochs of training after it' in page
+    assert '4 epochs of training afterwards' in page
     assert page.count('data:image/png') == 1
     with Image.open(place / 'work_dirs/prune_curve/prune_finetune.png') as picture:
         assert picture.width > 500

@@ -116,9 +116,15 @@ def test_one_filter_stays_and_no_fraction_changes_nothing():
 
 
 def test_what_was_frozen_stays_frozen():
-    model = randomised(Residual())
-    model.stem.requires_grad_(False)
-    shrink_by(model, orders_of(layers_of(model)), 0.5)
+    class Freezing(Residual):
+        def train(self, mode=True):
+            super().train(mode)
+            self.stem.requires_grad_(False)
+            return self
+
+    model = randomised(Freezing())
+    assert not shrink_by(model, orders_of(layers_of(model)), 0.5)
+    assert model.stem.weight.shape[0] == 4
     trains = {name: param.requires_grad for name, param in model.named_parameters()}
     assert [name for name in trains if not trains[name]] == ['stem.weight', 'stem.bias']
 
@@ -155,6 +161,18 @@ def test_a_network_with_layers_that_are_not_known_is_an_error():
 
     with pytest.raises(ValueError, match=r'does not run without.*--targets(?s:.*)must match'):
         shrink_by(Fixed(), {'conv': range(8)}, 0.5)
+
+
+def test_layers_that_run_for_nothing_read_fewer_channels_too():
+    class Wasteful(nn.Sequential):
+        def forward(self, x):
+            x = self[0](x)
+            self[2](self[1](x)).relu_()
+            return x
+
+    model = Wasteful(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+    assert shrink_by(model, orders_of(layers_of(model)), 0.5) == {}
+    assert [each.weight.shape[:2] for each in model] == [(4, 3), (2, 4), (2,)]
 
 
 def test_depthwise_convolutions_lose_the_channels_that_they_no_longer_get():

@@ -119,6 +119,24 @@ def test_frozen_layers_count_and_stay_frozen(network):
     assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_layers_that_are_frozen_whenever_the_mode_is_set_count_too(network):
+    expected = criterion(network)
+
+    class Freezing(Network):
+        def train(self, mode=True):
+            super().train(mode)
+            self.first.requires_grad_(False)
+            return self
+
+    freezing = Freezing().double()
+    freezing.load_state_dict(network.state_dict())
+    layers, _ = find_removable(freezing.eval(), ('',), lambda: freezing(images()))
+    losses = (freezing.eval()(image[None]).sum() for image in images())
+    measured = taylor_criterion(freezing, layers, losses)
+    assert all(torch.equal(measured[name], each) for name, each in expected.items())
+    assert not freezing.first.weight.requires_grad
+
+
 def test_a_layer_without_influence_has_zeros(network):
     layers, _ = find_removable(network, ('',), lambda: network(images()))
     nothing = (network(image[None]).sum() * 0 for image in images())
