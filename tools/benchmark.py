@@ -12,6 +12,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
@@ -111,18 +112,14 @@ def _choose_effort(args: argparse.Namespace, error: Callable[[str], None]) -> No
     args.threads = list(dict.fromkeys(args.threads))
 
 
-def watcher(console: Console) -> Callable:
-    """What runs a measurement with a progress bar and its time left; see ``Bench.watch``."""
-
-    def watch(title: str, runs: int, measure: Callable[[Callable[[], None]], object]) -> object:
-        # Drawn between the runs alone: a thread that draws would count in the processor's time.
-        with progress_bar(console, auto_refresh=False) as progress:
-            task = progress.add_task(title, total=runs)
-            found = measure(lambda: progress.update(task, advance=1, refresh=True))
-            progress.update(task, completed=runs)
-        return found
-
-    return watch
+def watch(console: Console, title: str, runs: int, measure: Callable) -> object:
+    """Run a measurement with a progress bar and its time left; see ``Bench.watch``."""
+    # Drawn between the runs alone: a thread that draws would count in the processor's time.
+    with progress_bar(console, auto_refresh=False) as progress:
+        task = progress.add_task(title, total=runs)
+        found = measure(lambda: progress.update(task, advance=1, refresh=True))
+        progress.update(task, completed=runs)
+    return found
 
 
 def main() -> None:
@@ -140,7 +137,7 @@ def main() -> None:
         threads=args.threads,
         effort=Effort(args.rounds, args.max_rounds, 60 * args.minutes),
         of_operations=args.rounds if args.quick else 2 * args.rounds,
-        watch=watcher(console),
+        watch=partial(watch, console),
     )
     name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()
     machine = dict(device=name, threads=args.threads[0], torch=torch.__version__)

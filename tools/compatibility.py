@@ -18,7 +18,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mmwau.compatibility.data import make_data
-from mmwau.compatibility.recipes import PROJECTS, Recipe, choose_recipe, find_families
+from mmwau.compatibility.recipes import (
+    PROJECTS,
+    NotTriedError,
+    Recipe,
+    choose_recipe,
+    find_families,
+)
 from mmwau.compatibility.report import write_report
 from mmwau.compatibility.trial import FAILED, TrialRecord, try_recipe
 from mmwau.files.records import read_records, write_records
@@ -86,8 +92,7 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
     records = read_records(TrialRecord, result)
     if records:
         return records[0]
-    assert recipe.path is not None  # others are not tried
-    name = recipe.path.parent.name + '/' + recipe.path.name
+    name = f'{recipe.family}/{recipe.path.name}'
     return TrialRecord(recipe.project, recipe.family, name, FAILED, reason, seconds=seconds)
 
 
@@ -109,11 +114,12 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
         make_data(data)
     start = time.monotonic()
     for done, name in enumerate(chosen):
-        recipe = choose_recipe(*name.split('/', 1))
-        if recipe.path is None:
-            record = TrialRecord(recipe.project, recipe.family, reason=recipe.reason)
-        else:
+        project, family = name.split('/', 1)
+        try:
+            recipe = choose_recipe(project, family)
             record = try_in_process(recipe, data, args.work_dir, args.time_limit)
+        except NotTriedError as error:
+            record = TrialRecord(project, family, reason=str(error))
         records[name] = record
         write_records([records[name] for name in names if name in records], path)
         per_recipe = (time.monotonic() - start) / (done + 1)

@@ -12,8 +12,8 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
@@ -35,6 +35,7 @@ from mmwau.experiment.record import TrainingRecord
 from mmwau.experiment.suite import Training, read_suite
 from mmwau.experiment.trainer import LOG, SuiteTrainer, find_records, read_scalars
 from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
+from mmwau.reporting.numbers import NO_VALUE, number_text
 from mmwau.reporting.plots import plot_detections, plot_overlap
 from mmwau.reporting.terminal import text_console
 from mmwau.scripts.errors import run_script
@@ -46,17 +47,18 @@ DATA, WORK_DIR = Path('data/demo'), Path('work_dirs/demo')
 SHOWN_IMAGES = 8
 LOG_LINES = 12
 AP50, OVERLAP = 'coco/bbox_mAP_50', 'overlap'
+# What is shown of a training as it goes on, and at its end: labels, values and their decimals.
 CELLS = {
-    'loss': ('loss', '.3f'),
-    'AP50': (AP50, '.3f'),
-    'overlap': (OVERLAP, '.4f'),
-    'active': ('active_fraction', '.2f'),
+    'loss': ('loss', 3),
+    'AP50': (AP50, 3),
+    'overlap': (OVERLAP, 4),
+    'active': ('active_fraction', 2),
 }
 ROWS = {
-    'coco/bbox_mAP': ('AP, mean over IoU 0.50 to 0.95', '.3f'),
-    AP50: ('AP at IoU 0.50', '.3f'),
-    'coco/bbox_mAP_75': ('AP at IoU 0.75', '.3f'),
-    OVERLAP: ('filter overlap, mean of the layers', '.4f'),
+    'AP, mean over IoU 0.50 to 0.95': ('coco/bbox_mAP', 3),
+    'AP at IoU 0.50': (AP50, 3),
+    'AP at IoU 0.75': ('coco/bbox_mAP_75', 3),
+    'filter overlap, mean of the layers': (OVERLAP, 4),
 }
 
 
@@ -109,7 +111,10 @@ class Progress:
             values.update(entry)
         if 'WAU' not in self.training.cfg.optim_wrapper.type and self.iteration:
             values['active_fraction'] = 1.0
-        return {label: text(values.get(name), form) for label, (name, form) in CELLS.items()}
+        return {
+            label: number_text(values.get(name), decimals)
+            for label, (name, decimals) in CELLS.items()
+        }
 
 
 class Screen:
@@ -163,14 +168,9 @@ class Screen:
         return f'{told}  {clock(max(left))} left' if len(left) == len(parts) else told
 
 
-def text(value: float | None, form: str) -> str:
-    """A number as text; a dash where there is none."""
-    return '–' if value is None else f'{value:{form}}'
-
-
 def clock(seconds: float | None) -> str:
     """Seconds as minutes and seconds; a dash where they are not known."""
-    return '–' if seconds is None else f'{seconds // 60:.0f}:{seconds % 60:02.0f}'
+    return NO_VALUE if seconds is None else f'{seconds // 60:.0f}:{seconds % 60:02.0f}'
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
@@ -220,17 +220,11 @@ def stop_if_failed(console: Console, trainings: Sequence[Training], records: Seq
         sys.exit(1)
 
 
-@contextmanager
-def silence() -> Iterator[None]:
-    """Within the context nothing is printed, and nobody warns, as OpenMMLab's packages do."""
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
-
-
 def load_detectors(trainings: Sequence[Training]) -> dict[str, nn.Module]:
     """The trained detectors by arm, on the CPU."""
-    with silence():
+    # OpenMMLab's packages print and warn a lot.
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
         from mmdet.apis import init_detector
 
         found = {}
@@ -283,8 +277,9 @@ def compare(records: Sequence[TrainingRecord]) -> Table:
     table.add_column('')
     for record in records:
         table.add_column(record.arm, justify='right')
-    for name, (label, form) in ROWS.items():
-        table.add_row(label, *(text(record.values.get(name), form) for record in records))
+    for label, (name, decimals) in ROWS.items():
+        values = (record.values.get(name) for record in records)
+        table.add_row(label, *(number_text(value, decimals) for value in values))
     return table
 
 

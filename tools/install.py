@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -137,10 +138,7 @@ def check_machine(venv: Path) -> None:
             f'Python 3.10 or newer; this is {platform.python_version()} ({sys.executable}). '
             'Name another one: make install PYTHON=/path/to/python3.11'
         )
-    try:
-        import ensurepip  # noqa: F401
-        import venv as _  # noqa: F401
-    except ImportError:
+    if not (find_spec('ensurepip') and find_spec('venv')):
         missing.append('the module venv with pip (Debian, Ubuntu: apt-get install python3-venv)')
     compiler = os.environ.get('CXX', 'g++')
     if shutil.which(compiler) is None and shutil.which('c++') is None:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -187,15 +189,12 @@ class PruneReport:
     ) -> None:
         """A line through the means, with a band of the spread over seeds."""
         at = [100 * fraction for fraction in (0.0, *self.curves.fractions)]
-        means = [whole, *map(_mean, columns)]
+        means = np.array([whole, *map(_mean, columns)])
         axes.plot(at, means, label=label, **HOLLOW, **style)
         if len(columns[0]) > 1:
-            spreads = [0.0, *map(_spread, columns)]
-            low, high = (
-                [mean + sign * spread for mean, spread in zip(means, spreads, strict=True)]
-                for sign in (-1, 1)
-            )
-            axes.fill_between(at, low, high, color=style['color'], alpha=0.2, linewidth=0)
+            spreads = np.array([0.0, *map(_spread, columns)])
+            band: dict[str, Any] = dict(color=style['color'], alpha=0.2, linewidth=0)
+            axes.fill_between(at, means - spreads, means + spreads, **band)
 
     def _title(self, order: str) -> str:
         many = order == 'random' and len(self.curves.seeds) > 1
@@ -264,16 +263,13 @@ class PruneReport:
         return f'{value:.2f}' if percent else f'{value:.3f}'
 
 
-def fraction_kept(
-    fractions: Sequence[float], values: Sequence[float], level: float = LEVEL
-) -> float | None:
-    """The fraction at which a metric has first fallen to a level of its first value.
+def fraction_kept(fractions: Sequence[float], values: Sequence[float]) -> float | None:
+    """The fraction at which a metric has first fallen to :data:`LEVEL` of its first value.
 
     Args:
         fractions: Ascending.
         values: The metric at each of them, at least one; linear in between. nan where there is
             no measurement.
-        level: In relation to the first value.
 
     Returns:
         The fraction, or None if the metric never falls so far; nan where nobody knows, since a
@@ -281,14 +277,13 @@ def fraction_kept(
     """
     if not values[0] > 0:
         return math.nan
-    target = level * values[0]
-    for index in range(1, len(values)):
-        before, after = values[index - 1], values[index]
+    target = LEVEL * values[0]
+    points = zip(fractions, values, strict=True)
+    for (start, before), (end, after) in pairwise(points):
         if math.isnan(after):
             return math.nan
         if after <= target:
-            share = (before - target) / (before - after) if before > after else 0.0
-            return fractions[index - 1] + share * (fractions[index] - fractions[index - 1])
+            return start + (before - target) / (before - after) * (end - start)
     return None
 
 

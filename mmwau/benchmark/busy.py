@@ -42,7 +42,7 @@ def time_beside_busy_processes(
 
     Args:
         rounds: Processes for each measurement.
-        tick: Called after each process, to show progress.
+        tick: Called after each process.
         duration: Seconds for which each process steps; three steps count at least.
 
     Returns:

@@ -22,10 +22,7 @@ def extra_memory(
 ) -> dict[str, dict[str, float | None]]:
     """Measure the peak of memory in the optimizer step, and in the whole training step.
 
-    Args:
-        network: The network.
-        arms: Names of the arms; ``'baseline'`` is one of them.
-        tick: Called after each arm, to show progress.
+    The baseline is one of the arms.
 
     Returns:
         For each arm, by ``'optimizer step'`` and ``'training step'``, by how many MiB its peak is

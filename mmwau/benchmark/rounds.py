@@ -17,6 +17,7 @@ FEWEST = 6
 RATIOS = ('backward', 'optimizer step', 'selection and step', WALL, PROCESSOR)
 # Rounds are repeated until these are settled.
 JUDGED = (WALL, PROCESSOR)
+# Called after each run, to show progress.
 Progress = Callable[[], None]
 Round = Mapping[str, Mapping[str, float]]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,23 +19,9 @@ from .steps import threads, time_training, weight_gradient_share
 
 OPTIMIZER_ARMS = (BASELINE, 'weight 0.5', 'state 0.5', "authors' loop")
 MEMORY_ARMS = (*STEP_ARMS, 'state 0.5')
-Found = TypeVar('Found')
-
-
-class Watch(Protocol):
-    """Runs a measurement, and shows how far it is."""
-
-    def __call__(self, title: str, runs: int, measure: Callable[[Progress], Found], /) -> Found:
-        """Run it.
-
-        Args:
-            title: What is measured.
-            runs: The most ticks that it makes.
-            measure: The measurement, which takes the function to call at each tick.
-
-        Returns:
-            What it gives.
-        """
+# Of what is measured, the title, the most ticks that it makes, and the measurement, which takes the
+# function to call at each tick. Returns what that gives.
+Watch = Callable[[str, int, Callable[[Progress], Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,7 @@ class Bench:
         threads: Numbers of threads with which whole steps are timed.
         effort: How many rounds of training steps are made; its fewest are made of all else.
         of_operations: Rounds where a single operation is timed.
-        watch: Runs a measurement.
+        watch: Runs a measurement, and shows how far it is.
     """
 
     device: torch.device

@@ -63,11 +63,11 @@ class Exempt:
     settings: dict = field(default_factory=dict)
 
 
-def inside(module: str) -> dict:
-    """The setting for a detector inside of another module."""
-    return {'optim_wrapper.targets': (f'{module}.backbone', f'{module}.neck')}
-
-
+NOTHING = Exempt('none')
+TARGETS = 'optim_wrapper.targets'
+IN_DETECTOR = Exempt(
+    'targets name the detector', settings={TARGETS: ('detector.backbone', 'detector.neck')}
+)
 EXEMPT = {
     'mmdet/ssd': Exempt(
         'SSD itself, not the light one; the sizes of its feature maps are fixed', 'ssd300', 300
@@ -92,11 +92,11 @@ EXEMPT = {
         image_side=320,
     ),
     'mmdet/gcnet': Exempt('with the global context block, not its baseline', 'gcb'),
-    'mmdet/soft_teacher': Exempt('targets name the student', settings=inside('student')),
-    **{
-        f'mmdet/{family}': Exempt('targets name the detector', settings=inside('detector'))
-        for family in ('bytetrack', 'ocsort')
-    },
+    'mmdet/soft_teacher': Exempt(
+        'targets name the student', settings={TARGETS: ('student.backbone', 'student.neck')}
+    ),
+    'mmdet/bytetrack': IN_DETECTOR,
+    'mmdet/ocsort': IN_DETECTOR,
 }
 
 
@@ -111,14 +111,12 @@ class Recipe:
     Args:
         project: ``'mmdet'`` or ``'mmpretrain'``.
         family: Folder of its configs.
-        path: The config, or None if the family has none to try.
-        reason: Why there is none; ``''`` otherwise.
+        path: The config.
     """
 
     project: str
     family: str
-    path: Path | None = None
-    reason: str = ''
+    path: Path
 
     @property
     def name(self) -> str:
@@ -151,22 +149,22 @@ def choose_recipe(project: str, family: str) -> Recipe:
 
     Raises:
         ValueError: If there is no such family.
+        NotTriedError: If none of its recipes can be tried.
     """
     folder = zoo_of(project) / family
     if not folder.is_dir():
         raise ValueError(f'{project} has no configs in {folder}; got family={family!r}')
     reasons = []
-    exempt = EXEMPT.get(f'{project}/{family}')
-    mark = exempt.mark if exempt and exempt.mark else family
+    mark = EXEMPT.get(f'{project}/{family}', NOTHING).mark or family
     for path in sorted(folder.glob('*.py'), key=lambda path: size_of(path.stem, mark)):
         try:
-            why_not_tried(read_recipe(path))
+            why_not_tried(Config.fromfile(path))
             return Recipe(project, family, path)
         except NotTriedError as error:
             reasons.append(str(error))
         except Exception as error:  # a recipe can need what is not installed
             reasons.append(short(error))
-    return Recipe(project, family, reason=reasons[0] if reasons else 'no recipes')
+    raise NotTriedError(reasons[0] if reasons else 'no recipes')
 
 
 def size_of(name: str, mark: str) -> tuple:
@@ -183,11 +181,6 @@ def size_of(name: str, mark: str) -> tuple:
     is_plain = name.endswith(('_coco', '_in1k'))
     numbers = tuple(map(int, re.findall('[0-9]+', name)))
     return is_other, plain(mark) not in plain(name), not is_plain, size, numbers, len(name), name
-
-
-def read_recipe(path: Path) -> Config:
-    """Read a config file."""
-    return Config.fromfile(path)
 
 
 def why_not_tried(cfg: Config) -> None:
@@ -273,9 +266,8 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
 
 def prepare(recipe: Recipe, data: Path, wrapper: str = WRAPPER) -> Config:
     """Read a recipe, make it small and add WAU."""
-    assert recipe.path is not None  # or there is nothing to prepare
-    cfg = read_recipe(recipe.path)
-    exempt = EXEMPT.get(recipe.name, Exempt('none'))
+    cfg = Config.fromfile(recipe.path)
+    exempt = EXEMPT.get(recipe.name, NOTHING)
     shrink(cfg, recipe.project, data, exempt.image_side)
     add_wau(cfg, wrapper)
     cfg.merge_from_dict(exempt.settings)
@@ -308,8 +300,7 @@ def _shrink_model(part: dict, key: str, value: object) -> object:
     if key == 'type' and value in ('SyncBN', 'MMSyncBN'):
         return 'BN'
     if key == 'teacher_config' and isinstance(value, str):
-        teacher = read_recipe(zoo_of('mmdet').parent / value)
-        return ConfigDict(model=teacher.model)
+        return ConfigDict(model=Config.fromfile(zoo_of('mmdet').parent / value).model)
     if key in FEW and isinstance(value, int):
         return min(value, FEW[key])
     return value

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
@@ -17,17 +18,7 @@ from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 from mmwau.targets import DEFAULT_TARGETS
 
-from .recipes import (
-    EXEMPT,
-    SEED,
-    UPDATES,
-    WRAPPER,
-    Recipe,
-    prepare,
-    read_recipe,
-    short,
-    zoo_of,
-)
+from .recipes import EXEMPT, SEED, UPDATES, WRAPPER, Recipe, prepare, short, zoo_of
 from .watch import Watch
 
 WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'
@@ -112,14 +103,12 @@ def try_recipe(
     """
     start = time.monotonic()
     found: dict[str, Any] = dict(project=recipe.project, family=recipe.family)
-    if recipe.path is None:
-        return TrialRecord(**found, reason=recipe.reason)
     found['recipe'] = str(recipe.path.relative_to(zoo_of(recipe.project)))
     remarks = [EXEMPT[recipe.name].reason] if recipe.name in EXEMPT else []
     try:
         cfg = prepare(recipe, Path(data), wrapper)
         found['backbone'] = _backbone(cfg.model)
-        if 'Amp' in read_recipe(recipe.path).optim_wrapper.get('type', ''):
+        if 'Amp' in Config.fromfile(recipe.path).optim_wrapper.get('type', ''):
             remarks.append('float32 instead of AMP')
         cfg.work_dir = str(work_dir)
         cfg.experiment_name = str(work_dir).replace('/', '_')

@@ -15,13 +15,9 @@ Point = tuple[float, float]
 
 
 def at_equal_loss(record: TrainingRecord, baseline: TrainingRecord) -> tuple[float, float] | None:
-    """Overlap of two trainings when each first had the training loss that both reached.
+    """Overlap of two finished trainings when each first had the training loss that both reached.
 
     The loss is a mean over an epoch; between its points the iteration is interpolated.
-
-    Args:
-        record: A training that finished.
-        baseline: The one to compare it with.
 
     Returns:
         The overlaps of both; None where a curve is missing, or where one of the two was below

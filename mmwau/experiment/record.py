@@ -15,7 +15,6 @@ from mmwau.runs.run import Run
 
 from .suite import Named, Training
 
-RECORD = 'record.json'
 # Points of a curve where training counts iterations.
 BINS = 50
 Curve = list[tuple[float, float]]
@@ -104,21 +103,6 @@ def summarise_run(
         values={name: _short(value) for name, value in values.items() if value is not None},
         curves={name: [(_short(x), _short(y)) for x, y in curve] for name, curve in curves.items()},
     )
-
-
-def write_record(record: TrainingRecord, folder: Path) -> None:
-    """Keep a record in the work_dir of its training."""
-    write_records([record], folder / RECORD)
-
-
-def read_record(folder: Path) -> TrainingRecord | None:
-    """The record in a work_dir, None if there is none.
-
-    Raises:
-        ValueError: If it can't be read.
-    """
-    found = read_records(TrainingRecord, folder / RECORD)
-    return found[0] if found else None
 
 
 def update_records(records: Sequence[TrainingRecord], path: Path) -> None:

@@ -210,16 +210,9 @@ def read_suite(path: str | PathLike) -> Suite:
 
 
 def digest(settings: Mapping, wau: Mapping | None, seed: int | None, processes: int) -> str:
-    """A hash of what makes a difference to a training.
+    """A hash of what makes a difference to a training, 16 hexadecimal digits.
 
-    Args:
-        settings: See :func:`mmwau.runs.reader.split_settings`.
-        wau: See there.
-        seed: Seed of the run; None if it has none.
-        processes: Number of processes.
-
-    Returns:
-        16 hexadecimal digits.
+    The settings and WAU's are those of :func:`mmwau.runs.settings.split_settings`.
     """
     kept = {name: value for name, value in settings.items() if not name.startswith(IRRELEVANT)}
     whole = json.dumps([kept, wau, seed, processes], sort_keys=True, default=str)

@@ -47,14 +47,6 @@ def _cut(names: Sequence[Sequence[str]], first: int, last: int) -> list[str]:
 
 
 def name_some(names: Sequence[str], most: int) -> str:
-    """The first names with commas between, and how many more there are.
-
-    Args:
-        names: All names.
-        most: How many to show.
-
-    Returns:
-        For example ``'a, b and 3 more'``.
-    """
+    """The first names with commas between, and how many more there are: ``'a, b and 3 more'``."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more

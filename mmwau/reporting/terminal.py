@@ -20,11 +20,7 @@ Item = TypeVar('Item')
 
 
 def text_console(**options: Any) -> Console:
-    """A console for texts in which brackets and colons are no markup, as in paths: ``x [v1]/``.
-
-    Args:
-        options: More arguments of :class:`rich.console.Console`.
-    """
+    """A console for texts in which brackets and colons are no markup, as in paths: ``x [v1]/``."""
     options = dict(markup=False, emoji=False, **options)
     console = Console(**options)
     return console if console.is_terminal else Console(**{'width': WIDTH, **options})

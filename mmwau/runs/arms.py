@@ -34,9 +34,6 @@ def group_into_arms(runs: Sequence[Run]) -> list[Arm]:
 
     An arm without WAU is called ``baseline``, one with it ``WAU``, followed by what distinguishes
     it from others of its kind: ``WAU hold=state``. Defaults of WAU are not shown.
-
-    Args:
-        runs: At least one.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:

@@ -22,14 +22,7 @@ def is_measured(value: object) -> TypeGuard[float]:
 
 
 def why_left_out(value: float | None) -> str:
-    """Why a value is left out, for a warning.
-
-    Args:
-        value: One that is no measurement; None, which JSON files have for nan.
-
-    Returns:
-        For example ``'nan'``.
-    """
+    """Why a value that is no measurement is left out, such as ``'nan'``; JSON has None for that."""
     if value == NOTHING_TO_COUNT:
         return f"{value:g}, COCO's mark for nothing to count"
     return 'nan' if value is None else f'{value}'

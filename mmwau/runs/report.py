@@ -99,18 +99,19 @@ class RunsReport:
 
     def _tables(self, names: Sequence[str], title: str) -> list[Table]:
         baseline, *others = self.arms
-        means = [[self._mean(arm, name) for arm in self.arms] for name in names]
-        minus = [[self._minus(arm, name) for arm in others] for name in names]
-        rows = [_label(name) for name in names]
-        labels = [arm.label for arm in self.arms]
+        means = [[_label(name), *(self._mean(arm, name) for arm in self.arms)] for name in names]
+        minus = [[_label(name), *(self._minus(arm, name) for arm in others)] for name in names]
+        columns = ['', *(arm.label for arm in self.arms)]
         title_of_means = f'{title}, mean ± sample std (runs)'
         if len(self.arms) <= ARMS_IN_ONE_TABLE:
-            labels += [f'{arm.label} {MINUS} {baseline.label}' for arm in others]
-            cells = [left + right for left, right in zip(means, minus, strict=True)]
-            return [_table(title_of_means, rows, labels, cells)]
+            columns += [f'{arm.label} {MINUS} {baseline.label}' for arm in others]
+            rows = [left + right[1:] for left, right in zip(means, minus, strict=True)]
+            return [Table(title_of_means, columns, rows)]
+        title_of_minus = f'{title}, difference to {baseline.label}'
+        columns_of_minus = ['', *(arm.label for arm in others)]
         return [
-            _table(title_of_means, rows, labels, means),
-            _table(f'{title}, difference to {baseline.label}', rows, labels[1:], minus),
+            Table(title_of_means, columns, means),
+            Table(title_of_minus, columns_of_minus, minus),
         ]
 
     def _mean(self, arm: Arm, name: str) -> str:
@@ -205,11 +206,7 @@ class RunsReport:
         return figure
 
     def sections(self, warnings: Sequence[str]) -> list[Section]:
-        """The parts of the page.
-
-        Args:
-            warnings: Sentences on what makes the comparison less than fair.
-        """
+        """The parts of the page, first the sentences of warning."""
         sections = [Section('Warnings', list(warnings))] if warnings else []
         first = [f'Differences are relative to {self.arms[0].label}.'] if len(self.arms) > 1 else []
         sections += [
@@ -275,13 +272,6 @@ class RunsReport:
             f'after {self.runs[0].unit} {", ".join(map(str, sorted(steps)))} '
             '(a mark each run, a line the mean)'
         )
-
-
-def _table(
-    title: str, rows: Sequence[str], labels: Sequence[str], cells: Sequence[Sequence[str]]
-) -> Table:
-    lines = [[row, *line] for row, line in zip(rows, cells, strict=True)]
-    return Table(title, ['', *labels], lines)
 
 
 def _label(name: str) -> str:

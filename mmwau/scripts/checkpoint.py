@@ -126,9 +126,6 @@ def find_last(cfg: Config) -> str | None:
     The work_dir may have been moved or copied since MMEngine wrote there where that checkpoint is:
     it is looked for in the work_dir first.
 
-    Args:
-        cfg: The config, with its work_dir.
-
     Returns:
         The place; None where the work_dir names none, so that training starts from the beginning.
 

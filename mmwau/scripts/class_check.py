@@ -188,15 +188,7 @@ def _find_heads(part: object, setting: str) -> Iterator[tuple[str, int]]:
 
 
 def remarks(cfg: Config, sources: Sequence[Source]) -> list[str]:
-    """What does no harm to a training, but may not be meant, in sentences.
-
-    Args:
-        cfg: The config.
-        sources: Its annotation files.
-
-    Returns:
-        Something of each file and head that there is something to say of.
-    """
+    """What does no harm to a training, but may not be meant, in a sentence a file or head."""
     found: dict[Path, str] = {}
     for source in sources:
         found_here = [*_remarks_on_names(source), *_remarks_on_file(source, sources)]

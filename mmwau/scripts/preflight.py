@@ -16,10 +16,7 @@ from .data_check import check_data
 
 
 def check_train_config(cfg: Config) -> None:
-    """Raise if a config can't be trained: WAU's settings first, then the data.
-
-    Args:
-        cfg: The config, its command-line options merged.
+    """Raise if a config, its options merged, can't be trained: WAU's settings first, then the data.
 
     Raises:
         TypeError: If a setting of WAU has the wrong type, or WAUHook comes without WAU's wrapper.
