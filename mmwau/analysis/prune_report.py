@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import fmean, stdev
 from typing import Any
 
@@ -108,7 +108,7 @@ class PruneReport:
         curves, rows = self.curves, []
         step = math.ceil(len(curves.fractions) / most) if most else 1
         shown = slice(step - 1, None, step)
-        for order, label in self._arms(curves.orders):
+        for order, label in product(curves.orders, curves.checkpoints):
             whole = self.whole(label)
             columns = [self.values(label, order, fraction) for fraction in curves.fractions]
             means = [_mean(values) for values in columns]
@@ -135,16 +135,16 @@ class PruneReport:
 
     def layer_table(self, fraction: float, orders: Sequence[str]) -> Table:
         """What is left of the metric with the fraction removed from one layer at a time."""
+        # Within an order the checkpoints side by side.
+        arms = list(product(orders, self.curves.checkpoints))
         rows = []
         for layer, filters in self.curves.layers.items():
-            row = [layer, str(filters)]
-            for order, label in self._arms(orders):
-                row.append(_number(_mean(self.relative(label, order, fraction, layer))))
-            rows.append(row)
+            left = (_mean(self.relative(label, order, fraction, layer)) for order, label in arms)
+            rows.append([layer, str(filters), *map(_number, left)])
         return Table(
             f'{self.metric} / that of the whole network, with {_percent(fraction)} of the filters '
             'of one layer removed',
-            ['layer', 'filters', *(f'{order}, {label}' for order, label in self._arms(orders))],
+            ['layer', 'filters', *map(', '.join, arms)],
             rows,
         )
 
@@ -224,12 +224,7 @@ class PruneReport:
         return figure
 
     def sections(self, measured: Table, left_out: Mapping[str, str]) -> list[Section]:
-        """The parts of the page.
-
-        Args:
-            measured: What was measured on what.
-            left_out: Reasons by name of the layers that lose no filters.
-        """
+        """The parts of the page, with what was measured on what, and why layers are left out."""
         warnings = self.warnings()
         sections = [
             *([Section('Warnings', warnings)] if warnings else []),
@@ -250,10 +245,6 @@ class PruneReport:
             rows = list(left_out.items())
             parts.append(Table('Layers that lose no filters', ['layer', 'reason'], rows))
         return [*sections, Section('What was measured', parts)]
-
-    def _arms(self, orders: Sequence[str]) -> list[tuple[str, str]]:
-        """Orders and labels of checkpoints; within an order the checkpoints side by side."""
-        return [(order, label) for order in orders for label in self.curves.checkpoints]
 
     def text(self, value: float) -> str:
         """A metric as text; those in percent have fewer decimals."""

@@ -221,17 +221,11 @@ def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
 def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     """Make a recipe small enough for a CPU, by rules that are the same for all recipes.
 
-    No pretrained weights, SyncBN becomes BN, few regions and queries; drawn images, small ones for
-    detectors; 2 images in a batch, no workers; a constant learning rate; two updates, of at most
-    two iterations each; neither validation nor checkpoints. The rest stays: pipelines and wrappers
-    of data sets, samplers, losses, optimizers and their parameter groups, clipping, EMA and other
-    hooks.
-
-    Args:
-        cfg: The config, changed in place.
-        project: The project that it comes from.
-        data: What :func:`mmwau.compatibility.data.make_data` returned.
-        side: Longest side of the images of detectors, in pixels.
+    No pretrained weights, SyncBN becomes BN, few regions and queries; images of
+    :func:`.data.make_data`, those of detectors with so many pixels on a side; 2 images in a batch,
+    no workers; a constant learning rate; two updates, of at most two iterations each; neither
+    validation nor checkpoints. The rest stays: pipelines and wrappers of data sets, samplers,
+    losses, optimizers and their parameter groups, clipping, EMA and other hooks.
     """
     visit(cfg.model, _shrink_model)
     loader = cfg.train_dataloader

@@ -5,6 +5,7 @@ import re
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,16 +91,9 @@ class TrialRecord:
 def try_recipe(
     recipe: Recipe, data: str | Path, work_dir: str | Path, wrapper: str = WRAPPER
 ) -> TrialRecord:
-    """Train a recipe for two updates with WAU, and check what moved.
+    """Train a recipe for two updates on :func:`.data.make_data`'s folder, and check what moved.
 
-    Args:
-        recipe: What :func:`mmwau.compatibility.recipes.choose_recipe` returned.
-        data: What :func:`mmwau.compatibility.data.make_data` returned.
-        work_dir: Folder for logs and pictures.
-        wrapper: Type of the optimizer wrapper.
-
-    Returns:
-        The record; whatever the recipe raises is the reason in it.
+    Whatever the recipe raises is the reason in its record.
     """
     start = time.monotonic()
     found: dict[str, Any] = dict(project=recipe.project, family=recipe.family)
@@ -143,12 +137,9 @@ def find_axes(runner: Runner, watch: Watch) -> list[str]:
     """The axes along which something of the model can be held."""
     found = []
     for axis in AXES:
-        try:
+        with suppress(ValueError):  # where all are grouped, for example
             Watch(watch.targets, axis).find(runner)
             found.append(axis)
-        except ValueError:
-            # Where all are grouped, for example.
-            continue
     return found
 
 
@@ -158,7 +149,7 @@ def skip_in_one_update(runner: Runner, of_training: Watch, axis: str) -> int:
     Args:
         runner: That of the training, which is over.
         of_training: What has watched it; it gets what is wrong here.
-        axis: What is held in this update.
+        axis: What a slice is in this update.
 
     Returns:
         How many convolutions skipped them.

@@ -70,14 +70,9 @@ class TrainingRecord(Named):
 def summarise_run(
     training: Training, run: Run, metric: str, command: str, processor_seconds: float
 ) -> TrainingRecord:
-    """What is kept of a training that came to its end.
+    """What is kept of a training that came to its end, with the curve of one metric.
 
-    Args:
-        training: What was trained.
-        run: What MMEngine logged.
-        metric: Name of the metric whose curve is kept.
-        command: The command that repeats it.
-        processor_seconds: Processor time of its process; 0 where it is not known.
+    Its process took so many seconds of the processor; 0 where it is not known.
     """
     # The log leaves out the last iterations of an epoch; the overlap is measured at the end.
     last = max([*run.loss, *run.overlaps.get('overlap', {})])

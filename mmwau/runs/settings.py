@@ -21,10 +21,7 @@ MEASURING = ('overlap_interval', 'movement')
 
 
 def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] | None]:
-    """What is trained and how, and with which WAU, from a config.
-
-    Args:
-        cfg: The config as a dict; left as it is.
+    """What is trained and how, and with which WAU, from a config as a dict, left as it is.
 
     Returns:
         The settings of the training by dotted name, without WAU and the seed; and WAU's arguments

@@ -28,15 +28,7 @@ class AtomicLocalBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file.
-
-        Args:
-            obj: The content.
-            filepath: The place; its folder is made if need be.
-
-        Raises:
-            OSError: If it can't be written; the message has the place, the size and what to do.
-        """
+        """Write a file; see :func:`mmwau.files.whole.write_whole`."""
         write_whole(obj, filepath)
 
 

@@ -26,10 +26,6 @@ MOST_NAMES = 100
 def check_classes(cfg: Config, sources: Sequence[Source]) -> None:
     """Check that labels mean the same in all annotation files, in the config and in its heads.
 
-    Args:
-        cfg: The config.
-        sources: Its annotation files, as :func:`mmwau.scripts.data_check.check_data` returns them.
-
     Raises:
         ValueError: If no class of the config is in a file, a class is misspelt, labels would mean
             other classes in another file, there are no boxes to train on, or a head has fewer
