@@ -1,9 +1,7 @@
 """Measure what WAU costs and saves beside training without it.
 
-All arms run in one process, one after the other in each round and in random order. Ratios are taken
-within a round; medians with 95 % intervals over the rounds are shown. Rounds of training steps are
-repeated until the interval of each arm is narrower than its effect, or to a limit. Absolute times
-are for orientation: those of two machines, or of two moments, can't be compared.
+How it does so: docs/speed.md. Absolute times are for orientation: those of two machines, or of two
+moments, can't be compared.
 """
 
 import argparse

@@ -2,10 +2,8 @@
 
     python tools/compatibility.py
 
-Of each family (a folder of configs of the installed packages) the smallest recipe gets WAU's three
-lines, is made small enough for a CPU, and is trained on drawn images in a process of its own. The
-tool checks bit for bit that held filters keep their weights and active ones move. After it was
-stopped or killed, the same command goes on with the next recipe; the report also shows what failed.
+How it does so: docs/compatibility.md. After it was stopped or killed, the same command goes on with
+the next recipe.
 """
 
 import argparse

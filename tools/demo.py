@@ -179,11 +179,7 @@ def say(console: Console, line: str, style: str | None = None) -> None:
 
 
 def train(console: Console, trainings: Sequence[Training]) -> list[TrainingRecord]:
-    """Train both arms at a time with the script that users train with.
-
-    Returns:
-        The records, in the order of the trainings.
-    """
+    """Train both arms at a time with the script that users train with; return their records."""
     done = find_records(trainings, WORK_DIR)
     missing = [one for one in trainings if one not in done]
     trainer = SuiteTrainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))

@@ -1,11 +1,8 @@
 """Install mmwau and an OpenMMLab stack into a virtual environment, one line a step.
 
-Needs Python's standard library alone. The one slow step is compiling mmcv's ops
-(NMS, RoIAlign, ...), about 13 minutes on 2 cores. The wheel is kept outside the
-clone, in a folder that names the Python, torch and mmcv it was built for, so that
-the next installation takes it from there: pip's own cache does not know which
-torch a wheel was compiled against. What pip and the compiler print goes into
-install.log in the virtual environment.
+Needs Python's standard library alone. The one slow step is compiling mmcv's ops, about 13 minutes
+on 2 cores. The wheel is kept for the next installation, outside the clone, in a folder that names
+what it was built for: pip's own cache does not know which torch a wheel was compiled against.
 """
 
 from __future__ import annotations  # what runs this may be too old, and is told so
@@ -284,11 +281,7 @@ def build_mmcv(venv: Venv, version: str, folder: Path) -> None:
 
 
 def check_installation(venv: Venv) -> str:
-    """Import everything that mmwau needs; stop with the names of what does not import.
-
-    Returns:
-        Versions, for the screen.
-    """
+    """Import everything that mmwau needs, tell versions; stop with what does not import."""
     said: list[str] = []
     command = [venv.python, '-c', CHECK, *CHECKED_IMPORTS]
     venv.run(command, 'Importing what was installed', said.append)

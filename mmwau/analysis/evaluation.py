@@ -105,13 +105,7 @@ def run_first_images(runner: Runner, count: int) -> None:
 
 
 class Measurements:
-    """Evaluates the model with filters removed.
-
-    Args:
-        runner: Its model has the layers.
-        layers: Layers by name.
-        apoz_images: Number of images for the order ``'apoz'``.
-    """
+    """Evaluates the runner's model with filters of its layers removed."""
 
     def __init__(self, runner: Runner, layers: Mapping[str, Removable], apoz_images: int):
         self.runner, self.layers, self.apoz_images = runner, layers, apoz_images

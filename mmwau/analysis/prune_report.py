@@ -100,10 +100,7 @@ class PruneReport:
         """The metric by fraction removed from all layers; its summary in the last columns.
 
         Means are over the seeds with a measurement. A curve with a fraction at which there is none
-        has no summary.
-
-        Args:
-            most: Show at most so many fractions, evenly chosen; the summary is of all.
+        has no summary, which is of all fractions; at most ``most`` of them are shown.
         """
         curves, rows = self.curves, []
         step = math.ceil(len(curves.fractions) / most) if most else 1

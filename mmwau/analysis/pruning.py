@@ -164,14 +164,10 @@ def num_removed(num_filters: int, fraction: float) -> int:
 def removed(
     layers: Mapping[str, Removable], filters: Mapping[str, Sequence[int]]
 ) -> Iterator[None]:
-    """Within the context the given filters are removed; after it they are back, bit for bit.
+    """Within the context filters, given by index, are removed; then they are back, bit for bit.
 
     A removed filter's channel is zero behind the norm that follows its convolution: the filter's
     weight and bias are zero, and the norm's weight, bias and running mean for the channel.
-
-    Args:
-        layers: Layers by name.
-        filters: For each layer to change the indices of the filters to remove.
     """
     rows = []  # each tensor with the dimension and the indices to make zero
     for name, indices in filters.items():

@@ -37,8 +37,7 @@ MEMORY_LIMITS = {'weight 0.5': 1.02, 'state 0.5': 2.02, 'filters 0.5': 1.02, 'la
 def targets_met(results: Mapping) -> list[Row]:
     """The rows of the table of targets: what, target, measured, and whether it is met.
 
-    Args:
-        results: What ``tools/benchmark.py`` has measured, by section; what is missing is left out.
+    Of the sections of ``tools/benchmark.py`` some may be missing.
     """
     rows: list[Row] = []
 

@@ -149,8 +149,7 @@ def read_suite(path: str | PathLike) -> Suite:
       (nothing by default), and ``options``, which count more than those of the setting. The first
       arm is the baseline.
 
-    Args:
-        path: The file. Configs are named from the folder that the tool runs in.
+    Configs are named from the folder that the tool runs in.
 
     Raises:
         FileNotFoundError: If it or a config does not exist.

@@ -6,16 +6,10 @@ from pathlib import Path
 
 
 def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
-    """Name each path by the parts in which the paths differ.
+    """Name each path, of a file or folder, by the parts in which the paths differ; no two alike.
 
     ``work_dirs/baseline/epoch_12.pth`` and ``work_dirs/wau/epoch_12.pth`` become ``baseline`` and
     ``wau``. A single path is named by its last two parts.
-
-    Args:
-        paths: Files or folders, each another one.
-
-    Returns:
-        A label for each, no two alike.
 
     Raises:
         ValueError: If a path is given twice.

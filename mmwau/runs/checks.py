@@ -67,7 +67,7 @@ def common_validations(runs: Sequence[Run]) -> list[int]:
 
 
 def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> list[str]:
-    """What makes a comparison with the first arm less than fair, in sentences; see ``RunsReport``."""
+    """What makes a comparison with the first arm less than fair, in sentences."""
     runs = [run for arm in arms for run in arm.runs]
     found = [note for run in runs for note in run.notes]
     for arm in arms[1:]:
