@@ -38,10 +38,16 @@ FEW = {
     **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
     'num': 16,  # regions that a sampler draws
 }
-VIDEO = ('MOTChallengeDataset', 'YouTubeVISDataset', 'ReIDDataset')
-# Data sets whose pipelines start from images in memory.
-IN_MEMORY = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
-PROPOSALS = ('LoadProposals', 'ProposalBroadcaster')
+# What this tool can't draw, and the names in models and data sets that ask for it.
+NOT_DRAWN = {
+    'texts and the weights of a language model': (
+        'language_model tokenizer text_backbone lang_encoder'
+    ),
+    'videos, or images of tracked objects': 'MOTChallengeDataset YouTubeVISDataset ReIDDataset',
+    'MNIST or CIFAR': 'MNIST FashionMNIST CIFAR10 CIFAR100',  # pipelines of images in memory
+    'a file of proposals': 'LoadProposals ProposalBroadcaster',
+    'panoptic data, and the package panopticapi': 'CocoPanopticDataset',
+}
 # Names of what is for other uses than training on a CPU.
 OTHER_USES = ('deploy', 'delopy', 'ipu', 'tta')
 
@@ -192,20 +198,13 @@ def why_not_tried(cfg: Config) -> None:
     if 'model' not in cfg or not cfg.get('train_dataloader'):
         raise NotTriedError('no recipe with a training part')
     found = {key for key, _ in _entries(cfg.model)}
-    if found & {'language_model', 'tokenizer', 'text_backbone', 'lang_encoder'}:
-        raise NotTriedError('needs texts and the weights of a language model')
     found |= set(_values(cfg.train_dataloader.dataset, 'type'))
-    if found & set(VIDEO):
-        raise NotTriedError('needs videos, or images of tracked objects')
-    if found & set(IN_MEMORY):
-        raise NotTriedError('needs MNIST or CIFAR')
-    if found & set(PROPOSALS):
-        raise NotTriedError('needs a file of proposals')
-    if 'CocoPanopticDataset' in found:
-        raise NotTriedError('needs panoptic data, and the package panopticapi')
+    for what, names in NOT_DRAWN.items():
+        if found & set(names.split()):
+            raise NotTriedError(f'needs {what}')
 
 
-def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
+def add_wau(cfg: Config) -> None:
     """Add WAU by the three lines of the README; what a recipe has already stays beside them.
 
     Recipes with automatic mixed precision are trained in float32: MMEngine's wrapper for it refuses
@@ -215,7 +214,7 @@ def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
         cfg.optim_wrapper.pop(of_amp, None)
     cfg.optim_wrapper.type = 'OptimWrapper'
     use_wau(cfg, 'paper')
-    cfg.optim_wrapper.update(type=wrapper, update_ratio=UPDATE_RATIO)
+    cfg.optim_wrapper.update(type=WRAPPER, update_ratio=UPDATE_RATIO)
 
 
 def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
@@ -258,12 +257,12 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     cfg.visualizer = None
 
 
-def prepare(recipe: Recipe, data: Path, wrapper: str = WRAPPER) -> Config:
+def prepare(recipe: Recipe, data: Path) -> Config:
     """Read a recipe, make it small and add WAU."""
     cfg = Config.fromfile(recipe.path)
     exempt = EXEMPT.get(recipe.name, NOTHING)
     shrink(cfg, recipe.project, data, exempt.image_side)
-    add_wau(cfg, wrapper)
+    add_wau(cfg)
     cfg.merge_from_dict(exempt.settings)
     return cfg
 

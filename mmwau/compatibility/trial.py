@@ -19,7 +19,7 @@ from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 from mmwau.targets import DEFAULT_TARGETS
 
-from .recipes import EXEMPT, SEED, UPDATES, WRAPPER, Recipe, prepare, short, zoo_of
+from .recipes import EXEMPT, SEED, UPDATES, Recipe, prepare, short, zoo_of
 from .watch import Watch
 
 WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'
@@ -88,9 +88,7 @@ class TrialRecord:
         return f'{self.project}/{self.family}'
 
 
-def try_recipe(
-    recipe: Recipe, data: str | Path, work_dir: str | Path, wrapper: str = WRAPPER
-) -> TrialRecord:
+def try_recipe(recipe: Recipe, data: Path, work_dir: Path) -> TrialRecord:
     """Train a recipe for two updates on :func:`.data.make_data`'s folder, and check what moved.
 
     Whatever the recipe raises is the reason in its record.
@@ -100,7 +98,7 @@ def try_recipe(
     found['recipe'] = str(recipe.path.relative_to(zoo_of(recipe.project)))
     remarks = [EXEMPT[recipe.name].reason] if recipe.name in EXEMPT else []
     try:
-        cfg = prepare(recipe, Path(data), wrapper)
+        cfg = prepare(recipe, data)
         found['backbone'] = _backbone(cfg.model)
         if 'Amp' in Config.fromfile(recipe.path).optim_wrapper.get('type', ''):
             remarks.append('float32 instead of AMP')
@@ -127,7 +125,7 @@ def try_recipe(
     except Exception as error:
         traceback.print_exc()
         result, reason = explain(error)
-        if result == FAILED and wrapper == WRAPPER and reason == error_of_plain(recipe, data):
+        if result == FAILED and reason == error_of_plain(recipe, data):
             result = FAILS_PLAIN
     seconds = round(time.monotonic() - start, 1)
     return TrialRecord(**found, result=result, reason=reason, seconds=seconds)
@@ -175,10 +173,10 @@ def skip_in_one_update(runner: Runner, of_training: Watch, axis: str) -> int:
     return len(watch.layers) - len(wrapper.updates.skipper.find_full())
 
 
-def error_of_plain(recipe: Recipe, data: str | Path) -> str:
+def error_of_plain(recipe: Recipe, data: Path) -> str:
     """What the same small recipe raises in training without WAU, ``''`` if nothing."""
     with TemporaryDirectory() as work_dir:
-        cfg = prepare(recipe, Path(data))
+        cfg = prepare(recipe, data)
         cfg.work_dir = work_dir
         cfg.experiment_name = work_dir.replace('/', '_')
         cfg.custom_hooks.pop()

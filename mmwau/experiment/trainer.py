@@ -82,12 +82,10 @@ class SuiteTrainer:
         on_end: Callable[[TrainingRecord], None],
         on_wait: Callable[[], None],
     ) -> None:
-        """Train; whatever happens, no process is left behind.
+        """Train in this order; whatever happens, no process is left behind.
 
-        Args:
-            trainings: What to train, in this order.
-            on_end: Called with the record of each training that ended, failed ones too.
-            on_wait: Called twice a second.
+        ``on_end`` is called with the record of each training that ended, failed ones too;
+        ``on_wait`` is called twice a second.
 
         Raises:
             BlockingIOError: If the folder is in use, also by trainings that an earlier start left.
@@ -263,12 +261,9 @@ def read_start(folder: Path) -> dict | None:
 def find_records(
     trainings: Sequence[Training], folder: Path, published: Sequence[TrainingRecord] = ()
 ) -> dict[Training, TrainingRecord]:
-    """The trainings that came to their end already, here or in published results.
+    """The trainings of a suite that came to their end already, here or in published results.
 
-    Args:
-        trainings: All trainings of a suite.
-        folder: Work_dir of the suite.
-        published: Records of an earlier time; those of trainings with other settings do not count.
+    Published records of trainings with other settings do not count.
 
     Raises:
         ValueError: If two trainings have the same settings, or a work_dir holds a training with

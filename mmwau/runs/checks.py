@@ -134,14 +134,9 @@ def _left_out(runs: Sequence[Run], at: int | None) -> list[str]:
 
 
 def choose_shown_metric(runs: Sequence[Run], asked: str | None) -> str | None:
-    """Name of the metric to draw.
+    """The metric to draw: what was asked for, or the first known one, or else the first.
 
-    Args:
-        runs: At least one.
-        asked: The name that was asked for; None for the first known one, or else the first.
-
-    Returns:
-        The name; None if no run has a metric and none was asked for.
+    None if no run has a metric and none was asked for.
 
     Raises:
         ValueError: If there is no such metric; it lists those that exist.

@@ -29,12 +29,9 @@ def why_left_out(value: float | None) -> str:
 
 
 def choose_metric(metrics: Mapping[str, float], asked: str | None = None) -> str:
-    """Name of the metric to show.
+    """The metric to show, of those of the whole network, of which some may be no measurement.
 
-    Args:
-        metrics: The metrics of the whole network; some may be no measurement.
-        asked: The name that was asked for; None for the first known one that is a measurement, or
-            else the first that is one.
+    It is what was asked for, or the first known one that is a measurement, or else the first one.
 
     Raises:
         ValueError: If there is no such metric, or it is no measurement; it lists those that are.

@@ -68,9 +68,7 @@ def read_safely() -> None:
 def check_checkpoint(path: str | None, resume: bool = False) -> None:
     """Check that a checkpoint on this machine exists and can be read, without reading all of it.
 
-    Args:
-        path: The checkpoint, or None for none. Addresses (``https://...``) are not checked.
-        resume: Whether training is to go on from it, for which it needs more than weights.
+    Addresses (``https://...``) are not checked. To resume training it needs more than weights.
 
     Raises:
         FileNotFoundError: If it does not exist.

@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from mmwau import WAUOptimWrapper
+from mmwau.compatibility import recipes
 from mmwau.compatibility.data import SIDE, make_data
 from mmwau.compatibility.recipes import (
     EXEMPT,
@@ -209,7 +210,7 @@ def test_sample_works(project, family, left_out, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['forgets', 'stands'])
-def test_a_wrapper_that_does_not_do_it_fails(kind, data, tmp_path):
+def test_a_wrapper_that_does_not_do_it_fails(kind, data, tmp_path, monkeypatch):
     def step(self, **kwargs):
         if kind == 'forgets':
             OptimWrapper.step(self, **kwargs)
@@ -218,7 +219,8 @@ def test_a_wrapper_that_does_not_do_it_fails(kind, data, tmp_path):
     name = f'Wrapper{kind}'
     wrapper = type(name, (WAUOptimWrapper,), {'step': step})
     OPTIM_WRAPPERS.register_module(module=wrapper, force=True)
-    record = try_recipe(choose_recipe('mmpretrain', 'mobilenet_v3'), data, tmp_path, name)
+    monkeypatch.setattr(recipes, 'WRAPPER', name)
+    record = try_recipe(choose_recipe('mmpretrain', 'mobilenet_v3'), data, tmp_path)
     OPTIM_WRAPPERS.module_dict.pop(name)
     assert record.result == 'failed'
     said = {
@@ -230,7 +232,8 @@ def test_a_wrapper_that_does_not_do_it_fails(kind, data, tmp_path):
 
 def test_a_recipe_that_raises_is_a_row(data, tmp_path, monkeypatch):
     recipe = choose_recipe('mmpretrain', 'mobilenet_v3')
-    record = try_recipe(recipe, data, tmp_path, wrapper='NoSuchWrapper')
+    monkeypatch.setattr(recipes, 'WRAPPER', 'NoSuchWrapper')
+    record = try_recipe(recipe, data, tmp_path)
     assert record.result == 'failed'
     assert 'NoSuchWrapper' in record.reason
     assert 'NoSuchWrapper' in page_of([record], {})
