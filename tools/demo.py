@@ -11,7 +11,6 @@ import os
 import sys
 import time
 import warnings
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -206,10 +205,8 @@ def stop_if_failed(console: Console, trainings: Sequence[Training], records: Seq
         if record.finished:
             continue
         log = WORK_DIR / training.folder / LOG
-        with open(log, errors='replace') as file:
-            lines = deque(file, maxlen=LOG_LINES)
-        for line in lines:
-            say(console, f'  {line.rstrip()[:300]}')
+        for line in log.read_text(errors='replace').splitlines()[-LOG_LINES:]:
+            say(console, f'  {line[:300]}')
         why = record.error.partition(' (whole output')[0] or 'its loss is no number'
         say(console, f'The training of {training.arm} {record.status}: {why}', style='red')
         say(console, f'These were the last lines of {log}')

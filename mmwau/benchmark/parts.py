@@ -48,14 +48,7 @@ AROUND_STEP = ('keep_weights', 'keep_state', 'step_active_alone', 'leave_out', '
 
 
 class Stopwatch:
-    """Adds up the seconds of parts, each without those of the parts inside of it.
-
-    Args:
-        device: Where the work is done.
-
-    Attributes:
-        seconds: Those so far, by part.
-    """
+    """Adds up the seconds of parts, each without those of the parts inside of it."""
 
     def __init__(self, device: torch.device):
         self.device = device

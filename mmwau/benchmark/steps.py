@@ -1,6 +1,6 @@
-"""Whole training steps of a network, and what its weight gradients take of them."""
+"""What the weight gradients of a network take of its training steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from mmwau.targets import find_layers
 
 from .arms import BASELINE, WALL, BenchmarkTrainer, now
 from .networks import Network
-from .rounds import WARM_UP, Effort, Progress, Ratio, interleave, median_of, phase_table
+from .rounds import WARM_UP, Progress, Ratio, median_of
 
 
 @contextmanager
@@ -26,14 +26,6 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def time_training(
-    network: Network, arms: Sequence[str], effort: Effort, tick: Progress
-) -> dict[str, dict]:
-    """Time whole training steps of a network in each arm; see :func:`.rounds.phase_table`."""
-    trainers = {arm: BenchmarkTrainer(arm, network).step for arm in arms}
-    return phase_table(interleave(trainers, effort, tick))
 
 
 def weight_gradient_share(network: Network, rounds: int, tick: Progress) -> Ratio:

@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from mmwau import WAUOptimWrapper
-from mmwau.compatibility import recipes
+from mmwau.compatibility import recipes, trial
 from mmwau.compatibility.data import SIDE, make_data
 from mmwau.compatibility.recipes import (
     EXEMPT,
@@ -233,6 +233,7 @@ def test_a_wrapper_that_does_not_do_it_fails(kind, data, tmp_path, monkeypatch):
 def test_a_recipe_that_raises_is_a_row(data, tmp_path, monkeypatch):
     recipe = choose_recipe('mmpretrain', 'mobilenet_v3')
     monkeypatch.setattr(recipes, 'WRAPPER', 'NoSuchWrapper')
+    monkeypatch.setattr(trial, 'error_of_plain', lambda *_: '')
     record = try_recipe(recipe, data, tmp_path)
     assert record.result == 'failed'
     assert 'NoSuchWrapper' in record.reason
