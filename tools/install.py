@@ -70,8 +70,7 @@ STACKS = {
     'tested': Stack(PINS / 'tested.txt', 'onedl-mmcv', OURS),
     'upstream': Stack(PINS / 'upstream.txt', 'mmcv', UPSTREAM),
 }
-GIBIBYTE = 2**30
-DISK_NEEDED = 12 * GIBIBYTE
+DISK_NEEDED = 12  # GiB
 LOG_LINES = 20
 ERASE = '\r\x1b[K'
 
@@ -152,12 +151,9 @@ def check_machine(venv: Path) -> None:
             'the CUDA toolkit (nvcc), with which the ops of mmcv are compiled for this GPU: see '
             'developer.nvidia.com/cuda-toolkit, then name its folder in CUDA_HOME'
         )
-    free = shutil.disk_usage(venv.parent).free
+    free = shutil.disk_usage(venv.parent).free / 2**30
     if not venv.exists() and free < DISK_NEEDED:
-        missing.append(
-            f'{DISK_NEEDED // GIBIBYTE} GiB of free disk at {venv.parent} '
-            f'({free / GIBIBYTE:.1f} GiB are free)'
-        )
+        missing.append(f'{DISK_NEEDED} GiB of free disk at {venv.parent} ({free:.1f} GiB are free)')
     if missing:
         fail('This machine lacks:', *(f'- {item}' for item in missing))
 

@@ -43,13 +43,7 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class PruneReport:
-    """Tables and pictures of curves that are measured.
-
-    Args:
-        curves: What was measured.
-        metrics: All metrics of each measurement.
-        metric: Name of the metric to show, of which more is better.
-    """
+    """Tables and pictures of curves that are measured, by a metric of which more is better."""
 
     curves: Curves
     metrics: Mapping[Point, Mapping[str, float]]

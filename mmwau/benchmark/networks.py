@@ -30,14 +30,7 @@ class Network(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """A classifier of a package.
-
-    Attributes:
-        package: ``'torchvision'`` or ``'pytorchcv'``.
-        batch: Images in a batch.
-        size: Their height and width.
-        first_stages: See :class:`Network`.
-    """
+    """A classifier of torchvision or pytorchcv; ``size`` is the height and width of its images."""
 
     package: str
     batch: int

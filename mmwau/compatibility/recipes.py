@@ -112,13 +112,7 @@ class NotTriedError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that a project ships.
-
-    Args:
-        project: ``'mmdet'`` or ``'mmpretrain'``.
-        family: Folder of its configs.
-        path: The config.
-    """
+    """A config that a project of :data:`PROJECTS` ships; its family is the folder."""
 
     project: str
     family: str

@@ -44,11 +44,9 @@ REASONS = (
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """The outcome of a recipe, for the report.
+    """The outcome of a :class:`.recipes.Recipe`, for the report.
 
     Args:
-        project: See :class:`mmwau.compatibility.recipes.Recipe`.
-        family: See there.
         recipe: Name of the config, ``''`` if none was tried.
         result: ``'works'``, ``'does not apply'``, ``'not tried'``, ``'failed'`` or ``'fails without
             WAU too'``.

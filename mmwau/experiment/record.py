@@ -22,14 +22,10 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class TrainingRecord(Named):
-    """The outcome of a training.
+    """The outcome of a :class:`.suite.Training`, with its names and its digest.
 
     Args:
-        setting: See :class:`mmwau.experiment.suite.Training`.
-        arm: See there.
-        seed: See there.
         command: The command that repeats it.
-        digest: See there.
         status: ``'finished'``, ``'diverged'`` (trained to the end, but the loss is no number) or
             ``'failed'``.
         error: Why it failed; ``''`` otherwise.

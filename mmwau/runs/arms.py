@@ -8,12 +8,7 @@ from .run import Run
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in their seed.
-
-    Args:
-        label: Its name, short and no other arm's.
-        runs: At least one.
-    """
+    """Runs that differ only in their seed, at least one, under a short name of their own."""
 
     label: str
     runs: Sequence[Run]

@@ -155,7 +155,9 @@ class RunsReport:
         for arm in self.arms:
             for run in arm.runs:
                 trained = f'{run.trained} of {run.length}'.replace(' ', NO_BREAK)
-                wau = NO_VALUE if run.wau is None else _arguments(run.wau)
+                wau = NO_VALUE
+                if run.wau is not None:
+                    wau = ', '.join(f'{k}={v!r}' for k, v in run.wau.items()) or 'defaults'
                 config = str(run.config.relative_to(run.work_dir))
                 rows.append([arm.label, _seed(run), str(run.work_dir), trained, wau, config])
         columns = ['arm', 'seed', 'work_dir', f'{self.runs[0].unit}s', 'WAU', 'config in it']
@@ -280,10 +282,6 @@ def _label(name: str) -> str:
 
 def _seed(run: Run) -> str:
     return NO_VALUE if run.seed is None else str(run.seed)
-
-
-def _arguments(wau: Mapping[str, object]) -> str:
-    return ', '.join(f'{name}={value!r}' for name, value in wau.items()) or 'defaults'
 
 
 def _as_dict(found: Summary | None) -> dict | None:
