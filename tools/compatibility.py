@@ -11,7 +11,6 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -60,11 +59,11 @@ def train_in_process(recipe: Recipe, data: Path, folder: Path) -> None:
     """Try a recipe and leave the record in a file; what it prints goes to ``log.txt``."""
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    # Also what libraries print past Python.
-    with open(folder / 'log.txt', 'w') as log, redirect_stdout(log), redirect_stderr(log):
+    # What libraries print past Python goes there too.
+    with open(folder / 'log.txt', 'w') as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        write_records([try_recipe(recipe, data, folder / 'run')], folder / 'record.json')
+    write_records([try_recipe(recipe, data, folder / 'run')], folder / 'record.json')
 
 
 def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) -> TrialRecord:
