@@ -81,8 +81,7 @@ def time_optimizer_steps(
     # All share the model.
     runs = {arm: partial(step, build_wrapper(arm, model, network)) for arm in arms}
     table = phase_table(interleave(runs, exactly(rounds), tick))
-    for param in grads:
-        param.grad = None
+    model.zero_grad()
     return table
 
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
+from unittest.mock import patch
 
 import torch
 
@@ -100,17 +101,13 @@ class Stopwatch:
 def timed_parts(device: torch.device) -> Iterator[dict[str, float]]:
     """Time the parts of WAU in what is done inside; gives their seconds, which add up."""
     stopwatch = Stopwatch(device)
-    plain = [(owner, name, vars(owner)[name]) for owner, name, _ in FUNCTIONS]
-    plain += [(wau, name, vars(wau)[name]) for name in AROUND_STEP]
-    try:
+    with ExitStack() as timers:
         for owner, name, part in FUNCTIONS:
-            setattr(owner, name, stopwatch.around(vars(owner)[name], part))
+            timed = stopwatch.around(vars(owner)[name], part)
+            timers.enter_context(patch.object(owner, name, timed))
         for name in AROUND_STEP:
-            setattr(wau, name, stopwatch.around_step(vars(wau)[name]))
+            timers.enter_context(patch.object(wau, name, stopwatch.around_step(vars(wau)[name])))
         yield stopwatch.seconds
-    finally:
-        for owner, name, function in plain:
-            setattr(owner, name, function)
 
 
 def time_parts(

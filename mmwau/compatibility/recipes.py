@@ -215,8 +215,8 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     """Make a recipe small enough for a CPU, by rules that are the same for all recipes.
 
     No pretrained weights, SyncBN becomes BN, few regions and queries; images of
-    :func:`.data.make_data`, those of detectors with so many pixels on a side; 2 images in a batch,
-    no workers; a constant learning rate; two updates, of at most two iterations each; neither
+    :func:`.data.make_data`, those of detectors cut to ``side`` pixels; 2 images in a batch, no
+    workers; a constant learning rate; two updates, of at most two iterations each; neither
     validation nor checkpoints. The rest stays: pipelines and wrappers of data sets, samplers,
     losses, optimizers and their parameter groups, clipping, EMA and other hooks.
     """

@@ -50,7 +50,7 @@ def _check_data(cfg: Config, stages: Sequence[str]) -> None:
 
 
 def check_wau(cfg: Config) -> None:
-    """Check the settings of WAU in ``optim_wrapper`` and ``custom_hooks``; raise as said above."""
+    """Check WAU's settings in ``optim_wrapper`` and hooks; see :func:`check_train_config`."""
     plan = Plan.of_config(cfg)
     for kind, part in ((plan.wrapper, cfg.get('optim_wrapper')), *hooks_of(cfg)):
         if kind is not None and issubclass(kind, Planned):

@@ -32,7 +32,7 @@ class WeightsError(OSError):
 
 @contextmanager
 def explain_weights(cfg: Config) -> Iterator[None]:
-    """Have it explained where weights can't be loaded inside, with the config's settings of them.
+    """Have it explained where weights can't be loaded inside, and which settings name them.
 
     MMEngine loads the weights of every ``init_cfg``, of ``load_from`` and of the checkpoint to test
     in one place, as do the models of MMDetection and MMPreTrain.
