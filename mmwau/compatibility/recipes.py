@@ -224,7 +224,7 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     loader = cfg.train_dataloader
     if project == 'mmdet':
         for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
-            visit(part, lambda part, key, value: _at_most(value, side) if key in SIZES else value)
+            visit(part, lambda key, value: _at_most(value, side) if key in SIZES else value)
         num_classes = min(_values(cfg.model, 'num_classes'), default=80)
         drawn = partial(drawn_detection, root=data, num_classes=num_classes)
     else:
@@ -261,11 +261,11 @@ def prepare(recipe: Recipe, data: Path) -> Config:
     return cfg
 
 
-def visit(part: object, change: Callable[[dict, str, object], object]) -> None:
-    """Let ``change(dict, key, value)`` give every value in a part of a config anew, from above."""
+def visit(part: object, change: Callable[[str, object], object]) -> None:
+    """Let ``change(key, value)`` give every value in a part of a config anew, from above."""
     if isinstance(part, dict):
         for key in list(part):
-            part[key] = change(part, key, part[key])
+            part[key] = change(key, part[key])
             visit(part[key], change)
     elif isinstance(part, (list, tuple)):
         for item in part:
@@ -279,7 +279,7 @@ def short(error: BaseException) -> str:
     return f'{type(error).__name__}: {said[:200]}' if said else type(error).__name__
 
 
-def _shrink_model(part: dict, key: str, value: object) -> object:
+def _shrink_model(key: str, value: object) -> object:
     if key == 'init_cfg' and 'Pretrained' in _values(value, 'type'):
         return None
     if key in ('pretrained', 'teacher_ckpt'):

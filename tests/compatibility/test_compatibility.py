@@ -50,7 +50,7 @@ def tool(monkeypatch):
 
 def values_in(part):
     found = []
-    visit(part, lambda _, key, value: found.append((key, value)) or value)
+    visit(part, lambda key, value: found.append((key, value)) or value)
     return found
 
 
