@@ -31,6 +31,7 @@ from mmwau.analysis.evaluation import (
 from mmwau.analysis.prune_report import PruneReport
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
+from mmwau.files.whole import check_folder
 from mmwau.reporting.labels import short_labels
 from mmwau.reporting.page import Table, write_results
 from mmwau.reporting.terminal import print_warnings, print_written, progress_bar, text_console
@@ -196,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check the input, measure what is missing, show everything."""
     args = parse_args(arguments)
     warnings.simplefilter('ignore')
+    check_folder(args.work_dir)
     # The stream itself: what is printed by evaluations goes elsewhere.
     console = text_console(file=sys.stdout)
     with quiet():
