@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from rich.console import Console
 
 from mmwau.analysis.evaluation import (
@@ -96,6 +96,17 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     # Twice the same would be twice in the tables.
     args.orders, args.seeds = list(dict.fromkeys(args.orders)), list(dict.fromkeys(args.seeds))
     return args
+
+
+def identify(args: argparse.Namespace, cfg: Config, digests: Sequence[str]) -> dict:
+    """What results depend on, beside what each of them says of itself."""
+    parts = cfg.to_dict()
+    return dict(
+        config={key: parts.get(key) for key in MEASURED_PARTS},
+        targets=args.targets,
+        apoz_images=args.apoz_images,
+        checkpoints=dict(zip(digests, args.checkpoints, strict=True)),
+    )
 
 
 def choose_layers(layers: Mapping[str, Removable], args: argparse.Namespace) -> dict[str, int]:
@@ -205,14 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare(cfg, args.checkpoints)
         labels = short_labels(args.checkpoints)
         digests = [sha256(Path(path).read_bytes()).hexdigest() for path in args.checkpoints]
-        parts = cfg.to_dict()
-        # What results depend on, beside what each of them says of itself.
-        identity = dict(
-            config={key: parts.get(key) for key in MEASURED_PARTS},
-            targets=args.targets,
-            apoz_images=args.apoz_images,
-            checkpoints=dict(zip(digests, args.checkpoints, strict=True)),
-        )
+        identity = identify(args, cfg, digests)
         results = Results(Path(args.work_dir) / 'prune_curve.json', identity, args.overwrite)
         runner = build_runner(cfg)
         load_weights(runner, args.checkpoints[0])
