@@ -16,14 +16,14 @@ __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'attach', 'find_layers']
 
 if TYPE_CHECKING or find_spec('mmengine'):  # the method itself needs only torch
     from . import models  # noqa: F401
-    from .comparison import DropoutHook, DSDHook, OrthogonalityHook, RePrHook
+    from .comparison import BornAgainHook, DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
     from .engine.optim_wrapper import WAUAmpOptimWrapper, WAUOptimWrapper
     from .engine.overlap_hook import OverlapHook
     from .engine.wau_hook import WAUHook
 
     __all__ += ['OverlapHook', 'WAUAmpOptimWrapper', 'WAUHook', 'WAUOptimWrapper']
-    __all__ += ['DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']
+    __all__ += ['BornAgainHook', 'DSDHook', 'DropoutHook', 'OrthogonalityHook', 'RePrHook']
 else:
 
     def __getattr__(name: str) -> NoReturn:

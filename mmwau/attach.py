@@ -20,18 +20,16 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from mmwau.core.checks import check_choice
 from mmwau.core.holds import NEEDS_NO_WHOLE
 from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.sharding import refuse_join, refuse_sharded
 from mmwau.core.slices import Layer
 from mmwau.training import owners
-from mmwau.training.messages import Message
 from mmwau.training.module_hook import ModuleHook, Passes
 from mmwau.training.updates import Updates
 
 from .skipping import Patch, check_skip
-from .targets import AXES, check_targets
+from .targets import check_targets
 from .wau import WAU
 
 # Key in the optimizer's state_dict.
@@ -93,7 +91,6 @@ def attach(
         )
     if not isinstance(model, nn.Module):
         raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
-    check_choice('axis', axis, AXES)
     wau = WAU(
         update_ratio,
         sampler=sampler,
@@ -154,7 +151,7 @@ class Attached:
             # Who clips or unscales outside of the step wants all gradients in their places.
             full_grads=True,
             index=0,
-            log=_log,
+            log=lambda message: owners.LOGGER.log(*message),
             on_change=self._hook_convolutions,
         )
         owners.remove_others(self)
@@ -312,7 +309,3 @@ class Attached:
         self._updates.index = loaded['updates']
         if not self._has_seed:
             self.wau = self._updates.wau = replace(self.wau, seed=loaded['seed'])
-
-
-def _log(message: Message) -> None:
-    owners.LOGGER.log(message.level, message.text)

@@ -22,10 +22,7 @@ class Moments:
 
     def __init__(self, first: int, second: int):
         self.count = 0
-        self.sums = (
-            torch.zeros(first, dtype=torch.float64),
-            torch.zeros(second, dtype=torch.float64),
-        )
+        self.sums = [torch.zeros(size, dtype=torch.float64) for size in (first, second)]
         self.products = torch.zeros(first, second, dtype=torch.float64)
         # Values are counted from those of the first position: a channel that is constant then has
         # sums of exactly zero, and one that varies little about a large mean keeps its digits.

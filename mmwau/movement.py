@@ -101,13 +101,9 @@ class Movement:
     def load_state_dict(self, state: Mapping[str, Mapping]) -> None:
         """Go on from a training's :meth:`state_dict`; layers that it lacks start now."""
         last = state.get('last', {})  # checkpoints of mmwau 0.1 have none
-        self._last = {
-            name: last[name].to(rows) if name in last else rows for name, rows in self._last.items()
-        }
-        self._start = {
-            name: state['start'][name].to(rows) if name in state['start'] else rows
-            for name, rows in self._start.items()
-        }
+        self._last = {name: last.get(name, rows).to(rows) for name, rows in self._last.items()}
+        start = state['start']
+        self._start = {name: start.get(name, rows).to(rows) for name, rows in self._start.items()}
         self._path_length = {name: state['way'].get(name, 0.0) for name in self._path_length}
 
     def _directions(self) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -149,11 +149,8 @@ def measure(
 ) -> Measures:
     """Measure the filters of a layer.
 
-    Args:
-        weight: See :func:`filter_overlap`.
-        dim: See :func:`filter_overlap`.
-        groups: See :func:`filter_overlap`.
-        duplicate_cosine: Absolute cosine from which on two filters are near-duplicates, in (0, 1].
+    Takes the arguments of :func:`filter_overlap`, and ``duplicate_cosine``, the absolute cosine
+    from which on two filters are near-duplicates, in (0, 1].
     """
     largest = largest_cosine(weight, dim, groups)
     entropy, rank = spectral_entropy(weight, dim, groups)
@@ -180,15 +177,10 @@ def measure_random(filters: int, values: int, duplicate_cosine: float = 0.9) -> 
         duplicate_cosine: See :func:`measure`.
     """
     generator = torch.Generator().manual_seed(0)
-    draws = min(20, max(1, 200_000 // (filters * values)))
-    drawn = [
-        measure(
-            torch.randn(filters, values, generator=generator), duplicate_cosine=duplicate_cosine
-        )
-        for _ in range(draws)
-    ]
-    mean = Measures.mean(drawn)
-    return Measures(expected_overlap(filters, values), *astuple(mean)[1:])
+    count = min(20, max(1, 200_000 // (filters * values)))
+    drawn = [torch.randn(filters, values, generator=generator) for _ in range(count)]
+    mean = Measures.mean([measure(one, duplicate_cosine=duplicate_cosine) for one in drawn])
+    return replace(mean, overlap=expected_overlap(filters, values))
 
 
 def layer_overlap(convolution: Convolution) -> float:
@@ -224,15 +216,11 @@ def mean_overlap(layers: Mapping[str, float]) -> dict[str, float]:
         ``'stage_overlap/backbone.layer1'``, a stage being what shares the first two segments of
         its names.
     """
-    stages: dict[str, list[float]] = {}
+    together = {'overlap': list(layers.values())}
     for name, overlap in layers.items():
-        stages.setdefault('.'.join(name.split('.')[:2]), []).append(overlap)
-    return {
-        'overlap': sum(layers.values()) / len(layers),
-        **{
-            f'{STAGE_OVERLAP}{stage}': sum(values) / len(values) for stage, values in stages.items()
-        },
-    }
+        stage = '.'.join(name.split('.')[:2])
+        together.setdefault(f'{STAGE_OVERLAP}{stage}', []).append(overlap)
+    return {name: sum(values) / len(values) for name, values in together.items()}
 
 
 def filter_rows(weight: Tensor, dim: int = 0, groups: int = 1) -> Tensor:

@@ -17,20 +17,10 @@ from mmwau.core.slices import Layer, Layers, list_layers
 
 
 class WAUReference:
-    """An optimizer whose every step is one update of WAU.
+    """An optimizer whose every step is one update of WAU; ``update`` is the index of the next one.
 
-    Args:
-        optimizer: The optimizer. Under ``hold='state'`` one whose state starts at zero.
-        layers: The layers, from :func:`mmwau.find_layers`.
-        update_ratio: See :class:`mmwau.WAU`, as the others.
-        sampler: How active slices are drawn.
-        hold: What a held slice keeps.
-        rescale: Whether the movement of active slices is divided by their fraction.
-        seed: Seed of the selections.
-        min_active: Fewest active slices of a layer, 1 or 0.
-
-    Attributes:
-        update: Index of the update to come.
+    The layers are those of :func:`mmwau.find_layers`, and the options those of :class:`mmwau.WAU`.
+    Under ``hold='state'`` the state of the optimizer has to start at zero.
     """
 
     def __init__(

@@ -14,15 +14,10 @@ from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
 
-from mmwau.core.detached_convolution import DetachedConvolution, remove_stale_forward, why_not_whole
+from mmwau.core.detached_convolution import DetachedConvolution, why_not_whole
 from mmwau.core.leaving import without_interrupts
-from mmwau.core.narrow_convolution import (
-    CONVOLUTIONS,
-    NarrowConvolution,
-    is_compiling,
-    remove_stale_patch,
-    why_not,
-)
+from mmwau.core.method_patch import remove_stale
+from mmwau.core.narrow_convolution import CONVOLUTIONS, NarrowConvolution, is_compiling, why_not
 from mmwau.core.slices import ActiveGrads, Layer, find_slices, is_same_selection
 
 # What takes the place of a method of a convolution.
@@ -67,8 +62,8 @@ class HeldGradSkipper:
         self._by_name: dict[str, Patch] = {}
         for name, layer in layers.items():
             module = model.get_submodule(name)
-            remove_stale_patch(module)
-            remove_stale_forward(module)
+            for patch in (NarrowConvolution, DetachedConvolution):
+                remove_stale(module, patch.method)
             reason = why_not_whole(module) if layer.is_whole else why_not(module)
             if reason:
                 self.refused[name] = reason
@@ -77,7 +72,6 @@ class HeldGradSkipper:
             else:
                 assert isinstance(module, CONVOLUTIONS)  # or why_not has a reason
                 self._by_name[name] = NarrowConvolution(module, layer, self.grads, full_grads)
-        self._convolutions = {each.weight: each for each in self._by_name.values()}
         self._layers = list(layers.values())
         self._selected: list[Tensor] | None = None
 
@@ -93,18 +87,11 @@ class HeldGradSkipper:
         """
         self.stop()
         self.select(active)
-        for convolution in self._convolutions.values():
+        for convolution in self._by_name.values():
             convolution.start()
 
     def select(self, active: Sequence[Tensor]) -> None:
-        """Find what is computed, and what is skipped, in the passes to come.
-
-        Args:
-            active: See :meth:`start`.
-
-        Raises:
-            ValueError: See :meth:`start`.
-        """
+        """Find what is computed, and what is skipped, in the passes to come; see :meth:`start`."""
         if self._selected is not None and is_same_selection(self._selected, active):
             return
         if self.grads:
@@ -115,31 +102,31 @@ class HeldGradSkipper:
             )
         self._selected = None
         found = {slices.param: slices for slices in find_slices(self._layers, active)}
-        for weight, convolution in self._convolutions.items():
-            convolution.select(found.get(weight), active)
+        for convolution in self._by_name.values():
+            convolution.select(found.get(convolution.weight), active)
         self._selected = list(active)
 
     @property
     def convolutions(self) -> list[tuple[nn.Module, Patch]]:
         """The modules that skip, each with what starts and stops it."""
-        return [(convolution.module, convolution) for convolution in self._by_name.values()]
+        return [(each.module, each) for each in self._by_name.values()]
 
     def stop(self) -> None:
         """Leave the modules as they were."""
         # Compiled code has no interrupts inside, and can't look at threads.
         with nullcontext() if is_compiling() else without_interrupts():
-            for convolution in self._convolutions.values():
+            for convolution in self._by_name.values():
                 convolution.stop()
 
     def forget(self) -> None:
         """Forget the selection: graphs that are there already get all gradients."""
         self._selected = None
-        for convolution in self._convolutions.values():
+        for convolution in self._by_name.values():
             convolution.select(None, [])
 
     def flush(self) -> None:
         """Move what is in :attr:`grads` into ``grad`` of the parameters, in full."""
-        for convolution in self._convolutions.values():
+        for convolution in self._by_name.values():
             convolution.flush()
         self.grads.active = None
 
@@ -157,11 +144,8 @@ class HeldGradSkipper:
 
     def find_full(self) -> dict[str, str]:
         """Find the layers that have skipped nothing so far, with the reasons."""
-        full = dict(self.refused)
-        for name, convolution in self._by_name.items():
-            if not convolution.has_skipped:
-                full[name] = convolution.reason
-        return full
+        full = {name: each.reason for name, each in self._by_name.items() if not each.has_skipped}
+        return {**self.refused, **full}
 
 
 def check_skip(skip_held_grads: bool | None, hold: str) -> bool:

@@ -80,12 +80,13 @@ def find_layers(
             over processes (FSDP, ``fully_shard``, tensor parallelism).
         ValueError: If ``axis`` is unknown or if there is no convolution to hold.
     """
-    refuse_sharded_layers(model, find_convolutions(model, targets).values())
+    convolutions = find_convolutions(model, targets)
+    refuse_sharded_layers(model, convolutions.values())
     left_out = find_left_out(model, targets, axis, optimizer)
-    moves = _moves(optimizer)
+    moves = _moves(model, optimizer)
     layers = {
         name: _layer(name, module, axis, moves)
-        for name, module in find_convolutions(model, targets).items()
+        for name, module in convolutions.items()
         if name not in left_out
     }
     if not layers:
@@ -111,7 +112,7 @@ def find_left_out(
         The reasons by name of the convolution.
     """
     check_choice('axis', axis, AXES)
-    moves = _moves(optimizer)
+    moves = _moves(model, optimizer)
     left_out: dict[str, str] = {}
     seen: set[int] = set()
     for name, module in find_convolutions(model, targets).items():
@@ -123,16 +124,11 @@ def find_left_out(
                 seen |= {id(param) for param in _own_parameters(module)}
             continue
         weight = module._parameters.get('weight')
-        bias = _held_bias(module, axis, moves)
-        form = why_no_filters(module)
-        if weight is None or (form and form != GROUPED):
+        bias, form = _held_bias(module, axis, moves), why_no_filters(module)
+        if weight is None or form not in ('', GROUPED):
             left_out[name] = form
-        elif not weight.requires_grad:
-            left_out[name] = 'frozen'
-        elif moves is not None and id(weight) not in moves:
-            left_out[name] = 'not updated by the optimizer'
-        elif moves is not None and not moves[id(weight)]:
-            left_out[name] = 'frozen by a learning rate of 0'
+        elif frozen := _why_frozen([weight], moves):
+            left_out[name] = frozen
         elif id(weight) in seen:
             left_out[name] = 'shares the weight of a layer already held'
         elif bias is not None and id(bias) in seen:
@@ -222,27 +218,19 @@ def _is_transposed(module: nn.Module) -> bool:
     return getattr(module, 'transposed', False)
 
 
-def _slice_dim(module: nn.Module, axis: str) -> int:
-    return filter_dim(module) if axis == 'out' else 1 - filter_dim(module)
-
-
-def _moves(optimizer: Optimizer | None) -> dict[int, bool] | None:
-    """For each parameter of an optimizer, by id, whether it moves; None stands for all."""
+def _moves(model: nn.Module, optimizer: Optimizer | None) -> dict[int, bool]:
+    """For each parameter that is updated, by id, whether it moves; all do with no optimizer."""
     if optimizer is None:
-        return None
+        return {id(param): True for param in model.parameters()}
     return {id(param): moves for param, moves in list_updated(optimizer)}
 
 
-def _held_bias(module: nn.Module, axis: str, moves: Mapping[int, bool] | None) -> Parameter | None:
+def _held_bias(module: nn.Module, axis: str, moves: Mapping[int, bool]) -> Parameter | None:
     """The bias whose elements are held with the filters, if there is one."""
     bias = getattr(module, 'bias', None)
-    is_held = (
-        axis == 'out'
-        and isinstance(bias, Parameter)
-        and bias.requires_grad
-        and (moves is None or moves.get(id(bias), False))
-    )
-    return bias if is_held else None
+    if axis != 'out' or not isinstance(bias, Parameter):
+        return None
+    return bias if bias.requires_grad and moves.get(id(bias)) else None
 
 
 def _own_parameters(module: nn.Module) -> list[Parameter]:
@@ -251,35 +239,40 @@ def _own_parameters(module: nn.Module) -> list[Parameter]:
     return [*module.parameters(recurse=False), *(of_weight.parameters() if of_weight else ())]
 
 
-def _why_not_whole(
-    module: nn.Module, moves: Mapping[int, bool] | None, seen: Collection[int]
-) -> str:
+def _why_not_whole(module: nn.Module, moves: Mapping[int, bool], seen: Collection[int]) -> str:
     """Why a convolution is not held as a whole, or an empty string if it is."""
     params = _own_parameters(module)
-    weights = [param for param in params if param is not module._parameters.get('bias')]
     if any(isinstance(param, UninitializedParameter) for param in params):
         return NO_SHAPE
+    weights = [param for param in params if param is not module._parameters.get('bias')]
+    if frozen := _why_frozen(weights, moves):
+        return frozen
+    is_shared = any(id(param) in seen for param in params)
+    return 'shares parameters of a layer already held' if is_shared else ''
+
+
+def _why_frozen(weights: Sequence[Tensor], moves: Mapping[int, bool]) -> str:
+    """Why none of these parameters moves, or an empty string if one does."""
     if not any(param.requires_grad for param in weights):
         return 'frozen'
-    if moves is not None and not any(id(param) in moves for param in weights):
+    if not any(id(param) in moves for param in weights):
         return 'not updated by the optimizer'
-    if moves is not None and not any(moves.get(id(param)) for param in weights):
+    if not any(moves.get(id(param)) for param in weights):
         return 'frozen by a learning rate of 0'
-    if any(id(param) in seen for param in params):
-        return 'shares parameters of a layer already held'
     return ''
 
 
-def _layer(name: str, module: Convolution, axis: str, moves: Mapping[int, bool] | None) -> Layer:
+def _layer(name: str, module: Convolution, axis: str, moves: Mapping[int, bool]) -> Layer:
     tensors: tuple[tuple[Parameter, int], ...]
     if axis == 'layer':
         tensors = tuple(
             (param, filter_dim(module) if param.dim() > 1 else 0)
             for param in _own_parameters(module)
-            if param.requires_grad and (moves is None or moves.get(id(param)))
+            if param.requires_grad and moves.get(id(param))
         )
         return Layer(f'{name}.weight', 1, tensors, is_whole=True)
-    weight, dim = module.get_parameter('weight'), _slice_dim(module, axis)
+    weight = module.get_parameter('weight')
+    dim = filter_dim(module) if axis == 'out' else 1 - filter_dim(module)
     bias = _held_bias(module, axis, moves)
     tensors = ((weight, dim),) if bias is None else ((weight, dim), (bias, 0))
     return Layer(f'{name}.weight', weight.shape[dim], tensors)

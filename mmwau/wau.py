@@ -144,43 +144,38 @@ class WAU:
         if self.update_ratio == 1 or not layers:
             everything = [torch.ones(layer.num_slices, dtype=torch.bool) for layer in layers]
             return [everything for _ in updates]
-        names = [layer.name for layer in layers]
         if is_whole:
             # What is drawn from are the layers themselves.
-            drawn = self._draw_rows([names], len(layers), updates)
+            drawn = self._draw_rows([layer.name for layer in layers], 1, len(layers), updates)
             return [list(masks.view(-1, 1).unbind()) for masks in drawn]
         # Layers of one size are drawn together: a few tensor operations instead of a few for each.
-        places: dict[int, list[int]] = {}
-        for place, layer in enumerate(layers):
-            places.setdefault(layer.num_slices, []).append(place)
-        selections = [[torch.empty(0)] * len(layers) for _ in updates]  # to be filled
-        for size, own in places.items():
-            rows = [[names[place]] for place in own]
-            masks = self._draw_rows(rows, size, updates).view(len(updates), len(own), size)
-            for selection, of_update in zip(selections, masks, strict=True):
-                for place, mask in zip(own, of_update.unbind(), strict=True):
-                    selection[place] = mask
-        return selections
+        masks: dict[tuple[str, int], Sequence[Tensor]] = {}  # one for each update
+        for size in {layer.num_slices for layer in layers}:
+            names = [layer.name for layer in layers if layer.num_slices == size]
+            drawn = self._draw_rows(names, size, size, updates)
+            for name, of_layer in zip(names, drawn.unbind(1), strict=True):
+                masks[name, size] = of_layer.unbind()
+        own = [masks[layer.name, layer.num_slices] for layer in layers]
+        return [list(selection) for selection in zip(*own, strict=True)]
 
-    def _draw_rows(
-        self, rows: Sequence[Sequence[str]], size: int, updates: Sequence[int]
-    ) -> Tensor:
+    def _draw_rows(self, names: list[str], each: int, size: int, updates: Sequence[int]) -> Tensor:
         """Draw from rows of slices, for each update.
 
         Args:
-            rows: For each row the names that its random numbers come from: one, or one a slice.
+            names: What the random numbers come from, row after row.
+            each: How many numbers come from each name.
             size: Slices in a row.
             updates: Indices of the updates.
 
         Returns:
-            Bool tensor of shape (updates * rows, slices), True where active.
+            Bool tensor of shape (updates, rows, slices), True where active.
         """
         moments = [self._moment(size, update) for update in updates]
-        names = [name for row in rows for name in row]
         times = [f'{self.seed}/{moment}' for moment, _ in moments for _ in names]
-        counts = [size * len(rows) // len(names)] * len(times)
-        numbers = random_numbers(times, names * len(moments), counts).view(-1, size)
-        return self._draw(numbers, [turn for _, turn in moments for _ in rows])
+        numbers = random_numbers(times, names * len(moments), [each] * len(times)).view(-1, size)
+        num_rows = len(names) * each // size
+        active = self._draw(numbers, [turn for _, turn in moments for _ in range(num_rows)])
+        return active.view(len(updates), num_rows, size)
 
     def _moment(self, num_slices: int, update: int) -> tuple[int, int]:
         """The index of the draw that an update belongs to, and its turn in that draw."""

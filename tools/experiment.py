@@ -167,8 +167,8 @@ def write_report(report: SuiteReport, out: Path, console: Console) -> None:
         pictures[f'{name}_gaps.png'] = gaps
     for setting in settings:
         pictures[f'{name}_{setting.number}.png'] = setting.draw_curves()
-        for table in setting.tables():
-            console.print(table.to_terminal())
+    for table in report.tables():
+        console.print(table.to_terminal())
     print_warnings(console, report.warnings())
     for file, figure in pictures.items():
         write_whole(png(figure, dpi=110), out / file)

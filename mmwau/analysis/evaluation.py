@@ -1,7 +1,7 @@
 """Evaluate a network of OpenMMLab with filters removed, without the talk of an evaluation."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from numbers import Real
 
@@ -149,12 +149,10 @@ class Measurements:
 
     def measure(self, point: Point) -> dict[str, float]:
         """The metrics of the checkpoint that is loaded."""
-        with removed(self.layers, dict(self._filters(point))):
+        filters = {}
+        if point.order is not None:
+            for name in self.layers if point.layer is None else [point.layer]:
+                ranked = self.ranked[point.order, point.seed, name]
+                filters[name] = ranked[: num_removed(len(ranked), point.fraction)]
+        with removed(self.layers, filters):
             return evaluate(self.runner)
-
-    def _filters(self, point: Point) -> Iterator[tuple[str, list[int]]]:
-        if point.order is None:
-            return
-        for name in self.layers if point.layer is None else [point.layer]:
-            ranked = self.ranked[point.order, point.seed, name]
-            yield name, ranked[: num_removed(len(ranked), point.fraction)]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
 from matplotlib.figure import Figure
@@ -79,7 +80,7 @@ class FinetuneReport(PruneReport):
     def limit_table(self) -> Table:
         """A row for each order and checkpoint: the smallest network that keeps the metric."""
         rows = []
-        for order, label in self._arms(self.curves.orders):
+        for order, label in product(self.curves.orders, self.curves.checkpoints):
             kept, lost = self.limits(label, order)
             row = [f'{order}, {label}', self.text(self.whole(label))]
             if kept is None:
@@ -110,7 +111,7 @@ class FinetuneReport(PruneReport):
     def size_table(self) -> Table:
         """A row for each network: its metric and its sizes."""
         rows = []
-        for order, label in self._arms(self.curves.orders):
+        for order, label in product(self.curves.orders, self.curves.checkpoints):
             for fraction in self.curves.fractions:
                 value = self.text(mean(self.values(label, order, fraction)))
                 relative = number(mean(self.relative(label, order, fraction)))

@@ -165,14 +165,7 @@ def sections(
     figures: Mapping[str, Figure],
     features: Features | None,
 ) -> list[Section]:
-    """The parts of the page.
-
-    Args:
-        checkpoints: By label.
-        duplicate_cosine: See :func:`mmwau.overlap.measure`.
-        figures: ``'measures'``, ``'heat maps'`` and, with features, ``'features'``.
-        features: None if they were not measured.
-    """
+    """The parts of the page; the figures are ``'measures'``, ``'heat maps'`` and ``'features'``."""
     files = Table('', ('checkpoint', 'file'), [(k, each.path) for k, each in checkpoints.items()])
     network = network_table(checkpoints, duplicate_cosine)
     parts: dict[str, list[Part]] = {

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -47,13 +49,7 @@ HOW_TO_COMPARE = (
 
 @dataclass(frozen=True)
 class PruneReport:
-    """Tables and pictures of curves that are measured.
-
-    Args:
-        curves: What was measured.
-        metrics: All metrics of each measurement.
-        metric: Name of the metric to show, of which more is better.
-    """
+    """Tables and pictures of curves that are measured, by a metric of which more is better."""
 
     curves: Curves
     metrics: Mapping[Point, Mapping[str, float]]
@@ -104,15 +100,12 @@ class PruneReport:
         """The metric by fraction removed from all layers; its summary in the last columns.
 
         Means are over the seeds with a measurement. A curve with a fraction at which there is none
-        has no summary.
-
-        Args:
-            most: Show at most so many fractions, evenly chosen; the summary is of all.
+        has no summary, which is of all fractions; at most ``most`` of them are shown.
         """
         curves, rows = self.curves, []
         step = math.ceil(len(curves.fractions) / most) if most else 1
         shown = slice(step - 1, None, step)
-        for order, label in self._arms(curves.orders):
+        for order, label in product(curves.orders, curves.checkpoints):
             whole = self.whole(label)
             columns = [self.values(label, order, fraction) for fraction in curves.fractions]
             means = [mean(values) for values in columns]
@@ -139,16 +132,16 @@ class PruneReport:
 
     def layer_table(self, fraction: float, orders: Sequence[str]) -> Table:
         """What is left of the metric with the fraction removed from one layer at a time."""
+        # Within an order the checkpoints side by side.
+        arms = list(product(orders, self.curves.checkpoints))
         rows = []
         for layer, filters in self.curves.layers.items():
-            row = [layer, str(filters)]
-            for order, label in self._arms(orders):
-                row.append(number(mean(self.relative(label, order, fraction, layer))))
-            rows.append(row)
+            left = (mean(self.relative(label, order, fraction, layer)) for order, label in arms)
+            rows.append([layer, str(filters), *map(number, left)])
         return Table(
             f'{self.metric} / that of the whole network, with {percent(fraction)} of the filters '
             'of one layer removed',
-            ['layer', 'filters', *(f'{order}, {label}' for order, label in self._arms(orders))],
+            ['layer', 'filters', *map(', '.join, arms)],
             rows,
         )
 
@@ -193,15 +186,12 @@ class PruneReport:
     ) -> None:
         """A line through the means, with a band of the spread over seeds."""
         at = [100 * fraction for fraction in (0.0, *self.curves.fractions)]
-        means = [whole, *map(mean, columns)]
+        means = np.array([whole, *map(mean, columns)])
         axes.plot(at, means, label=label, **HOLLOW, **style)
         if len(columns[0]) > 1:
-            spreads = [0.0, *map(_spread, columns)]
-            low, high = (
-                [mean + sign * spread for mean, spread in zip(means, spreads, strict=True)]
-                for sign in (-1, 1)
-            )
-            axes.fill_between(at, low, high, color=style['color'], alpha=0.2, linewidth=0)
+            spreads = np.array([0.0, *map(_spread, columns)])
+            band: dict[str, Any] = dict(color=style['color'], alpha=0.2, linewidth=0)
+            axes.fill_between(at, means - spreads, means + spreads, **band)
 
     def _title(self, order: str) -> str:
         many = order == 'random' and len(self.curves.seeds) > 1
@@ -231,12 +221,7 @@ class PruneReport:
         return figure
 
     def sections(self, measured: Table, left_out: Mapping[str, str]) -> list[Section]:
-        """The parts of the page.
-
-        Args:
-            measured: What was measured on what.
-            left_out: Reasons by name of the layers that lose no filters.
-        """
+        """The parts of the page, with what was measured on what, and why layers are left out."""
         warnings = self.warnings()
         sections = [
             *([Section('Warnings', warnings)] if warnings else []),
@@ -254,10 +239,6 @@ class PruneReport:
             sections.append(Section('One layer at a time', parts))
         return [*sections, measured_section(measured, left_out)]
 
-    def _arms(self, orders: Sequence[str]) -> list[tuple[str, str]]:
-        """Orders and labels of checkpoints; within an order the checkpoints side by side."""
-        return [(order, label) for order in orders for label in self.curves.checkpoints]
-
     def text(self, value: float) -> str:
         """A metric as text; those in percent have fewer decimals."""
         if math.isnan(value):
@@ -266,16 +247,13 @@ class PruneReport:
         return f'{value:.2f}' if percent else f'{value:.3f}'
 
 
-def fraction_kept(
-    fractions: Sequence[float], values: Sequence[float], level: float = LEVEL
-) -> float | None:
-    """The fraction at which a metric has first fallen to a level of its first value.
+def fraction_kept(fractions: Sequence[float], values: Sequence[float]) -> float | None:
+    """The fraction at which a metric has first fallen to :data:`LEVEL` of its first value.
 
     Args:
         fractions: Ascending.
         values: The metric at each of them, at least one; linear in between. nan where there is
             no measurement.
-        level: In relation to the first value.
 
     Returns:
         The fraction, or None if the metric never falls so far; nan where nobody knows, since a
@@ -283,14 +261,13 @@ def fraction_kept(
     """
     if not values[0] > 0:
         return math.nan
-    target = level * values[0]
-    for index in range(1, len(values)):
-        before, after = values[index - 1], values[index]
+    target = LEVEL * values[0]
+    points = zip(fractions, values, strict=True)
+    for (start, before), (end, after) in pairwise(points):
         if math.isnan(after):
             return math.nan
         if after <= target:
-            share = (before - target) / (before - after) if before > after else 0.0
-            return fractions[index - 1] + share * (fractions[index] - fractions[index - 1])
+            return start + (before - target) / (before - after) * (end - start)
     return None
 
 

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -98,34 +99,22 @@ def average_zeros(
     follows directly, this is the paper's measure. It is not the paper's where something is added
     before the ReLU, as at the end of a residual block, or where none follows, as in a FPN.
 
-    Args:
-        layers: Layers by name.
-        run_model: Makes the forward passes.
-
     Returns:
         For each layer a float64 tensor of shape (filters,) on the CPU, each in [0, 1].
     """
     zeros: dict[str, Tensor] = {}
     outputs: Counter[str] = Counter()
-    handles = []
 
-    def count(name: str, output: Tensor) -> None:
+    def count(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
         not_above = (output <= 0).transpose(0, 1).flatten(1)
         zeros[name] = not_above.sum(dim=1).cpu() + zeros.get(name, 0)
         outputs[name] += not_above.shape[1]
 
-    for name, layer in layers.items():
-        for module in layer.norms or (layer.convolution,):
-            handles.append(
-                module.register_forward_hook(
-                    lambda module, inputs, output, name=name: count(name, output)
-                )
-            )
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            for module in layer.norms or (layer.convolution,):
+                hooks.enter_context(module.register_forward_hook(partial(count, name)))
         run_model()
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: zeros[name].double() / outputs[name] for name in layers}
 
 
@@ -177,14 +166,10 @@ def num_removed(num_filters: int, fraction: float) -> int:
 def removed(
     layers: Mapping[str, Removable], filters: Mapping[str, Sequence[int]]
 ) -> Iterator[None]:
-    """Within the context the given filters are removed; after it they are back, bit for bit.
+    """Within the context filters, given by index, are removed; then they are back, bit for bit.
 
     A removed filter's channel is zero behind the norm that follows its convolution: the filter's
     weight and bias are zero, and the norm's weight, bias and running mean for the channel.
-
-    Args:
-        layers: Layers by name.
-        filters: For each layer to change the indices of the filters to remove.
     """
     rows = []  # each tensor with the dimension and the indices to make zero
     for name, indices in filters.items():

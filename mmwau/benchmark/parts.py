@@ -6,8 +6,9 @@ The timers are put around functions of mmwau from outside, and only while steps 
 import functools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ParamSpec, TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import ParamSpec, TypeVar
+from unittest.mock import patch
 
 import torch
 
@@ -48,14 +49,7 @@ AROUND_STEP = ('keep_weights', 'keep_state', 'step_active_alone', 'leave_out', '
 
 
 class Stopwatch:
-    """Adds up the seconds of parts, each without those of the parts inside of it.
-
-    Args:
-        device: Where the work is done.
-
-    Attributes:
-        seconds: Those so far, by part.
-    """
+    """Adds up the seconds of parts, each without those of the parts inside of it."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -91,72 +85,51 @@ class Stopwatch:
         """A function that returns a context manager, whose both ends are timed."""
 
         @functools.wraps(function)
-        def timed(*args: Inputs.args, **kwargs: Inputs.kwargs) -> _BothEnds:
-            return _BothEnds(self, function(*args, **kwargs))
+        @contextmanager
+        def timed(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Iterator[None]:
+            with ExitStack() as stack:
+                with self.time(BEFORE):
+                    stack.enter_context(function(*args, **kwargs))
+                yield
+                with self.time(AFTER):
+                    stack.close()
 
         return timed
-
-
-class _BothEnds(AbstractContextManager[None]):
-    def __init__(self, stopwatch: Stopwatch, manager: AbstractContextManager[None]):
-        self.stopwatch, self.manager = stopwatch, manager
-
-    def __enter__(self) -> None:
-        with self.stopwatch.time(BEFORE):
-            self.manager.__enter__()
-
-    def __exit__(self, *exception: Any) -> bool | None:
-        with self.stopwatch.time(AFTER):
-            return self.manager.__exit__(*exception)
 
 
 @contextmanager
 def timed_parts(device: torch.device) -> Iterator[dict[str, float]]:
     """Time the parts of WAU in what is done inside; gives their seconds, which add up."""
     stopwatch = Stopwatch(device)
-    plain = [(owner, name, vars(owner)[name]) for owner, name, _ in FUNCTIONS]
-    plain += [(wau, name, vars(wau)[name]) for name in AROUND_STEP]
-    try:
+    with ExitStack() as timers:
         for owner, name, part in FUNCTIONS:
-            setattr(owner, name, stopwatch.around(vars(owner)[name], part))
+            timed = stopwatch.around(vars(owner)[name], part)
+            timers.enter_context(patch.object(owner, name, timed))
         for name in AROUND_STEP:
-            setattr(wau, name, stopwatch.around_step(vars(wau)[name]))
+            timers.enter_context(patch.object(wau, name, stopwatch.around_step(vars(wau)[name])))
         yield stopwatch.seconds
-    finally:
-        for owner, name, function in plain:
-            setattr(owner, name, function)
 
 
 def time_parts(
     network: Network, arms: Sequence[str], rounds: int, tick: Progress
 ) -> dict[str, dict]:
-    """Time the parts of WAU in training steps of a network.
-
-    Args:
-        network: The network.
-        arms: Names of the arms. The parts of those are timed in which WAU takes part.
-        rounds: Rounds that count; in each one every arm makes a step, and so does the baseline.
-        tick: Called after each step, to show progress.
+    """Time the parts of WAU in training steps of a network, beside those of the baseline.
 
     Returns:
-        For each of these arms the median ``'seconds'`` of an update by part, and ``'share'``: the
-        sum of the parts as a fraction of the baseline's step of the same round.
+        For each of the arms in which WAU takes part the median ``'seconds'`` of an update by part,
+        and ``'share'``: the sum of the parts as a fraction of the baseline's step of the same
+        round.
     """
     with_wau = [arm for arm in arms if ARMS[arm].options]
 
-    def step_of(arm: str) -> Callable[[], dict[str, float]]:
-        trainer = BenchmarkTrainer(arm, network)
+    def step(trainer: BenchmarkTrainer) -> dict[str, float]:
+        with timed_parts(trainer.device) as seconds:
+            trainer.step()
+        return seconds
 
-        def step() -> dict[str, float]:
-            with timed_parts(trainer.device) as seconds:
-                trainer.step()
-            return seconds
-
-        return step
-
-    runs = {
+    runs: dict[str, Callable[[], dict[str, float]]] = {
         BASELINE: BenchmarkTrainer(BASELINE, network).step,
-        **{arm: step_of(arm) for arm in with_wau},
+        **{arm: functools.partial(step, BenchmarkTrainer(arm, network)) for arm in with_wau},
     }
     found = interleave(runs, exactly(rounds), tick)
     table = {}

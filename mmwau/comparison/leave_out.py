@@ -74,10 +74,8 @@ class LeaveOutHook(IterationHook):
         """Check the run, and go on leaving out what a resumed run has left out.
 
         Raises:
-            TypeError: If the run has WAU's optimizer wrapper, several optimizers, parameters that
-                are cut over processes, or a train loop without ``run_iter``.
-            ValueError: If training counts no epochs or ends too early, two such hooks meet, or
-                no layer matches ``targets``.
+            TypeError: See :meth:`check`; or if the train loop has no ``run_iter``.
+            ValueError: See :meth:`check`; or if no layer matches ``targets``.
         """
         refuse_sharded(runner.model, type(self).__name__)
         super().before_train(runner)
@@ -138,9 +136,6 @@ class LeaveOutHook(IterationHook):
 
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
-
-        Args:
-            plan: The training.
 
         Raises:
             TypeError: If its optimizer wrapper is that of WAU or of several optimizers, or

@@ -1,13 +1,12 @@
 """Penalties that draw the filters of a layer towards being orthogonal: SO and SRIP."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmwau.core.checks import check_choice
 from mmwau.core.random_numbers import random_numbers
@@ -16,15 +15,14 @@ from mmwau.engine.plan import Plan
 from mmwau.overlap import filter_rows, magnitude
 from mmwau.targets import check_targets, filter_dim
 
-from .iteration_hook import IterationHook
+from .added_loss import AddedLossHook
 from .weights import Weighted, find_weights
 
 KINDS = ('so', 'srip')
-LOSS = 'loss_orthogonality'
 
 
 @HOOKS.register_module()
-class OrthogonalityHook(IterationHook):
+class OrthogonalityHook(AddedLossHook):
     """Add a penalty to the loss for filters that are not orthonormal (Bansal et al., 1810.09102).
 
     With the flattened filters of a layer as the columns of ``W``, as in the paper, the penalty is
@@ -39,8 +37,7 @@ class OrthogonalityHook(IterationHook):
     ``'so'`` that changes the penalty by a constant and its gradient not at all.
 
     In training it joins the losses that the model returns, as ``loss_orthogonality``, under which
-    name it is logged too. So gradient accumulation, mixed precision and several processes treat
-    it as any other loss. (What is logged as ``loss`` is the sum, unless a model has a loss of that
+    name it is logged too. (What is logged as ``loss`` is the sum, unless a model has a loss of that
     very name, as MMPreTrain's classifiers do: then it is only that one.) The random vectors are a
     function of the run's seed, the iteration and the layer's name.
 
@@ -59,6 +56,8 @@ class OrthogonalityHook(IterationHook):
         ValueError: If ``kind`` is unknown, a coefficient is negative, or coefficients and
             milestones do not fit.
     """
+
+    loss_name = 'loss_orthogonality'
 
     def __init__(
         self,
@@ -79,9 +78,6 @@ class OrthogonalityHook(IterationHook):
 
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
-
-        Args:
-            plan: The training.
 
         Raises:
             ValueError: If two such hooks meet, or training has no epochs that the milestones could
@@ -109,38 +105,12 @@ class OrthogonalityHook(IterationHook):
             f'kind={self.kind!r}, coefficients={self.coefficients}, milestones={self.milestones}'
         )
 
-    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
-        """Raise if the model has no place for the penalty."""
-        if not self._has_joined:
-            raise TypeError(
-                'OrthogonalityHook adds its penalty to the dict of losses that a model returns '
-                f'from forward(mode="loss"), and {type(runner.model).__name__} returned none'
-            )
-
-    @contextmanager
-    def changed(self, runner: Runner) -> Iterator[None]:
-        """Let the penalty join the losses of the forward passes made inside."""
-        own = bare_model(runner.model)
-        self._has_joined = False
-
-        def join(model: nn.Module, args: tuple, losses: object) -> object:
-            # A copy made in an iteration has this hook too, and is a plain model.
-            if model is not own or not model.training or not isinstance(losses, dict):
-                return losses
-            self._has_joined = True
-            coefficient = self.coefficient_at(runner.epoch)
-            time = f'{runner.seed}/{runner.iter}'
-            if coefficient:
-                value = coefficient * penalty(self._layers, self.kind, time)
-            else:
-                value = torch.zeros((), device=next(model.parameters()).device)
-            return {**losses, LOSS: value}
-
-        handle = own.register_forward_hook(join)
-        try:
-            yield
-        finally:
-            handle.remove()
+    def added(self, runner: Runner, args: tuple, kwargs: dict) -> Tensor:
+        """The penalty times its coefficient."""
+        coefficient = self.coefficient_at(runner.epoch)
+        if not coefficient:
+            return torch.zeros((), device=next(runner.model.parameters()).device)
+        return coefficient * penalty(self._layers, self.kind, f'{runner.seed}/{runner.iter}')
 
 
 def penalty(layers: dict[str, Weighted], kind: str, time: str) -> Tensor:

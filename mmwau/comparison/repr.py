@@ -136,44 +136,35 @@ class RePrHook(LeaveOutHook):
 
     def leave_out(self, runner: Runner, model: nn.Module, phase: int) -> None:
         """Choose the filters to drop."""
-        overlaps = [
-            filter_overlap(module.weight, filter_dim(module), module.groups).cpu()
-            for module in self._layers.values()
-        ]
-        dropped = rank(overlaps, self.drop_ratio)
-        found = dict(zip(self._layers, dropped, strict=True))
-        self.state['dropped'] = {name: index for name, index in found.items() if len(index)}
+        overlaps = {
+            name: filter_overlap(module.weight, filter_dim(module), module.groups).cpu()
+            for name, module in self._layers.items()
+        }
+        chosen = zip(overlaps, rank([*overlaps.values()], self.drop_ratio), strict=True)
+        dropped = {name: index for name, index in chosen if len(index)}
+        self.state['dropped'] = dropped
         self.state['former'] = {
             name: _rows(self._layers[name]).flatten(0, 1)[index].cpu()
-            for name, index in self.state['dropped'].items()
+            for name, index in dropped.items()
         }
+        parts = [f'{name} {len(index)} of {len(overlaps[name])}' for name, index in dropped.items()]
         runner.logger.info(
-            f'RePr: cycle {phase + 1} of {self.cycles} drops {sum(map(len, dropped))} of '
-            f'{sum(map(len, overlaps))} filters until epoch {runner.epoch + self.sub_epochs}: '
-            + ', '.join(
-                f'{name} {len(index)} of {len(overlap)}'
-                for name, index, overlap in zip(self._layers, dropped, overlaps, strict=True)
-                if len(index)
-            )
+            f'RePr: cycle {phase + 1} of {self.cycles} drops {sum(map(len, dropped.values()))} of '
+            f'{sum(map(len, overlaps.values()))} filters until epoch '
+            f'{runner.epoch + self.sub_epochs}: {", ".join(parts)}'
         )
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """The dropped filters, their biases, and their channels of norm layers."""
-        masks = {}
+        params, masks = dict(model.named_parameters()), {}
         for name, index in self.state['dropped'].items():
-            conv = model.get_submodule(name)
-            places = [(f'{name}.weight', conv.get_parameter('weight'), filter_dim(conv))]
-            for owner in (name, *self.state['norms'][name]):
-                module = model.get_submodule(owner)
-                keys = ('bias',) if owner == name else ('weight', 'bias')
-                places += [
-                    (f'{owner}.{key}', param, 0)
-                    for key in keys
-                    if (param := module._parameters.get(key)) is not None
-                ]
-            for key, param, dim in places:
-                mask = torch.zeros_like(param, dtype=torch.bool)
-                masks[key] = mask.index_fill_(dim, index.to(param.device), True)
+            dims = {f'{name}.weight': filter_dim(model.get_submodule(name)), f'{name}.bias': 0}
+            for norm in self.state['norms'][name]:
+                dims |= {f'{norm}.weight': 0, f'{norm}.bias': 0}
+            for key, dim in dims.items():
+                if key in params:
+                    mask = torch.zeros_like(params[key], dtype=torch.bool)
+                    masks[key] = mask.index_fill_(dim, index.to(mask.device), True)
         return masks
 
     def bring_back(self, runner: Runner, model: nn.Module) -> None:

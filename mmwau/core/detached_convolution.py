@@ -1,7 +1,6 @@
 """A convolution that is held as a whole: autograd is told that it has no parameters to train."""
 
 from collections.abc import Sequence
-from types import MethodType
 from typing import Any
 
 import torch
@@ -10,32 +9,24 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from .checks import is_capturing
-from .narrow_convolution import is_compiling, put_patch
+from .method_patch import MethodPatch
+from .narrow_convolution import is_compiling
 from .slices import ActiveGrads, Layer, Slices
 
-# The method of a convolution that this takes the place of, on the instance.
-PATCHED = 'forward'
 
+class DetachedConvolution(MethodPatch):
+    """A convolution that has its parameters detached from the graph while it is held.
 
-class DetachedConvolution:
-    """Takes the place of one module's ``forward``, on that module alone, while it runs.
-
-    In a forward pass of a layer that is held, the module has its parameters detached from the
-    graph. So autograd computes no gradient of them, whatever the kind of convolution, keeps no
+    So autograd computes no gradient of them, whatever the kind of convolution, keeps no
     input for it, and leaves out the gradient of the input too where nothing before it trains.
     (``requires_grad`` of the parameters themselves stays: ``torch.compile`` would compile anew for
     each selection, and ``DistributedDataParallel`` wait for gradients that never come.)
-
-    Args:
-        module: The convolution.
-        layer: Its layer.
-        grads: Gets the selection under which it skips.
-        full_grads: Whether its parameters get a gradient of zeros, rather than none.
     """
 
+    method = 'forward'
+
     def __init__(self, module: nn.Module, layer: Layer, grads: ActiveGrads, full_grads: bool):
-        self.module = module
-        self.weight = layer.tensors[0][0]
+        super().__init__(module, layer, grads, full_grads)
         own = {id(param) for param, _ in layer.tensors}
         self.places = [
             (owner, name, param)
@@ -43,43 +34,20 @@ class DetachedConvolution:
             for name, param in owner._parameters.items()
             if param is not None and id(param) in own
         ]
-        self.grads, self.full_grads = grads, full_grads
-        self.selection: Sequence[Tensor] | None = None
-        self.reason = 'compiled, or not used in the first update'
-        self.is_held = self.is_all_held = self.runs = False
+        self.is_held = self.is_all_held = False
         # What takes the places of the parameters in the forward pass under way.
         self._detached: list[Tensor] = []
-        # Or has had nothing to skip in a pass in which it could.
-        self.has_skipped = False
-
-    @property
-    def detaches(self) -> bool:
-        """Whether the module has other parameters in a forward pass."""
-        return self.is_held
 
     def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
-        """Take a new selection.
-
-        Args:
-            slices: Those of the weight, or None where it is active.
-            selection: Of all layers.
-        """
+        """Take a new selection of all layers, with the slices of the weight if it is held."""
         self.selection = selection
         self.is_held = slices is not None
         self.is_all_held = slices is not None and slices.fraction == 0
 
-    def start(self) -> None:
-        """Skip in forward passes of this module, where it is held."""
-        # Also where it is not: torch.compile compiles anew when a module has changed.
-        self.runs = put_patch(self.module, PATCHED, self)
-
     def stop(self) -> None:
         """Leave the module as it was."""
-        # Whoever has kept it meanwhile, such as a patch around it, has the plain layer from here.
-        self.runs = False
+        super().stop()
         self._put_back()
-        if self.module.__dict__.get(PATCHED) is self:
-            del self.module.__dict__[PATCHED]
 
     def flush(self) -> None:
         """Do nothing: no gradients are kept aside."""
@@ -107,6 +75,7 @@ class DetachedConvolution:
             Whether it did, so that :meth:`leave` has to follow.
         """
         if not self.is_held:
+            # It has had nothing to skip in a pass in which it could.
             self.has_skipped = True
             return False
         if (
@@ -169,10 +138,6 @@ class DetachedConvolution:
         is_one_of_many = distributed.is_available() and distributed.is_initialized()
         return self.full_grads or is_one_of_many or self.is_all_held
 
-    def __reduce__(self) -> tuple:
-        # Copies of the module, by deepcopy or pickle, convolve as ever.
-        return getattr, (self.module, PATCHED)
-
 
 class _WithZeros(torch.autograd.Function):
     """Brings parameters into the graph again, with zeros for their gradients."""
@@ -190,15 +155,8 @@ class _WithZeros(torch.autograd.Function):
 
 def why_not_whole(module: nn.Module) -> str:
     """Why a layer that is held can't be left out of the backward pass, or an empty string."""
-    if PATCHED in module.__dict__:
+    if DetachedConvolution.method in module.__dict__:
         return f'{type(module).__name__} convolves in a way of its own'
     if isinstance(module.__dict__.get('weight'), Tensor):
         return 'its weight is computed before its forward pass (torch.nn.utils.weight_norm)'
     return ''
-
-
-def remove_stale_forward(module: nn.Module) -> None:
-    """Remove what another skipper has left: it was killed, or the module is a copy made inside."""
-    patch = module.__dict__.get(PATCHED)
-    if isinstance(patch, DetachedConvolution) or patch == MethodType(type(module).forward, module):
-        del module.__dict__[PATCHED]

@@ -20,7 +20,7 @@ from torch.optim import optimizer as optimizer_hooks
 from .checks import is_capturing
 from .leaving import each_on_leaving
 from .slices import ALL, Slices, put, take
-from .state_start import STARTS_AT_ZERO, Starts, check_dampening, start_fused_momentum
+from .state_start import STARTS_AT_ZERO, Starts, check_dampening, has_rows, start_fused_momentum
 
 # They move each element by its own gradient and state alone, and their state starts at zero: they
 # do to active slices alone what they would do to them among others.
@@ -166,14 +166,7 @@ def step_active_alone(
 class _Narrow:
     """The active slices of a parameter, of its gradient and of its state, as tensors of their own.
 
-    Args:
-        optimizer: Has the state.
-        one: The parameter.
-        rows: The gradient of its active slices, to which that in ``grad`` is added.
-
-    Attributes:
-        param: The parameter.
-        grad_after: Its gradient when it is whole again.
+    Their gradient is ``rows`` and what is in ``grad``; ``grad_after`` is there once it is whole.
     """
 
     def __init__(self, optimizer: Optimizer, one: Slices, rows: Tensor | None):
@@ -183,9 +176,8 @@ class _Narrow:
         self.whole = self.param.data
         self.whole_state = dict(optimizer.state.get(self.param, {}))
         self.data = take(self.whole, self.dim, self.active)
-        self.state = {
-            key: take(value, self.dim, self.active) for key, value in self._state().items()
-        }
+        with_rows = _state(optimizer, self.param, self.dim)
+        self.state = {key: take(rows, self.dim, self.active) for key, rows in with_rows.items()}
         self.grad = rows
         if self.grad_after is not None:
             self.grad = take(self.grad_after, self.dim, self.active)
@@ -203,7 +195,8 @@ class _Narrow:
 
     def widen(self) -> None:
         """Put the whole ones back, then bring in what the step has made of the active slices."""
-        stepped, state = self._state(), dict(self.optimizer.state.get(self.param, {}))
+        stepped = _state(self.optimizer, self.param, self.dim)
+        state = dict(self.optimizer.state.get(self.param, {}))
         self._put(self.whole, self.grad_after)
         if self.param in self.optimizer.state:
             self.optimizer.state[self.param] = self.whole_state
@@ -221,9 +214,6 @@ class _Narrow:
         self.param.grad = None  # which has to have the shape of the parameter
         self.param.data = data
         self.param.grad = grad
-
-    def _state(self) -> dict[str, Tensor]:
-        return _state(self.optimizer, self.param, self.dim)
 
 
 @contextmanager
@@ -280,11 +270,7 @@ def _steps_by_itself(optimizer: Optimizer) -> bool:
 
 
 def refuse_capture() -> None:
-    """Raise if a step that holds something is captured in a CUDA graph.
-
-    Raises:
-        RuntimeError: If it is.
-    """
+    """Raise a RuntimeError if a step that holds something is captured in a CUDA graph."""
     if is_capturing():
         raise RuntimeError(
             'WAU does not work with a step that is captured in a CUDA graph, which would hold the '
@@ -301,10 +287,5 @@ def inner(optimizer: Optimizer) -> Optimizer:
 
 def _state(optimizer: Optimizer, param: Parameter, dim: int) -> dict[str, Tensor]:
     """State tensors of a parameter that have a row for each of its slices."""
-    return {
-        key: value
-        for key, value in optimizer.state.get(param, {}).items()
-        if isinstance(value, Tensor)
-        and value.dim() == param.dim()
-        and value.size(dim) == param.size(dim)
-    }
+    state = optimizer.state.get(param, {})
+    return {key: value for key, value in state.items() if has_rows(value, param, dim)}

@@ -13,22 +13,19 @@ def each_on_leaving() -> Iterator[list[Callable[[], object]]]:
     The first error is the one that is raised.
     """
     functions: list[Callable[[], object]] = []
-    first: BaseException | None = None
+    errors: list[BaseException] = []
     try:
         yield functions
     except BaseException as error:
-        first = error
-        raise
-    finally:
-        own = None
-        with without_interrupts():
-            for function in functions:
-                try:
-                    function()
-                except BaseException as error:
-                    own = own or error
-        if first is None and own is not None:
-            raise own
+        errors.append(error)
+    with without_interrupts():
+        for function in functions:
+            try:
+                function()
+            except BaseException as error:
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """A convolution whose backward pass computes the weight gradients of its active slices alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import MethodType
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.autograd.graph import Node
 from torch.nn import Parameter
 
 from .checks import is_capturing
+from .method_patch import MethodPatch
 from .sharding import is_one_of_several
 from .slices import ALL, ActiveGrads, Convolution, Layer, Slices
 
@@ -29,8 +29,6 @@ BLOCK = 16
 MIN_SAVED = 64
 # The method of a convolution that a skipper takes the place of, on the instance.
 PATCHED = '_conv_forward'
-# Stride, padding and dilation, with a number for each spatial dimension.
-Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def why_not(module: nn.Module) -> str:
@@ -67,54 +65,22 @@ def _padding(module: Convolution) -> tuple[int, ...] | None:
     return None if any(size % 2 for size in total) else tuple(size // 2 for size in total)
 
 
-def remove_stale_patch(module: nn.Module) -> None:
-    """Remove what another skipper has left: it was killed, or the module is a copy made inside."""
-    patch = module.__dict__.get(PATCHED)
-    method = getattr(type(module), PATCHED, None)
-    is_plain = method is not None and patch == MethodType(method, module)
-    if isinstance(patch, NarrowConvolution) or is_plain:
-        del module.__dict__[PATCHED]
+class NarrowConvolution(MethodPatch):
+    """A convolution that computes the weight gradients of its active slices alone."""
 
-
-def put_patch(module: nn.Module, method: str, patch: Callable) -> bool:
-    """Let a patch take the place of a method; return whether it could.
-
-    What somebody else has put there meanwhile stays.
-    """
-    there = module.__dict__.get(method)
-    if there is not None and type(there) is not type(patch):
-        return False
-    module.__dict__[method] = patch
-    return True
-
-
-class NarrowConvolution:
-    """Takes the place of one module's ``_conv_forward``, on that module alone, while it runs."""
-
-    # Whether the module has other parameters in a forward pass.
-    detaches = False
+    method = PATCHED
+    module: Convolution
 
     def __init__(self, module: Convolution, layer: Layer, grads: ActiveGrads, full_grads: bool):
-        self.module = module
-        self.tensors = layer.tensors
-        self.weight, self.dim = layer.tensors[0]
+        super().__init__(module, layer, grads, full_grads)
+        self.tensors, self.dim = layer.tensors, layer.tensors[0][1]
         self.fan = self.weight.numel() // self.weight.size(self.dim)
-        self.grads, self.full_grads = grads, full_grads
-        self.has_skipped = False
-        self.reason = 'compiled, or not used in the first update'
-        self.runs = False
-        self.selection: Sequence[Tensor] | None = None
         # Indices of the active slices, and of those that are computed. None: all are.
         self.active: Tensor | None = None
         self.computed: Tensor | None = None
 
     def select(self, slices: Slices | None, selection: Sequence[Tensor]) -> None:
-        """Take a new selection.
-
-        Args:
-            slices: Those of the weight, or None where nothing of it is held.
-            selection: Of all layers.
-        """
+        """Take a new selection of all layers, with the slices of the weight if some are held."""
         self.active = self.computed = None
         self.selection = selection
         if slices is None:
@@ -132,18 +98,6 @@ class NarrowConvolution:
             self.active = active
         else:
             self.reason = 'so few slices are held that skipping them costs more than it saves'
-
-    def start(self) -> None:
-        """Skip in forward passes of this module, where the selection holds anything."""
-        # Also where it does not: torch.compile compiles anew when a module has changed.
-        self.runs = put_patch(self.module, PATCHED, self)
-
-    def stop(self) -> None:
-        """Leave the module as it was."""
-        # Whoever has kept it meanwhile, such as a patch around it, has the plain layer from here.
-        self.runs = False
-        if self.module.__dict__.get(PATCHED) is self:
-            del self.module.__dict__[PATCHED]
 
     def enter(self) -> bool:
         """Skip in the forward pass that begins; return whether :meth:`leave` has to follow."""
@@ -179,31 +133,6 @@ class NarrowConvolution:
         """Convolve as the module does without this."""
         return type(self.module)._conv_forward(self.module, x, weight, bias)
 
-    def geometry(self) -> Geometry:
-        """Of the forward pass under way: a module may change it from one to the next."""
-        padding = _padding(self.module)
-        assert padding is not None  # or _why_not_in_this_pass has a reason
-        return self.module.stride, padding, self.module.dilation
-
-    def weight_rows(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        geometry: Geometry,
-        computed: Tensor,
-        with_bias: bool,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of the computed slices of the weight, and of their elements of the bias."""
-        if self.dim == 0:
-            grad = gather_channels(grad, computed)
-        else:
-            x = gather_channels(x, computed)
-        # Of the weight, only the shape and the memory format count here.
-        narrow = weight.narrow(self.dim, 0, len(computed))
-        _, rows, bias_rows = _gradients(grad, x, narrow, geometry, [False, True, with_bias])
-        return rows, bias_rows
-
     def put_grad(
         self, param: Parameter, dim: int, active: Tensor, rows: Tensor, node: Node
     ) -> Tensor | None:
@@ -225,14 +154,9 @@ class NarrowConvolution:
         for param, dim in self.tensors:
             if param in self.grads:
                 assert self.active is not None  # or no gradients of its slices were kept
-                full = torch.zeros_like(param.data).index_copy_(
-                    dim, self.active, self.grads.pop(param)
-                )
+                rows = self.grads.pop(param)
+                full = torch.zeros_like(param.data).index_copy_(dim, self.active, rows)
                 param.grad = full if param.grad is None else param.grad + full
-
-    def __reduce__(self) -> tuple:
-        # Copies of the module, by deepcopy or pickle, convolve as ever.
-        return getattr, (self.module, PATCHED)
 
 
 def _accumulates(node: Node) -> bool:
@@ -244,24 +168,19 @@ def _accumulates(node: Node) -> bool:
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the input, the weight and the bias, each where the mask has it."""
-    stride, padding, dilation = geometry
-    no_output_padding = [0] * len(stride)
-    return torch.ops.aten.convolution_backward(
-        grad,
-        x,
-        weight,
-        [grad.size(1)],
-        stride,
-        padding,
-        dilation,
-        False,
-        no_output_padding,
-        1,
-        mask,
-    )
+    """Gradients of the input, the weight and the bias, each where the mask has it.
+
+    The geometry is stride, padding and dilation, with a number for each spatial dimension.
+    """
+    bias_size, output_padding, groups = [grad.size(1)], [0] * len(geometry[0]), 1
+    rest = (*geometry, False, output_padding, groups, mask)
+    return torch.ops.aten.convolution_backward(grad, x, weight, bias_size, *rest)
 
 
 @contextmanager
@@ -296,7 +215,9 @@ class _ConvolutionOfActive(torch.autograd.Function):
         # it lead back to them.
         ctx.save_for_backward(x, weight)
         ctx.dtype = y.dtype
-        ctx.own, ctx.bias, ctx.geometry = own, bias, own.geometry()
+        # A module may change it from one pass to the next.
+        ctx.geometry = own.module.stride, _padding(own.module), own.module.dilation
+        ctx.own, ctx.bias = own, bias
         ctx.active, ctx.computed = own.active, own.computed
         return y
 
@@ -312,7 +233,14 @@ class _ConvolutionOfActive(torch.autograd.Function):
         if of_x:
             grad_x = _gradients(grad, x, weight, geometry, [True, False, False])[0]
         rows_of_bias = of_bias and len(own.tensors) > 1
-        rows, bias_rows = own.weight_rows(grad, x, weight, geometry, ctx.computed, rows_of_bias)
+        if own.dim == 0:
+            grad_of_rows, x_of_rows = gather_channels(grad, ctx.computed), x
+        else:
+            grad_of_rows, x_of_rows = grad, gather_channels(x, ctx.computed)
+        # Of the weight, only the shape and the memory format count here.
+        narrow = weight.narrow(own.dim, 0, len(ctx.computed))
+        mask = [False, True, rows_of_bias]
+        _, rows, bias_rows = _gradients(grad_of_rows, x_of_rows, narrow, geometry, mask)
         if of_weight:
             node = ctx.next_functions[1][0]
             grad_weight = own.put_grad(own.weight, own.dim, active, rows, node)

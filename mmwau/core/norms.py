@@ -1,7 +1,8 @@
 """Which norm layers take the output of a convolution as it is."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -26,33 +27,27 @@ def norms_behind(
     """
     found: dict[str, list[str]] = {}
 
-    def mark(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
-            found.setdefault(name, [])
-            if isinstance(output, Tensor):
-                # The version shows whether something was added to the output in place.
-                setattr(output, MARK, (name, output._version))
+    def mark(name: str, module: nn.Module, args: tuple, output: object) -> None:
+        found.setdefault(name, [])
+        if isinstance(output, Tensor):
+            # The version shows whether something was added to the output in place.
+            setattr(output, MARK, (name, output._version))
 
-        return hook
-
-    def look(norm: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            # What is normalised may come as a keyword: norm(input=x).
-            values = (*args, *kwargs.values())
-            given = next((value for value in values if isinstance(value, Tensor)), None)
-            if given is None:
-                return
-            name, version = getattr(given, MARK, (None, None))
-            if name in found and version == given._version and norm not in found[name]:
-                found[name].append(norm)
-
-        return hook
+    def look(norm: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        # What is normalised may come as a keyword: norm(input=x).
+        values = (*args, *kwargs.values())
+        given = next((value for value in values if isinstance(value, Tensor)), None)
+        if given is None:
+            return
+        name, version = getattr(given, MARK, (None, None))
+        if name in found and version == given._version and norm not in found[name]:
+            found[name].append(norm)
 
     with ExitStack() as stack:
         for name, module in convolutions.items():
-            stack.callback(module.register_forward_hook(mark(name)).remove)
+            stack.callback(module.register_forward_hook(partial(mark, name)).remove)
         for name, module in model.named_modules():
             if isinstance(module, NORMS):
-                handle = module.register_forward_pre_hook(look(name), with_kwargs=True)
-                stack.callback(handle.remove)
+                hook = partial(look, name)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield found

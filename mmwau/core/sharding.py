@@ -12,14 +12,13 @@ SETTINGS = ('FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy', 'MMFullyS
 
 
 def refuse_sharded(model: nn.Module, method: str = 'WAU') -> None:
-    """Raise if a model's wrapper cuts parameters over processes: slices have no fixed place then.
+    """Raise a TypeError if a model's wrapper cuts parameters over processes.
+
+    Slices have no fixed place then.
 
     Args:
         model: The model, wrapped for distributed training or not.
         method: What does not work with it.
-
-    Raises:
-        TypeError: If it does.
     """
     kind = _find_kind(model, MODEL_WRAPPERS)
     if kind:
@@ -86,13 +85,10 @@ def refuse_optimizer(optimizer: Optimizer) -> None:
 
 
 def refuse_join(model: nn.Module) -> None:
-    """Raise if a model trains, or has trained, in a ``Join`` that goes on with fewer processes.
+    """Raise a ValueError if a model trains or did in a ``Join`` that goes on with fewer processes.
 
     Args:
         model: The model, wrapped for distributed training or not.
-
-    Raises:
-        ValueError: If it does.
     """
     config = getattr(model, '_join_config', None)
     if config is not None and config.enable and not config.throw_on_early_termination:

@@ -55,22 +55,13 @@ Layers = Mapping[str, Layer] | Iterable[Layer]
 
 
 class Slices(NamedTuple):
-    """A parameter of which some slices are held in this update.
-
-    Attributes:
-        param: The parameter.
-        dim: The dimension on which its slices lie.
-        active: Indices of the active slices, int64 of shape (num_active,), on its device; or
-            :data:`ALL`.
-        held: Indices of the others, or :data:`ALL`.
-        fraction: Fraction of the slices that were selected together that is active, in [0, 1].
-    """
+    """A parameter of which some slices are held in this update."""
 
     param: Parameter
-    dim: int
-    active: Tensor | All
-    held: Tensor | All
-    fraction: float
+    dim: int  # on which its slices lie
+    active: Tensor | All  # their indices, int64 of shape (num_active,), on its device
+    held: Tensor | All  # indices of the others
+    fraction: float  # how much of what was selected together is active, in [0, 1]
 
 
 class ActiveGrads(dict[Parameter, Tensor]):
@@ -89,11 +80,7 @@ class ActiveGrads(dict[Parameter, Tensor]):
         self.active = None
 
     def check(self, active: Sequence[Tensor], hold: str) -> None:
-        """Raise if what was skipped is needed.
-
-        Args:
-            active: The selection of the step.
-            hold: What its held slices keep.
+        """Raise if a step with this selection and hold needs what was skipped.
 
         Raises:
             ValueError: If some were skipped under another selection, or under ``hold='weight'``.
@@ -142,11 +129,7 @@ def put(tensor: Tensor, dim: int, index: Tensor | All, rows: Tensor) -> None:
 
 
 def are_whole(layers: Sequence[Layer]) -> bool:
-    """Whether the layers are slices themselves.
-
-    Raises:
-        ValueError: If only some are.
-    """
+    """Whether the layers are slices themselves; raise a ValueError if only some are."""
     kinds = {layer.is_whole for layer in layers}
     if len(kinds) > 1:
         raise ValueError(

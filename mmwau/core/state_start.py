@@ -35,11 +35,7 @@ REMEDY = "Use hold='weight' with it"
 
 
 def check_state(optimizer: Optimizer) -> None:
-    """Raise if an optimizer's state does not go by slices.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Raise a ValueError if an optimizer's state does not go by slices."""
     if isinstance(optimizer, REFUSED):
         raise ValueError(
             "hold='state' needs an optimizer whose state has one row for each slice; "
@@ -48,11 +44,7 @@ def check_state(optimizer: Optimizer) -> None:
 
 
 def refuse_whole_vector(optimizer: Optimizer) -> None:
-    """Raise if an optimizer moves all its parameters as one vector, with one state.
-
-    Raises:
-        ValueError: If it does.
-    """
+    """Raise a ValueError if an optimizer moves its parameters as one vector, with one state."""
     if isinstance(optimizer, optim.LBFGS):
         raise ValueError(
             "hold='state' needs an optimizer with a state for each parameter; LBFGS has one for "
@@ -116,7 +108,7 @@ class Starts:
         missing = [
             key
             for key, value in own.items()
-            if _has_rows(value, param, dim) and key not in self._found[case]
+            if has_rows(value, param, dim) and key not in self._found[case]
         ]
         if missing:
             raise ValueError(
@@ -133,17 +125,13 @@ class Starts:
 
 
 def check_dampening(optimizer: Optimizer) -> None:
-    """Raise if SGD would make the first step of a slice as another one than the first.
+    """Raise a ValueError if SGD would make the first step of a slice as another one than the first.
 
-    Raises:
-        ValueError: If a parameter has no momentum yet and will be dampened.
+    It does where a parameter has no momentum yet and will be dampened.
     """
-    if not isinstance(optimizer, optim.SGD):
-        return
-    for group in optimizer.param_groups:
-        if group['dampening'] and group['momentum']:
-            if all(optimizer.state.get(param) for param in group['params']):
-                continue
+    for group in optimizer.param_groups if isinstance(optimizer, optim.SGD) else ():
+        is_dampened = group['dampening'] and group['momentum']
+        if is_dampened and not all(optimizer.state.get(param) for param in group['params']):
             raise ValueError(
                 "hold='state' gives each slice a clock of its own, but SGD takes its first step "
                 f'without dampening and all others with dampening={group["dampening"]}: the first '
@@ -188,7 +176,7 @@ def _find(optimizer: Optimizer, group: dict, param: Parameter, dim: int) -> dict
             f"hold='state' has to find where the state of {name} starts, but can't make another "
             f'optimizer of this kind to try it ({type(error).__name__}: {error}). {REMEDY}'
         ) from error
-    keys = [key for key, value in made.items() if _has_rows(value, first, dim)]
+    keys = [key for key, value in made.items() if has_rows(value, first, dim)]
     others = [key for key, value in made.items() if key not in keys and not _is_number(value)]
     if others:
         raise ValueError(
@@ -219,11 +207,8 @@ def _find(optimizer: Optimizer, group: dict, param: Parameter, dim: int) -> dict
 def _step(optimizer: Optimizer, group: dict, param: Parameter, state: dict) -> tuple[Tensor, dict]:
     """Make one step of a new optimizer on a small parameter; return its weight and state.
 
-    Args:
-        optimizer: Of this kind.
-        group: With the options of this group.
-        param: The small parameter has its dimensions, dtype and device.
-        state: Is what the optimizer has before the step.
+    The optimizer is of the kind of this one, with the options of the group, and has the state
+    before the step. The parameter has the dimensions, the dtype and the device of this one.
     """
     kind = type(optimizer)
     known = _arguments(kind) - {'params'}
@@ -262,7 +247,8 @@ def _weight(param: Parameter) -> Tensor:
     return numbers.double().sin().view(shape).to(param.dtype)
 
 
-def _has_rows(value: object, param: Tensor, dim: int) -> bool:
+def has_rows(value: object, param: Tensor, dim: int) -> bool:
+    """Whether a value of a state is a tensor with a row for each slice of the parameter."""
     return (
         isinstance(value, Tensor)
         and value.dim() == param.dim() > 0

@@ -10,21 +10,13 @@ from mmengine.registry import DATASETS
 
 
 class Layout(NamedTuple):
-    """Names in the files of a CIFAR data set.
+    """Names in the files of a CIFAR data set."""
 
-    Attributes:
-        folder: The folder that has all of its files.
-        batches: Names of the batch files of each split.
-        meta: Name of the file with the names of the classes.
-        labels: Key of the labels in a batch file.
-        names: Key of the names of the classes.
-    """
-
-    folder: str
-    batches: dict[str, list[str]]
-    meta: str
-    labels: str
-    names: str
+    folder: str  # has all of its files
+    batches: dict[str, list[str]]  # the batch files of each split
+    meta: str  # the file with the names of the classes
+    labels: str  # key of the labels in a batch file
+    names: str  # key of the names of the classes
 
 
 BATCHES_OF_10 = {

@@ -27,34 +27,19 @@ AREA = 'the area in pixels (width × height if there are only boxes)'
 
 @dataclass
 class CocoFile:
-    """What a COCO annotation file has, as MMDetection will read it.
-
-    Attributes:
-        path: The file.
-        categories: Names by id, in the order of the file.
-        images: File names by id.
-        images_of: Ids of the images that have an annotation of a category, by id of the category.
-        boxes: Number of annotations of a category, by its id.
-        trained: Number of those that are trained on, by id of the category: neither crowds, nor
-            left out.
-        without_mask: Number of those trained on that have no segmentation.
-        left_out: Number of annotations that MMDetection leaves out, by the reason.
-        without_crowd: How many annotations lack "iscrowd", in words; '' if none does.
-        has_annotations: Whether there is such a list, which files of images to test on lack.
-        starts_at_zero: Whether the id of an annotation is 0.
-    """
+    """What a COCO annotation file has, as MMDetection will read it."""
 
     path: Path
-    categories: dict[int | str, str]
-    images: dict[int | str, str]
-    images_of: dict[int | str, set[int | str]]
-    boxes: Counter[int | str]
-    trained: Counter[int | str]
-    without_mask: Counter[int | str]
-    left_out: dict[str, int]
-    without_crowd: str
-    has_annotations: bool
-    starts_at_zero: bool
+    categories: dict[int | str, str]  # names by id, in the order of the file
+    images: dict[int | str, str]  # file names by id
+    images_of: dict[int | str, set[int | str]]  # ids of those with a category, by its id
+    boxes: Counter[int | str]  # annotations by id of the category
+    trained: Counter[int | str]  # those that are trained on: neither crowds, nor left out
+    without_mask: Counter[int | str]  # those trained on that have no segmentation
+    left_out: dict[str, int]  # annotations that MMDetection leaves out, by the reason
+    without_crowd: str  # how many annotations lack "iscrowd", in words; '' if none does
+    has_annotations: bool  # whether there is such a list, which files of images to test on lack
+    starts_at_zero: bool  # whether the id of an annotation is 0
 
 
 def read_with_marks() -> None:
@@ -244,13 +229,10 @@ def _numbers(
 ) -> np.ndarray:
     """The values of a key as an array, float64 of ``shape``."""
     values = [entry.get(key) for entry in entries]
-    try:
-        array = np.array(values)
-        if array.shape == shape and array.dtype.kind in 'iuf':
-            return array.astype(float)
-    except ValueError:  # lists of different lengths
-        pass
-    wrong = [index for index, value in enumerate(values) if not _fits(value, shape[1:])]
+    array = _as_array(values, shape)
+    if array is not None:
+        return array
+    wrong = [index for index, value in enumerate(values) if _as_array(value, shape[1:]) is None]
     first = entries[wrong[0]]
     has = '' if first.get(key) is None else f', which has {first[key]!r}'
     raise ValueError(
@@ -259,9 +241,10 @@ def _numbers(
     )
 
 
-def _fits(value: object, shape: tuple[int, ...]) -> bool:
+def _as_array(value: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A value as float64, or None if it is not numbers of this shape."""
     try:
         array = np.array(value)
-        return array.shape == shape and array.dtype.kind in 'iuf'
-    except ValueError:
-        return False
+    except ValueError:  # lists of different lengths
+        return None
+    return array.astype(float) if array.shape == shape and array.dtype.kind in 'iuf' else None

@@ -13,6 +13,8 @@ from mmwau.files.whole import whole_folder
 from mmwau.reporting.terminal import track
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
+# How far their corners are from the middle.
+RADII = {'circle': [1.0] * 64, 'square': [1.1] * 4, 'triangle': [1.15] * 3, 'star': [1.2, 0.5] * 5}
 SMOOTHING = 4  # drawn this many times larger and then shrunk, so that edges are smooth
 MAX_OVERLAP = 0.25  # of the smaller of two boxes
 
@@ -112,22 +114,14 @@ def draw_image(
 
 def _outline(name: str, angle: float) -> np.ndarray:
     """Corners of a shape of radius about 1 around the origin, shape (corners, 2)."""
-    if name == 'circle':
-        corners, radii = 64, [1.0]
-    elif name == 'square':
-        corners, radii = 4, [1.1]
-    elif name == 'triangle':
-        corners, radii = 3, [1.15]
-    elif name == 'star':
-        corners, radii = 10, [1.2, 0.5]
-    else:  # cross: twelve corners of a plus sign
+    if name == 'cross':  # twelve corners of a plus sign
         half, arm = 0.36, 1.1
         quarter = np.array([[half, -arm], [half, -half], [arm, -half]])
-        return np.concatenate(
-            [quarter @ _rotation(angle + turn * math.pi / 2) for turn in range(4)]
-        )
-    angles = angle + np.arange(corners) * 2 * math.pi / corners
-    return np.resize(radii, corners)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        turns = [angle + turn * math.pi / 2 for turn in range(4)]
+        return np.concatenate([quarter @ _rotation(turn) for turn in turns])
+    radii = np.array(RADII[name])
+    angles = angle + np.arange(len(radii)) * 2 * math.pi / len(radii)
+    return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _rotation(angle: float) -> np.ndarray:

@@ -119,7 +119,8 @@ def split_names(names: Sequence[str], ratios: Sequence[float], seed: int) -> lis
             f'--split-ratio must be fractions above 0 that add up to 1, got '
             f'{" ".join(map(str, ratios))}'
         )
-    order = [sorted(names)[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    names = sorted(names)
+    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
     ends = [round(end * len(order)) for end in np.cumsum(ratios)]
     parts = [sorted(order[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
     if not all(parts):
@@ -132,11 +133,6 @@ def split_names(names: Sequence[str], ratios: Sequence[float], seed: int) -> lis
 
 def find_image(annotation: Annotation, name: str, images: dict[str, list[Path]]) -> Path:
     """The image of an annotation: the one of its name.
-
-    Args:
-        annotation: What was read from the XML file.
-        name: Its name.
-        images: The images by name.
 
     Raises:
         FileNotFoundError: If there is none.

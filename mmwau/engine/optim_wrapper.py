@@ -101,11 +101,7 @@ class WAUMixin(Planned, Wrapper):
 
     @classmethod
     def check_config(cls, settings: dict, plan: Plan) -> None:
-        """Raise if the wrapper of a config can't be built, or does not go with the rest.
-
-        Args:
-            settings: What the config has for it.
-            plan: What the config says of the training.
+        """Raise if the wrapper can't be built with a config's settings, or in what it plans.
 
         Raises:
             TypeError: If an argument has the wrong type, or see :meth:`check`.
@@ -115,9 +111,6 @@ class WAUMixin(Planned, Wrapper):
 
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
-
-        Args:
-            plan: The training.
 
         Raises:
             TypeError: If parameters are cut over processes, or the runner does not pass the model.
@@ -212,12 +205,7 @@ class WAUMixin(Planned, Wrapper):
                 yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Compute the gradients, without those of held slices where nobody reads them.
-
-        Args:
-            loss: The loss, a scalar.
-            **kwargs: Arguments of ``Tensor.backward``.
-        """
+        """Compute the gradients, without those of held slices where nobody reads them."""
         # torch.compile can't break off inside of our contexts; what it compiles skips nothing.
         if self.updates is None or is_compiling():
             super().backward(loss, **kwargs)
@@ -232,13 +220,7 @@ class WAUMixin(Planned, Wrapper):
             self.updates.flush()
 
     def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute the gradients and, at the end of a window of accumulation, make the update.
-
-        Args:
-            loss: The loss, a scalar.
-            *args: Further arguments of MMEngine's ``update_params``.
-            **kwargs: Further arguments of MMEngine's ``update_params``.
-        """
+        """Compute the gradients and, at the end of a window of accumulation, make the update."""
         # Nobody sees the gradients in between, so that they need not be brought to their places.
         self._steps_at_once = True
         try:
@@ -275,11 +257,7 @@ class WAUMixin(Planned, Wrapper):
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load what :meth:`state_dict` returned; that of a run without WAU will do too.
-
-        Args:
-            state_dict: The state.
-        """
+        """Load what :meth:`state_dict` returned; that of a run without WAU will do too."""
         state_dict = dict(state_dict)
         loaded = state_dict.pop(STATE, {})
         super().load_state_dict(state_dict)

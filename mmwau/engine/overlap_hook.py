@@ -61,8 +61,6 @@ class OverlapHook(Planned, Hook):
         ValueError: If ``overlap_interval`` is below 1.
     """
 
-    priority = 'NORMAL'
-
     def __init__(
         self,
         overlap_interval: int = 500,
@@ -83,9 +81,6 @@ class OverlapHook(Planned, Hook):
 
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
-
-        Args:
-            plan: The training.
 
         Raises:
             ValueError: If more than one hook measures the overlap.

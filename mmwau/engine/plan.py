@@ -13,27 +13,17 @@ from .type_names import type_name
 
 
 class Plan(NamedTuple):
-    """A training, as its config or its runner describes it.
+    """A training, as its config or its runner describes it."""
 
-    Attributes:
-        wrapper: Class of the optimizer wrapper; None if a config has one that is not registered.
-        wrapper_name: Its name.
-        hold: What its held slices keep; None without WAU.
-        hooks: Classes of the hooks.
-        counts_iterations: Whether training counts only iterations, its epoch always being 0.
-        max_epochs: The number of epochs, or None if it is not known.
-        runner: Name of the runner's class.
-        sharding: The part of a config that cuts parameters over processes, by name, or None. (Of
-            a runner see the model: :func:`mmwau.core.sharding.refuse_sharded`.)
-    """
-
-    wrapper: type | None
+    wrapper: type | None  # of the optimizer; None if a config has one that is not registered
     wrapper_name: str
-    hold: str | None
+    hold: str | None  # what its held slices keep; None without WAU
     hooks: list[type]
-    counts_iterations: bool
-    max_epochs: int | None
-    runner: str
+    counts_iterations: bool  # and nothing else: the epoch is always 0
+    max_epochs: int | None  # None if it is not known
+    runner: str  # name of the class
+    # The part of a config that cuts parameters over processes, by name, or None. (Of a runner see
+    # the model: mmwau.core.sharding.refuse_sharded.)
     sharding: str | None = None
 
     @classmethod
@@ -88,11 +78,7 @@ class Planned:
         cls(**settings).check(plan)
 
     def check(self, plan: Plan) -> None:
-        """Raise if the training is none for this.
-
-        Args:
-            plan: The training.
-        """
+        """Raise if the training is none for this."""
 
 
 def hooks_of(cfg: Config) -> Iterator[tuple[type, dict]]:
@@ -108,6 +94,6 @@ def class_of(name_or_class: str | type | None, registry: Registry) -> type | Non
     return kind if isinstance(kind, type) else None
 
 
-def _name(part: dict | str | type | None) -> str | None:
-    """Name of the type that a part of a config has, or is."""
+def _name(part: dict | str | type | None) -> str:
+    """Name of the type that a part of a config has, or is; '' for None."""
     return type_name(part.get('type') if isinstance(part, dict) else part)

@@ -52,13 +52,8 @@ def find_index(loaded: Mapping, before: int | None, iterations: int, accumulativ
 def keep_options(hub: MessageHub, options: Mapping, resumed: bool) -> Iterator[Message]:
     """Keep WAU's options in the message hub, which is part of every checkpoint.
 
-    Args:
-        hub: The hub.
-        options: The options in force.
-        resumed: Whether training goes on.
-
     Returns:
-        What changed since then, if training goes on.
+        What changed since the checkpoint that training resumes from, if it does.
     """
     before = hub.get_info(OPTIONS)
     hub.update_info(OPTIONS, options)

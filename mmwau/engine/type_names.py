@@ -1,17 +1,7 @@
 """Names of the types that configs have."""
 
-from typing import overload
 
-
-@overload
-def type_name(kind: str | type) -> str: ...
-
-
-@overload
-def type_name(kind: None) -> None: ...
-
-
-def type_name(kind: str | type | None) -> str | None:
+def type_name(kind: str | type | None) -> str:
     """Name of a type as a config of either style has it.
 
     Args:
@@ -19,7 +9,7 @@ def type_name(kind: str | type | None) -> str | None:
             one, which is how MMEngine writes a class into a file; or None.
 
     Returns:
-        The bare name, without what is before the last dot; None for None.
+        The bare name, without what is before the last dot; '' for None.
     """
-    name = kind.__name__ if isinstance(kind, type) else kind
-    return name.rpartition('.')[2] if isinstance(name, str) else name
+    name = kind.__name__ if isinstance(kind, type) else str(kind or '')
+    return name.rpartition('.')[2]

@@ -67,16 +67,24 @@ class WAUHook(OverlapHook):
     def check(self, plan: Plan) -> None:
         """Raise if the training is none for this.
 
-        Args:
-            plan: The training.
-
         Raises:
             TypeError: If its optimizer wrapper is not WAU's.
             ValueError: If two hooks measure the overlap, the schedule counts epochs in a training
                 that has none, or held gradients are left out of what is sent, but needed.
         """
+        if plan.wrapper_name == 'OptimWrapperDict':
+            raise TypeError(
+                'WAUHook is in custom_hooks, but optim_wrapper is an OptimWrapperDict, which does '
+                'not pass the model to its parts: WAU does not work with several optimizers'
+            )
         if plan.wrapper is None or not issubclass(plan.wrapper, WAUMixin):
-            raise TypeError(wrong_wrapper(plan.wrapper_name))
+            wanted = 'WAUAmpOptimWrapper' if 'Amp' in plan.wrapper_name else 'WAUOptimWrapper'
+            raise TypeError(
+                f'WAUHook is in custom_hooks, but optim_wrapper.type is {plan.wrapper_name!r}: '
+                f"nothing would be held. Set optim_wrapper.type to '{wanted}' (the --amp of other "
+                'training scripts replaces the type; the one of mmwau keeps WAU), or remove '
+                'WAUHook.'
+            )
         super().check(plan)
         if self.ratio_schedule is not None and self.by_epoch and plan.counts_iterations:
             raise ValueError(
@@ -146,18 +154,3 @@ class WAUHook(OverlapHook):
 
     def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
         return runner.optim_wrapper.layers
-
-
-def wrong_wrapper(wrapper: str) -> str:
-    """The message for a run that has WAUHook but another optimizer wrapper."""
-    if wrapper == 'OptimWrapperDict':
-        return (
-            'WAUHook is in custom_hooks, but optim_wrapper is an OptimWrapperDict, which does not '
-            'pass the model to its parts: WAU does not work with several optimizers'
-        )
-    wanted = 'WAUAmpOptimWrapper' if 'Amp' in wrapper else 'WAUOptimWrapper'
-    return (
-        f'WAUHook is in custom_hooks, but optim_wrapper.type is {wrapper!r}: nothing would be '
-        f"held. Set optim_wrapper.type to '{wanted}' (the --amp of other training scripts replaces "
-        'the type; the one of mmwau keeps WAU), or remove WAUHook.'
-    )

@@ -13,13 +13,6 @@ ELSEWHERE = ('optimizer', 'constructor', 'paramwise_cfg')
 def build_on_nothing(kind: type[OptimWrapper], settings: dict) -> OptimWrapper:
     """Build a wrapper around an optimizer of nothing, so that it checks its own arguments.
 
-    Args:
-        kind: Its class.
-        settings: What a config has for it.
-
-    Returns:
-        The wrapper.
-
     Raises:
         TypeError: If an argument has the wrong type, or is one of automatic mixed precision only.
         ValueError: If a value is wrong, or mixed precision finds no accelerator.

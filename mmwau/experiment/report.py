@@ -1,5 +1,6 @@
 """What came out of a suite: tables, warnings, pictures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -9,10 +10,12 @@ from matplotlib.figure import Figure
 
 from mmwau.reporting.labels import name_some
 from mmwau.reporting.numbers import MINUS, number_text
+from mmwau.reporting.page import Table
 from mmwau.reporting.plots import COLOURS, tidy
 from mmwau.reporting.statistics import Summary, half_width
 from mmwau.runs.metrics import is_measured
 
+from .over_settings import over_settings
 from .record import TrainingRecord
 from .setting import Setting
 from .suite import Suite, Training
@@ -29,11 +32,16 @@ HOW_TO_READ = (
     'before and after. Displacement: the angle between a filter and itself at the start. Time: '
     'relative to the baseline with the same seed, median over seeds; without a GPU, the processor '
     'time of the whole process. Trainings that run side by side slow one another down, so this '
-    'does not measure speed.',
+    "does not measure speed. Time to baseline's metric: when a training first had the metric that "
+    'the baseline with the same seed ends with, relative to all of its time; median over those '
+    'that reach it, with their number.',
     'At equal training loss, path length or displacement: the difference in overlap at the point '
     'where each of the two first reached the training loss (path length, displacement) that both '
     'reached. Overlap grows as training goes on; a difference that vanishes here came from how far '
     'training had got.',
+    'Over all settings: the mean of the settings, and the gap over all pairs of a setting and a '
+    'seed. p: paired t test, two-sided; corrected by Holm for the number of arms beside it. It '
+    'speaks of these settings, not of others.',
 )
 
 
@@ -57,16 +65,15 @@ class SuiteReport:
         found = []
         for number, (name, arms) in enumerate(self.suite.settings.items(), start=1):
             trainings = [one for one in self.suite.trainings if one.setting == name]
-            ended = {arm: self._finished(trainings, arm) for arm in arms}
-            planned = {arm: sum(one.arm == arm for one in trainings) for arm in arms}
+            ended: dict[str, list[TrainingRecord]] = {arm: [] for arm in arms}
+            for one in trainings:
+                if one in self.records and self.records[one].finished:
+                    ended[one.arm].append(self.records[one])
+            planned = Counter(one.arm for one in trainings)
             if any(ended.values()):
                 metrics = self.suite.metric, self.suite.other_metrics
                 found.append(Setting(name, number, *metrics, ended, planned))
         return found
-
-    def _finished(self, trainings: Sequence[Training], arm: str) -> list[TrainingRecord]:
-        records = [self.records.get(one) for one in trainings if one.arm == arm]
-        return [record for record in records if record is not None and record.finished]
 
     def warnings(self) -> list[str]:
         """Sentences on what is missing, went wrong, or can't be concluded."""
@@ -115,6 +122,12 @@ class SuiteReport:
             f"-1, COCO's mark for nothing to count, is no measurement)"
         ]
 
+    def tables(self) -> list[Table]:
+        """What came out: over all settings together, then of each."""
+        whole = over_settings(self.settings)
+        each = [table for setting in self.settings for table in setting.tables()]
+        return each if whole is None else [whole, *each]
+
     def to_markdown(self, command: str, pictures: Sequence[str]) -> str:
         """Everything as a Markdown page.
 
@@ -123,8 +136,7 @@ class SuiteReport:
             pictures: File names of its pictures, beside the page.
         """
         parts = [f'# {self.suite.title}\n', f'```bash\n{command}\n```\n']
-        for setting in self.settings:
-            parts += [table.to_markdown() for table in setting.tables()]
+        parts += [table.to_markdown() for table in self.tables()]
         warnings = self.warnings()
         if warnings:
             parts += ['## Warnings\n', ''.join(f'- {warning}\n' for warning in warnings)]
@@ -164,10 +176,7 @@ class SuiteReport:
 
     @staticmethod
     def _draw_gap(axes: Axes, setting: Setting, arm: str, found: Summary, row: int) -> None:
-        theirs = dict(setting.values(setting.baseline, 'metric'))
-        pairs = [
-            value - theirs[seed] for seed, value in setting.values(arm, 'metric') if seed in theirs
-        ]
+        pairs = setting.differences(arm)
         half = half_width(found)
         if half is not None:
             ends = found.mean - half, found.mean + half

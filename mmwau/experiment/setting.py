@@ -16,7 +16,7 @@ from mmwau.reporting.plots import COLOURS, legend_above, styles, tidy
 from mmwau.reporting.statistics import Summary, difference, half_width, mean_curve, summarise
 from mmwau.runs.metrics import is_measured, is_number
 
-from .equal_terms import at_equal_loss, at_equal_movement, interpolate
+from .equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
 from .record import TrainingRecord
 
 # Columns with a mean: heading, name of the value, decimals.
@@ -26,6 +26,8 @@ COLUMNS = (
     ('path length', 'path_length', 2),
     ('displacement', 'displacement', 3),
 )
+# Measurements of the metric in a training from which on it is of use when one was reached.
+FOLLOWED = 5
 EQUAL_TERMS: dict[str, Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None]] = {
     'at equal training loss': at_equal_loss,
     'at equal path length': at_equal_movement,
@@ -92,6 +94,12 @@ class Setting:
         found = {arm: self.gap(arm, 'metric') for arm in self.others}
         return {arm: gap for arm, gap in found.items() if gap is not None}
 
+    def differences(self, arm: str) -> list[float]:
+        """The gap of the metric in each pair of runs with the same seed."""
+        theirs = dict(self.values(self.baseline, 'metric'))
+        values = self.values(arm, 'metric')
+        return [value - theirs[seed] for seed, value in values if seed in theirs]
+
     def pairs(self, arm: str) -> list[tuple[TrainingRecord, TrainingRecord]]:
         """Records of an arm, each with that of the baseline with the same seed."""
         theirs = {record.seed: record for record in self.arms[self.baseline]}
@@ -115,6 +123,26 @@ class Setting:
         ]
         return median(ratios) if ratios else None
 
+    def times_to_baseline(self, arm: str) -> list[float | None]:
+        """Training time until an arm first has the metric that the baseline ends with.
+
+        Returns:
+            For each pair whose times are known the time relative to the baseline's whole training;
+            None where the arm does not come to that metric.
+        """
+        times: list[float | None] = []
+        for ours, theirs in self.pairs(arm):
+            level = theirs.values.get(self.metric)
+            curve = [point for point in ours.curves.get('metric', []) if is_number(point[1])]
+            if level is None or not (ours.seconds and theirs.seconds):
+                continue
+            if any(value >= level for _, value in curve):
+                share = first_reach(curve, level) / ours.iterations
+                times.append(share * ours.seconds / theirs.seconds)
+            else:
+                times.append(None)
+        return times
+
     @property
     def decimals(self) -> int:
         """Decimals that the metric is shown with: of a percentage 2, of a fraction 3."""
@@ -128,15 +156,24 @@ class Setting:
     def table(self) -> Table:
         """What came out."""
         shown = [*((name, name, self.decimals) for name in self.other_metrics), *COLUMNS]
+        points = [len(one.curves.get('metric', ())) for one in self.arms[self.baseline]]
+        is_followed = min(points, default=0) >= FOLLOWED
         rows = []
         for arm, records in self.arms.items():
             runs = f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK)
             metric = mean_text(self.mean(arm, 'metric'), self.decimals)
-            gap = self._gap(self.gap(arm, 'metric'), arm, self.decimals)
+            gap = gap_text(self.gaps().get(arm), self.decimals)
             means = [mean_text(self.mean(arm, name), digits) for _, name, digits in shown]
             rows.append([arm, runs, metric, gap, *means, number_text(self.time(arm), 2)])
+            if is_followed:
+                times = self.times_to_baseline(arm)
+                reached = [time for time in times if time is not None]
+                time = number_text(median(reached) if reached else None, 2)
+                rows[-1].append(f'{time} ({len(reached)}/{len(times)})'.replace(' ', NO_BREAK))
         headings = [heading for heading, *_ in shown]
         columns = ['arm', 'runs', self.metric, 'Gap (95 % interval)', *headings, 'time']
+        if is_followed:
+            columns.append("time to baseline's metric")
         return Table(self.name, columns, rows)
 
     def overlap_table(self) -> Table:
@@ -145,20 +182,10 @@ class Setting:
         for arm in self.others:
             gaps = [self.gap(arm, 'overlap')]
             gaps += [self.gap_at(arm, compare) for compare in EQUAL_TERMS.values()]
-            rows.append([arm, *(self._gap(gap, arm, 4) for gap in gaps)])
+            rows.append([arm, *(gap_text(gap, 4) for gap in gaps)])
         columns = ['arm', 'at the end', *EQUAL_TERMS]
         title = f'{self.name}: overlap, difference to {self.baseline} (95 % interval)'
         return Table(title, columns, rows)
-
-    def _gap(self, found: Summary | None, arm: str, decimals: int) -> str:
-        if found is None or arm == self.baseline:
-            return NO_VALUE
-        half = half_width(found)
-        text = number_text(found.mean, decimals, '+')
-        if half is None:
-            return text
-        low, high = (number_text(found.mean + sign * half, decimals, '+') for sign in (-1, 1))
-        return f'{text} ({low}, {high})'.replace(' ', NO_BREAK)
 
     def draw_curves(self) -> Figure:
         """Metric, loss and overlap as training goes on, and the overlap along the others."""
@@ -215,3 +242,15 @@ class Setting:
             curves = [[*start, *record.curves[along]] for record in records]
             where = [fmean(interpolate(curve, step) for curve in curves) for step in means]
         axes.plot(where, list(means.values()), markevery=max(1, len(means) // 8), **look)
+
+
+def gap_text(found: Summary | None, decimals: int) -> str:
+    """A gap with its 95 % interval, if it has one, and a dash for none."""
+    if found is None:
+        return NO_VALUE
+    half = half_width(found)
+    text = number_text(found.mean, decimals, '+')
+    if half is None:
+        return text
+    low, high = (number_text(found.mean + sign * half, decimals, '+') for sign in (-1, 1))
+    return f'{text} ({low}, {high})'.replace(' ', NO_BREAK)

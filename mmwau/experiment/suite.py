@@ -140,7 +140,8 @@ def read_suite(path: str | PathLike) -> Suite:
     - ``metric``: name of the validation metric, for example ``'accuracy/top1'``.
     - ``other_metrics``: list of metrics to show beside it (optional).
     - ``seeds``: list of integers.
-    - ``options``: settings for all trainings, as ``--cfg-options`` takes them (optional).
+    - ``options``: settings for all trainings, as ``--cfg-options`` takes them (optional). In a
+      value that is a string ``{seed}`` stands for the training's seed.
     - ``processes``: number of processes of each training (optional; 1 by default).
     - ``settings``: for each name a dict with the ``config``, in which ``{arm}`` stands for what the
       arm puts there, and optionally ``options``, ``processes``, ``seeds`` and ``arms`` (names of
@@ -149,8 +150,7 @@ def read_suite(path: str | PathLike) -> Suite:
       (nothing by default), and ``options``, which count more than those of the setting. The first
       arm is the baseline.
 
-    Args:
-        path: The file. Configs are named from the folder that the tool runs in.
+    Configs are named from the folder that the tool runs in.
 
     Raises:
         FileNotFoundError: If it or a config does not exist.
@@ -189,7 +189,7 @@ def read_suite(path: str | PathLike) -> Suite:
             _check_options(path, options)
             variants.append((arm, config, options))
         found += [
-            Training(setting, arm, seed, config, options, processes)
+            Training(setting, arm, seed, config, _with_seed(options, seed), processes)
             for seed in seeds
             for arm, config, options in variants
         ]
@@ -210,16 +210,9 @@ def read_suite(path: str | PathLike) -> Suite:
 
 
 def digest(settings: Mapping, wau: Mapping | None, seed: int | None, processes: int) -> str:
-    """A hash of what makes a difference to a training.
+    """A hash of what makes a difference to a training, 16 hexadecimal digits.
 
-    Args:
-        settings: See :func:`mmwau.runs.reader.split_settings`.
-        wau: See there.
-        seed: Seed of the run; None if it has none.
-        processes: Number of processes.
-
-    Returns:
-        16 hexadecimal digits.
+    The settings and WAU's are those of :func:`mmwau.runs.settings.split_settings`.
     """
     kept = {name: value for name, value in settings.items() if not name.startswith(IRRELEVANT)}
     whole = json.dumps([kept, wau, seed, processes], sort_keys=True, default=str)
@@ -257,6 +250,13 @@ def _check_seeds(path: Path, seeds: object) -> Sequence[int]:
     ):
         raise ValueError(f'{path}: seeds must be different integers in a list, got {seeds!r}')
     return seeds
+
+
+def _with_seed(options: Mapping[str, object], seed: int) -> dict[str, object]:
+    return {
+        name: value.replace('{seed}', str(seed)) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
 
 
 def _check_options(path: Path, options: Mapping[str, object]) -> None:

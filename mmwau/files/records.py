@@ -4,17 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from .whole import write_whole
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Kind = TypeVar('Kind', bound='DataclassInstance')
+Kind = TypeVar('Kind')
 
 
-def write_records(records: 'Sequence[DataclassInstance]', path: Path) -> None:
+def write_records(records: Sequence[Any], path: Path) -> None:
     """Write records to a JSON file, a line for each.
 
     Args:
@@ -45,6 +42,6 @@ def read_records(kind: type[Kind], path: Path) -> list[Kind]:
         raise ValueError(f'{path} is not what this tool writes ({error}); remove it') from error
 
 
-def to_lines(records: 'Sequence[DataclassInstance]') -> str:
+def to_lines(records: Sequence[Any]) -> str:
     """Records as a JSON list, a line for each."""
     return '[\n' + ',\n'.join(json.dumps(asdict(record)) for record in records) + '\n]'

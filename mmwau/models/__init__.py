@@ -1,8 +1,16 @@
-"""Backbones that OpenMMLab lacks: the networks of the CIFAR experiments, one to fine-tune."""
+"""Backbones that OpenMMLab lacks: networks of the experiments, and one to fine-tune."""
 
 from .cifar_alexnet import CIFARAlexNet
 from .cifar_wide_resnet import CIFARWideResNet
+from .googlenet import CIFARGoogLeNet, GoogLeNet
 from .pytorchcv_backbone import PytorchCVBackbone
 from .timm_efficientnet import TimmEfficientNet
 
-__all__ = ['CIFARAlexNet', 'CIFARWideResNet', 'PytorchCVBackbone', 'TimmEfficientNet']
+__all__ = [
+    'CIFARAlexNet',
+    'CIFARGoogLeNet',
+    'CIFARWideResNet',
+    'GoogLeNet',
+    'PytorchCVBackbone',
+    'TimmEfficientNet',
+]

@@ -11,12 +11,7 @@ from mmwau.wau import WAU
 
 
 class Message(NamedTuple):
-    """A line for the log.
-
-    Attributes:
-        level: One of the levels of :mod:`logging`.
-        text: The line.
-    """
+    """A line for the log, with one of the levels of :mod:`logging`."""
 
     level: int
     text: str
@@ -29,24 +24,16 @@ def about_layers(
     layers: Mapping[str, Layer],
     left_out: Mapping[str, str],
 ) -> Iterator[Message]:
-    """Say which layers are held, and which are not.
-
-    Args:
-        wau: The rule.
-        axis: What a slice is.
-        targets: Prefixes below which layers were sought.
-        layers: Those that are held, by name.
-        left_out: The reasons why others are not, by name.
-    """
+    """Say which layers are held below the targets, and which are left out for which reason."""
     if axis == 'layer':
         held = 'whole layers, which are'
+        num_filters = sum(layer.num_filters for layer in layers.values())
         num_parameters = sum(layer.num_parameters for layer in layers.values())
-        parts = f'{sum(layer.num_filters for layer in layers.values())} filters and '
-        parts += f'{num_parameters} parameters'
+        parts = f'{num_filters} filters and {num_parameters} parameters'
     else:
         held = 'slices of'
-        parts = f'{sum(layer.num_slices for layer in layers.values())} '
-        parts += 'filters' if axis == 'out' else 'input channels'
+        num_slices = sum(layer.num_slices for layer in layers.values())
+        parts = f'{num_slices} {"filters" if axis == "out" else "input channels"}'
     yield Message(
         logging.INFO,
         f'WAU holds {held} {len(layers)} convolutions below {", ".join(targets)} '
@@ -95,12 +82,7 @@ def _about_small_layers(wau: WAU, layers: Mapping[str, Layer]) -> Iterator[Messa
 
 
 def about_skipping(full: Mapping[str, str], num_layers: int) -> Iterator[Message]:
-    """Say in how many layers gradients are skipped.
-
-    Args:
-        full: The reasons why those of others are computed in full, by name of the layer.
-        num_layers: Number of all layers.
-    """
+    """Say in how many layers gradients are skipped, and why those of others are in full."""
     skipping = num_layers - len(full)
     yield Message(
         logging.INFO if skipping else logging.WARNING,
@@ -113,9 +95,7 @@ def about_skipping(full: Mapping[str, str], num_layers: int) -> Iterator[Message
 def about_changes(before: Mapping | None, options: Mapping) -> Iterator[Message]:
     """Say what changed since the checkpoint that training resumes from.
 
-    Args:
-        before: Options of WAU in the checkpoint, or None if it was trained without.
-        options: Those in force now.
+    There are no options before if it was trained without WAU.
     """
     if before is None:
         yield Message(logging.INFO, 'WAU: the run was trained without WAU until here')

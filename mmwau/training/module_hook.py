@@ -8,6 +8,7 @@ from types import FrameType
 
 from torch import nn
 
+from mmwau.core.detached_convolution import DetachedConvolution
 from mmwau.core.leaving import raises_interrupts
 from mmwau.skipping import Patch
 
@@ -59,7 +60,8 @@ class Passes(threading.local):
     def enter(self, patch: Patch) -> None:
         """Skip in the forward pass of one module that begins."""
         # A signal handler takes as long as a small convolution: only where it is needed.
-        if patch.detaches and not self._takes_interrupts and raises_interrupts():
+        detaches = isinstance(patch, DetachedConvolution) and patch.is_held
+        if detaches and not self._takes_interrupts and raises_interrupts():
             signal.signal(signal.SIGINT, self._interrupt)
             self._takes_interrupts = True
         self._under_way.append(patch)
@@ -67,11 +69,7 @@ class Passes(threading.local):
             self._end(patch)
 
     def leave(self, patch: Patch, output: object = None) -> object:
-        """End the pass of one module, if it skips.
-
-        Args:
-            patch: That of the module.
-            output: Of the pass, or None if it failed.
+        """End the pass of one module, if it skips; its output is None if it failed.
 
         Returns:
             What takes the place of the output, or None if nothing does.

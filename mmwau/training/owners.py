@@ -2,49 +2,28 @@
 
 import logging
 import weakref
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmwau.core.holds import NEEDS_NO_WHOLE, inner
-from mmwau.core.slices import Layer
 
 LOGGER = logging.getLogger('mmwau')
-
-
-class Owner(Protocol):
-    """What is attached to an optimizer: :class:`mmwau.attach.Attached`."""
-
-    optimizer: Optimizer
-    is_stepping: bool
-
-    @property
-    def layers(self) -> Mapping[str, Layer]:
-        """The layers that are held."""
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether gradients were perhaps skipped since the last step."""
-
-    def remove(self) -> None:
-        """Make the optimizer and the model what they were."""
-
-
-_attached: 'weakref.WeakSet[Owner]' = weakref.WeakSet()
+# Each is an mmwau.attach.Attached, which is not imported here: it is built on this.
+_attached: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 # Those of which was said already that another optimizer steps their layers.
-_warned: 'weakref.WeakSet[Owner]' = weakref.WeakSet()
+_warned: 'weakref.WeakSet[Any]' = weakref.WeakSet()
 
 
-def add(owner: Owner) -> None:
+def add(owner: Any) -> None:
     """From the first one on, look at every step of every optimizer."""
     _attached.add(owner)
     _look_at_steps()
 
 
-def discard(owner: Owner) -> None:
+def discard(owner: Any) -> None:
     """Forget one."""
     _attached.discard(owner)
 
@@ -54,16 +33,17 @@ def _look_at_steps() -> None:
     register_optimizer_step_pre_hook(_check_owner)
 
 
-def remove_others(new: Owner) -> None:
+def remove_others(new: Any) -> None:
     """Remove what was attached to the same optimizer or layers: two would skip different things."""
     for old in list(_attached):
         if old.optimizer is new.optimizer or _shares(old, new.optimizer):
-            text = 'WAU was attached to this optimizer or to these layers before; that is removed'
-            LOGGER.warning(text)
+            LOGGER.warning(
+                'WAU was attached to this optimizer or to these layers before; that is removed'
+            )
             old.remove()
 
 
-def _shares(attached: Owner, optimizer: Optimizer) -> bool:
+def _shares(attached: Any, optimizer: Optimizer) -> bool:
     """Whether an optimizer updates a layer that is held."""
     own = {id(param) for group in optimizer.param_groups for param in group['params']}
     layers = attached.layers.values()
@@ -71,11 +51,7 @@ def _shares(attached: Owner, optimizer: Optimizer) -> bool:
 
 
 def _check_owner(optimizer: Optimizer, *args: object) -> None:
-    """Raise if a step goes past WAU where some gradients were skipped for it, or warn.
-
-    Raises:
-        RuntimeError: If it does.
-    """
+    """Raise a RuntimeError if a step goes past WAU where gradients were skipped for it, or warn."""
     for attached in list(_attached):
         own = attached.optimizer
         if optimizer in (own, inner(own)):
@@ -96,11 +72,10 @@ def _check_owner(optimizer: Optimizer, *args: object) -> None:
             )
         elif attached not in _warned:
             _warned.add(attached)
-            text = (
+            LOGGER.warning(
                 f'This {type(optimizer).__name__} steps layers of a {type(own).__name__} that WAU '
                 'is attached to, and holds nothing'
             )
-            LOGGER.warning(text)
 
 
 setattr(_check_owner, NEEDS_NO_WHOLE, True)

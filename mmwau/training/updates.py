@@ -88,9 +88,8 @@ class Updates:
         self.active_parts: dict[str, float] = {}
         # In force since the update under way began.
         self._rule, self._has_begun = wau, False
-        # Selections by update, and the rule that made them.
-        self._ahead: dict[int, list[Tensor]] = {}
-        self._ahead_by: WAU | None = None
+        # Selections by the rule that made them, and the update.
+        self._ahead: dict[tuple[WAU, int], list[Tensor]] = {}
         self._log, self._on_change = log, on_change
         self._told: set[Message] = set()
         self._has_told_skipping = False
@@ -130,17 +129,10 @@ class Updates:
                 yield
 
     def step(self, make_step: Callable[..., object], *args: Any, **kwargs: Any) -> object:
-        """Make an optimizer step in which slices are held, and which ends the update.
+        """Make an optimizer step in which slices are held; whatever fails in it, the update ends.
 
-        Whatever fails in it, the update is over.
-
-        Args:
-            make_step: Makes the step.
-            *args: Its arguments, the first of which may be a closure.
-            **kwargs: Its arguments.
-
-        Returns:
-            What it returns, or what the closure does.
+        The arguments are those of ``make_step``, the first of which may be a closure. It returns
+        what that does, or the closure.
         """
         with each_on_leaving() as put_in_order:
             put_in_order.append(self.end)
@@ -166,11 +158,9 @@ class Updates:
             return returned if result is None else result
 
     def _select(self, layers: dict[str, Layer], kept: Mapping[str, Tensor] | None = None) -> None:
-        """Select for the update under way.
+        """Select from the layers of the update under way.
 
-        Args:
-            layers: Its layers.
-            kept: The selection of those of them of which gradients were computed already.
+        What is kept is the selection of those of which gradients were computed already.
         """
         self._held = layers
         if layers is self.layers and not kept:
@@ -181,10 +171,9 @@ class Updates:
             self.active = self.skipped = list(drawn.values())
             if layers.keys() != self.layers.keys():
                 self.skipped = [drawn[name] for name in self.layers]
-        num_active = int(torch.cat(self.active).sum())
-        self.active_fraction = num_active / sum(map(len, self.active))
+        is_active = torch.cat(self.active)
+        self.active_fraction = int(is_active.sum()) / len(is_active)
         if self.axis == 'layer':
-            is_active = torch.cat(self.active)
             sizes = [(layer.num_filters, layer.num_parameters) for layer in layers.values()]
             of_all = torch.tensor(sizes, dtype=torch.float64)
             fractions = of_all[is_active].sum(0) / of_all.sum(0)
@@ -192,20 +181,19 @@ class Updates:
 
     def _select_ahead(self) -> list[Tensor]:
         """Select for several updates at once, which takes little longer than for one."""
-        if self._rule is not self._ahead_by or self.index not in self._ahead:
-            self._ahead_by = self._rule
+        if (self._rule, self.index) not in self._ahead:
             updates = range(self.index, self.index + AHEAD)
-            self._ahead = dict(
-                zip(updates, self._rule.select_each(self.layers, updates), strict=True)
-            )
-        return self._ahead[self.index]
+            selections = self._rule.select_each(self.layers, updates)
+            cases = [(self._rule, update) for update in updates]
+            self._ahead = dict(zip(cases, selections, strict=True))
+        return self._ahead[self._rule, self.index]
 
     def _find_layers(self) -> None:
         self.flush()
         where = self.model, self.targets, self.axis, self.optimizer
         self._parameters = self._list_parameters()
         self.active = self.skipper = None
-        self._ahead, self._ahead_by = {}, None
+        self._ahead = {}
         self.layers, self._has_told_skipping = {}, False
         self.layers = find_layers(*where)
         left_out = find_left_out(*where)
@@ -265,12 +253,9 @@ class Updates:
         self._on_change()
 
     def _with_frozen(self, before: Mapping[str, Layer]) -> dict[str, Layer]:
-        """The layers, with what was frozen in the update under way.
+        """The layers, with what was frozen of those that this update had before.
 
         It may have gradients, with which the step of this update would move it.
-
-        Args:
-            before: The layers of this update until now.
         """
         here = {id(param) for param in self.model.parameters()}
         here -= {id(param) for layer in self.layers.values() for param, _ in layer.tensors}

@@ -42,6 +42,7 @@ LAYERS = {
 BY_LAYERS = 'cifar/resnet20_cifar10'
 # Epochs, after which of them the learning rate is multiplied, by what, and the batch.
 SHORT, LONG = (164, [81, 122], 0.1, 128), (300, [150, 225], 0.1, 128)
+COSINE = (1800, None, None, 128)
 RECIPES = {
     'alexnet': SHORT,
     'vgg19bn': SHORT,
@@ -54,18 +55,27 @@ RECIPES = {
     'wrn28_10': (200, [60, 120, 160], 0.2, 128),
     'densenet40_12': (300, [150, 225], 0.1, 64),
     'densenet100_12': (300, [150, 225], 0.1, 64),
+    'googlenet': SHORT,
+    'shakeshake26_2x32d': COSINE,
+    'shakeshake26_2x96d': COSINE,
+    'shakedrop110': LONG,
 }
+# Networks that the paper cites, which are trained by whole layers too.
+CITED = ('googlenet', 'shakeshake', 'shakedrop')
+# By a part of the config's name.
 OPTIMIZERS = {
-    '': dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3),
+    'shakeshake': dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4, nesterov=True),
+    'shakedrop': dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True),
     '_adam': dict(type='Adam', lr=1e-3, weight_decay=1e-4),
     '_adagrad': dict(type='Adagrad', lr=1e-2, weight_decay=1e-4),
+    '': dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3),
 }
 BASELINES = [
     *(f'cifar/{network}_cifar{classes}' for network in RECIPES for classes in (10, 100)),
     'cifar/resnet20_adam_cifar10',
     'cifar/resnet20_adagrad_cifar10',
 ]
-IMAGENET = 'imagenet/resnet50_8xb32_in1k'
+IMAGENET = ['imagenet/resnet50_8xb32_in1k', 'imagenet/googlenet_8xb32_in1k']
 # The same networks with few blocks and channels.
 SHRINK = {
     'alexnet': {},
@@ -75,10 +85,13 @@ SHRINK = {
     'resnext29_8x64d': dict(blocks=11, cardinality=2, bottleneck_width=4),
     'wrn28_10': dict(depth=10, widen_factor=1),
     'densenet': dict(blocks=10),
+    'googlenet': {},
+    'shakeshake': dict(blocks=8, first_stage_channels=4),
+    'shakedrop': dict(blocks=8),
 }
 RUNNER_SETTINGS = set(inspect.signature(Runner).parameters) - {'cfg', 'experiment_name'}
 BEYOND_ONE_EPOCH = ('param_scheduler', 'auto_scale_lr')
-CHANNELS = {'wrn28_10': 64, 'densenet': 27}
+CHANNELS = {'wrn28_10': 64, 'densenet': 27, 'shakeshake': 16}
 
 
 def beside(baseline, arm):
@@ -88,8 +101,20 @@ def beside(baseline, arm):
     return f'{folder}/{network}{arm}{name.removeprefix(network)}'
 
 
-NAMES = [beside(baseline, arm) for baseline in [*BASELINES, IMAGENET] for arm in ('', *ARMS)]
-NAMES += [beside(BY_LAYERS, arm) for arm in LAYERS]
+def arms_of(baseline):
+    """Lines of WAU in the arms of a baseline."""
+    if baseline == BY_LAYERS:
+        return {**ARMS, **LAYERS}
+    if baseline.startswith(tuple(f'cifar/{network}' for network in CITED)):
+        return {**ARMS, '_wau_layers': LAYERS['_wau_layers']}
+    return ARMS
+
+
+NAMES = [
+    beside(baseline, arm)
+    for baseline in [*BASELINES, *IMAGENET]
+    for arm in ('', *arms_of(baseline))
+]
 
 
 @cache
@@ -103,17 +128,17 @@ def load(name):
 
 def test_every_config_with_wau_is_tested_here():
     stems = [f'{path.parent.name}/{path.stem}' for path in CONFIGS.glob('[ci]*/*_wau_*.py')]
-    assert sorted(stems) == sorted(name for name in NAMES if '_wau_' in name)
+    born_again = 'cifar/resnet20_wau_born_again_cifar10'  # tested in test_comparison_configs.py
+    assert sorted(stems) == sorted([*(name for name in NAMES if '_wau_' in name), born_again])
 
 
-@pytest.mark.parametrize('baseline', [*BASELINES, IMAGENET])
+@pytest.mark.parametrize('baseline', [*BASELINES, *IMAGENET])
 def test_arms_differ_from_their_baseline_only_in_the_lines_of_wau(baseline):
     expected = load(baseline).to_dict()
     assert expected.pop('custom_hooks') == [dict(type='OverlapHook')]
     assert expected['custom_imports'] == dict(imports=['mmwau'], allow_failed_imports=False)
     assert expected['optim_wrapper'].pop('type', 'OptimWrapper') == 'OptimWrapper'
-    arms = {**ARMS, **LAYERS} if baseline == BY_LAYERS else ARMS
-    for arm, lines in arms.items():
+    for arm, lines in arms_of(baseline).items():
         wau = load(beside(baseline, arm))
         check_wau(wau)
         wau = wau.to_dict()
@@ -124,16 +149,19 @@ def test_arms_differ_from_their_baseline_only_in_the_lines_of_wau(baseline):
 
 
 @pytest.mark.parametrize('name', BASELINES)
-def test_recipe_is_that_of_the_authors_code(name):
+def test_recipe_is_that_of_its_source(name):
     cfg = load(name)
     epochs, milestones, gamma, batch = next(
         recipe for network, recipe in RECIPES.items() if name.startswith(f'cifar/{network}_')
     )
-    kind = next(kind for kind in ('_adam', '_adagrad', '') if kind in name)
+    kind = next(kind for kind in OPTIMIZERS if kind in name)
     assert cfg.optim_wrapper == dict(type='OptimWrapper', optimizer=OPTIMIZERS[kind])
-    assert cfg.param_scheduler == dict(
-        type='MultiStepLR', by_epoch=True, milestones=milestones, gamma=gamma
-    )
+    steps = dict(type='MultiStepLR', by_epoch=True, milestones=milestones, gamma=gamma)
+    if milestones is None:  # down to 0 with the last iteration
+        steps = dict(
+            type='CosineAnnealingLR', by_epoch=True, T_max=epochs, convert_to_iter_based=True
+        )
+    assert cfg.param_scheduler == steps
     assert cfg.train_cfg == dict(by_epoch=True, max_epochs=epochs, val_interval=1)
     assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
     assert cfg.train_dataloader.sampler.shuffle is True
@@ -169,9 +197,15 @@ def test_networks_are_those_of_their_names():
         assert (backbone.blocks, backbone.bottleneck) == (depth, False)
 
 
-def test_imagenet_config_is_the_recipe_of_mmpretrain():
-    cfg = load(IMAGENET)
-    recipe = get_config('mmpretrain::resnet/resnet50_8xb32_in1k.py')
+@pytest.mark.parametrize('name', IMAGENET)
+def test_imagenet_config_is_the_recipe_of_mmpretrain(name):
+    cfg = load(name)
+    recipe = deepcopy(get_config('mmpretrain::resnet/resnet50_8xb32_in1k.py'))
+    if 'googlenet' in name:
+        assert cfg.model.backbone == dict(type='GoogLeNet')
+        cfg.model.backbone = recipe.model.backbone
+        assert cfg.model.head.pop('in_channels') == 1024
+        recipe.model.head.pop('in_channels')
     for key in ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader'):
         assert without_scope(cfg[key]) == without_scope(recipe[key])
     assert cfg.optim_wrapper.optimizer.lr == 0.1
@@ -213,17 +247,22 @@ def options(name, data):
     """What a user would give as --cfg-options, for two iterations of two images."""
     folder, config = name.split('/')
     network = next((key for key in SHRINK if config.startswith(key)), 'resnet')
-    shrink = SHRINK[network] if folder == 'cifar' else dict(depth=18)
+    shrink = SHRINK[network]
+    if folder == 'imagenet' and network == 'resnet':
+        shrink = dict(depth=18)
     options = {f'model.backbone.{key}': value for key, value in shrink.items()}
     if network in CHANNELS:
         options['model.head.in_channels'] = CHANNELS[network]
     if folder == 'imagenet':
-        options['model.head.in_channels'] = 512
+        if network == 'resnet':
+            options['model.head.in_channels'] = 512
         options['train_dataloader.dataset.pipeline.1.scale'] = 32
         options['train_dataloader.dataset.metainfo'] = dict(classes=['a', 'b', 'c', 'd'])
         root = data / 'imagenet'
     else:
         options['train_dataloader.dataset.type'] = 'CIFARBatches'
+        if network == 'googlenet':  # as large as it is
+            options['train_dataloader.dataset.pipeline.0.crop_size'] = 8
         root = data / config.split('_')[-1]
     return {
         **options,
@@ -257,6 +296,8 @@ class KeepLayers(Hook):
 
 def draws(name):
     """Whether a config keeps its hook, whose pictures take long, in the test below."""
+    if 'googlenet' in name:
+        return False
     return name == 'cifar/resnet20_cifar10' or ('_wau_cifar10' in name and '100' not in name)
 
 

@@ -11,11 +11,13 @@ import torch
 from detection import ROOT, free_port, run
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from small import small_runner
 from torch import nn
 
 from mmwau.datasets.cifar import LAYOUTS
+from mmwau.experiment.suite import read_suite
 from mmwau.scripts.preflight import check_wau
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'cifar'
@@ -48,6 +50,25 @@ def test_differs_from_the_baseline_only_in_its_hook(name):
     assert cfg == baseline
     if 'kind' in hook:
         assert hook['kind'] == name
+
+
+@pytest.mark.parametrize(
+    ('name', 'baseline'), [('_born_again', ''), ('_wau_born_again', '_born_again')]
+)
+def test_born_again_differs_from_its_baseline_only_in_its_lines(name, baseline):
+    cfg, expected = load(name).to_dict(), load(baseline).to_dict()
+    measure, hook = cfg.pop('custom_hooks')
+    assert hook == dict(type='BornAgainHook', teacher='work_dirs/resnet20_cifar10/epoch_164.pth')
+    assert hook['teacher'].endswith(f'epoch_{cfg["train_cfg"]["max_epochs"]}.pth')
+    measured, *others = expected.pop('custom_hooks')
+    if name == '_born_again':
+        assert (measure, others) == (measured, [])
+    else:
+        assert (measure, others) == (dict(type='WAUHook'), [hook])
+        lines = dict(type='WAUOptimWrapper', update_ratio=0.5)
+        assert {key: cfg['optim_wrapper'].pop(key) for key in lines} == lines
+        expected['optim_wrapper'].pop('type')
+    assert cfg == expected
 
 
 def test_the_stages_of_dsd_have_a_tenth_of_the_learning_rate_each():
@@ -102,9 +123,20 @@ class Look(Hook):
         self.losses.append({key: value.item() for key, value in outputs.items()})
 
 
+def teacher(cfg, folder):
+    """The checkpoint of a network that was not trained."""
+    init_default_scope('mmpretrain')
+    model = deepcopy(cfg.model)
+    model.backbone.blocks = 8
+    torch.save(MODELS.build(model).state_dict(), folder / 'teacher.pth')
+    return folder / 'teacher.pth'
+
+
 def train(name, data, work_dir):
     cfg = load(name)
-    if name:
+    if 'born_again' in name:
+        cfg.custom_hooks[1].teacher = str(teacher(cfg, work_dir))
+    elif name:
         cfg.custom_hooks[1].update(HOOKS[name[1:]][1])
     cfg.merge_from_dict(
         {
@@ -148,6 +180,26 @@ def test_trains_and_acts(name, data, tmp_path):
         assert penalties[0] > penalties[1] > penalties[2] == 0
     if name == 'dropout':  # of the half that ReLU leaves 0.3 are dropped
         assert all(share > 0.58 for share in look.dropped)
+
+
+def test_teachers_of_the_suite_are_trained_before_their_students(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    trained, taught = set(), 0
+    for one in read_suite('configs/suites/born_again.py').trainings:
+        if 'custom_hooks.1.teacher' in one.options:
+            teacher = Path(one.options['custom_hooks.1.teacher'])
+            assert teacher.relative_to('work_dirs/born_again').parent in trained
+            assert teacher.parent.name != f'seed{one.seed}'
+            assert ('wau' in str(teacher)) == ('WAU' in one.arm)
+            taught += 1
+        trained.add(one.folder)
+    assert (taught, len(trained)) == (12, 30)
+
+
+@pytest.mark.parametrize('name', ['_born_again', '_wau_born_again'])
+def test_born_again_trains_and_comes_nearer_to_its_teacher(name, data, tmp_path):
+    losses = train(name, data, tmp_path).losses
+    assert losses[0]['loss_born_again'] > losses[-1]['loss_born_again'] > 0
 
 
 def random_states(work_dir, hooks):

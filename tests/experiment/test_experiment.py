@@ -232,6 +232,13 @@ def test_wrong_suites_are_reported(place, changes, words):
         read_suite(write_suite(place, **changes))
 
 
+def test_the_seed_of_a_training_stands_in_its_options(place):
+    suite = read_suite(write_suite(place, seeds=[3, 5], options={'a': 'runs/seed{seed}/1.pth'}))
+    for one in suite.trainings:
+        assert one.options['a'] == f'runs/seed{one.seed}/1.pth'
+        assert f'a=runs/seed{one.seed}/1.pth' in one.command
+
+
 def test_files_that_do_not_exist_are_reported(place):
     with pytest.raises(FileNotFoundError, match=r'The suite none.py does not exist'):
         read_suite('none.py')
@@ -393,6 +400,83 @@ def test_tables_pair_by_seed():
     overlap = rows(setting.overlap_table())
     assert overlap['WAU']['at the end'].startswith('-0.0500')
     assert overlap['WAU']['at equal path length'] == '–'
+
+
+def test_all_settings_together_pair_by_setting_and_seed():
+    values = {
+        ('small', 'baseline'): (50.0, 60.0),
+        ('small', 'WAU'): (51.0, 62.0),
+        ('small', 'other'): (49.0, 61.0),
+        ('large', 'baseline'): (70.0, 75.0),
+        ('large', 'WAU'): (73.0, 77.0),
+        ('large', 'other'): (69.0, 75.0),
+        ('large', 'here alone'): (10.0, 10.0),
+    }
+    trainings = {
+        Training(setting, arm, seed, None, {}): replace(
+            record(arm, seed, mean=value), setting=setting
+        )
+        for (setting, arm), both in values.items()
+        for seed, value in enumerate(both)
+    }
+    suite = Suite('suite', 'Two networks', 'mean', list(trainings))
+    report = SuiteReport(suite, trainings)
+    table = rows(report.tables()[0])
+    assert list(table) == ['baseline', 'WAU', 'other']
+    assert table['baseline'] == {
+        'mean mean': '63.75',
+        'pairs': '–',
+        'Gap (95 % interval)': '–',
+        'p': '–',
+        'p (Holm)': '–',
+    }
+    # Gaps 1, 2, 3, 2 and -1, 1, -1, 0.
+    chances = [
+        stats.ttest_rel(ours, (50, 60, 70, 75)).pvalue
+        for ours in ((51, 62, 73, 77), (49, 61, 69, 75))
+    ]
+    assert table['WAU']['mean mean'] == '65.75'
+    assert (table['WAU']['pairs'], table['WAU']['p']) == ('4', f'{chances[0]:.4f}')
+    assert table['WAU']['Gap (95 % interval)'] == '+2.00 (+0.70, +3.30)'
+    # Of two: the smaller one counts twice, the larger one as it is.
+    assert table['WAU']['p (Holm)'] == f'{2 * chances[0]:.4f}'
+    assert table['other']['p (Holm)'] == table['other']['p'] == f'{chances[1]:.4f}'
+    assert '**Over all settings**' in report.to_markdown('', [])
+
+
+def test_one_setting_has_no_table_over_all():
+    report = report_of([record(arm, seed, mean=seed) for arm in 'ab' for seed in range(3)])
+    assert report.tables()[0].title == 'small'
+
+
+def test_the_time_to_the_metric_of_the_baseline():
+    def trained(arm, seed, end, curve, seconds):
+        found = record(arm, seed, mean=end, curves=dict(metric=curve))
+        return replace(found, seconds=seconds, iterations=40)
+
+    report = report_of(
+        [
+            trained('baseline', 0, 0.5, [(10, 0.1), (20, 0.6), (40, 0.5)], 10.0),
+            trained('baseline', 1, 0.5, [(20, 0.4), (40, 0.5)], 10.0),
+            # Reaches 0.5 in the middle between iterations 10 and 20, and runs half as fast.
+            trained('WAU', 0, 0.6, [(10, 0.4), (20, 0.6), (40, 0.6)], 20.0),
+            trained('WAU', 1, 0.3, [(10, 0.4), (40, 0.3)], 20.0),
+        ],
+        seeds=(0, 1),
+    )
+    (setting,) = report.settings
+    assert setting.times_to_baseline('WAU') == [pytest.approx(15 / 40 * 2), None]
+    # 18 of 40 iterations, and all.
+    assert setting.times_to_baseline('baseline') == pytest.approx([0.45, 1])
+    # Two measurements, or three, are too few to be shown.
+    assert setting.table().columns[-1] == 'time'
+
+
+def test_the_time_to_the_metric_of_the_baseline_is_shown_where_it_was_measured_often():
+    curves = dict(metric=[(step, step / 10) for step in range(1, 7)])
+    report = report_of([record(arm, 0, mean=0.3, curves=curves) for arm in ('baseline', 'WAU')])
+    (setting,) = report.settings
+    assert rows(setting.table())['WAU']["time to baseline's metric"] == '0.50 (1/1)'
 
 
 def test_nothing_is_dropped_silently():
@@ -887,7 +971,7 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
     suite = read_suite(path)
     assert len(suite.trainings) > 2
     if path.stem.startswith('cifar'):
-        data = path.stem.removesuffix('_cpu')
+        data = path.stem.split('_')[0]
         assert all(one.config.stem.endswith(f'_{data}') for one in suite.trainings)
     for arms in suite.settings.values():
         assert arms[0] == 'baseline'

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import mmdet.registry
@@ -14,8 +15,16 @@ from mmpretrain.models import build_classifier
 from pytorchcv.models.resnet_cifar import get_resnet_cifar
 from pytorchcv.models.wrn_cifar import get_wrn_cifar
 from torch import nn
+from torchvision.models import GoogLeNet_Weights
 
-from mmwau.models import CIFARAlexNet, CIFARWideResNet, PytorchCVBackbone
+from mmwau import WAU, HeldGradSkipper, find_layers
+from mmwau.models import (
+    CIFARAlexNet,
+    CIFARGoogLeNet,
+    CIFARWideResNet,
+    GoogLeNet,
+    PytorchCVBackbone,
+)
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'cifar'
 
@@ -50,6 +59,11 @@ PARAMETERS = [
     ('densenet100_12', '0.77', CLASSIFICATION),
     ('densenet40_12', '0.18', 'README of pytorchcv: 176,122'),
     ('resnet50', '0.76', 'counted by hand below'),
+    ('shakeshake26_2x32d', '2.9', '1707.07012, table 1'),
+    ('shakeshake26_2x32d', '2.923162', 'README of pytorchcv'),
+    ('shakeshake26_2x96d', '26.2', '1707.07012, table 1'),
+    ('shakedrop110', '1.7', f'{RESNETS}, ResNet-110'),
+    ('googlenet', '5.87', 'counted below'),
 ]
 # The shortcuts of He et al. have no parameters (option A), those of pytorchcv where the width
 # grows are 1×1 convolutions with batch norm (option B).
@@ -75,6 +89,26 @@ def test_number_of_parameters_of_6n_plus_2_layers(depth, n):
     assert count(build(f'resnet{depth}_cifar10')) == expected
 
 
+def test_number_of_parameters_of_googlenet():
+    """With other convolutions in its third branches it is what others have counted."""
+    imagenet = count(build('../imagenet/googlenet_8xb32_in1k'))
+    backbone = GoogLeNet()
+    units = [layer.branch3 for name, layer in backbone.named_children() if 'inception' in name]
+    assert len(units) == 9
+    widths = [unit[1].conv.weight.shape for unit in units]
+    # Torchvision has 3×3 in place of 5×5.
+    others = sum(out * into * (5 * 5 - 3 * 3) for out, into, *_ in widths)
+    assert imagenet - others == GoogLeNet_Weights.IMAGENET1K_V1.meta['num_params'] == 6_624_904
+    # Caffe's bvlc_googlenet has a bias for each filter, where batch norm has two numbers.
+    filters = sum(m.out_channels for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    assert imagenet - filters == 6_998_552
+    # The one of pytorch-cifar has two of 3×3 in place of one of 5×5, and biases before batch norm.
+    cifar = CIFARGoogLeNet()
+    filters = sum(m.out_channels for m in cifar.modules() if isinstance(m, nn.Conv2d))
+    second = sum(out * out * 3 * 3 + 2 * out + out for out, *_ in widths)
+    assert count(build('googlenet_cifar10')) - others + second + filters == 6_166_250
+
+
 @pytest.mark.parametrize('network', sorted({network for network, _, _ in PARAMETERS}))
 @pytest.mark.parametrize('classes', [10, 100])
 def test_head_fits_its_backbone_and_classes(network, classes):
@@ -83,7 +117,9 @@ def test_head_fits_its_backbone_and_classes(network, classes):
 
 
 @pytest.mark.parametrize('registry', [MODELS, mmdet.registry.MODELS, mmpretrain.registry.MODELS])
-@pytest.mark.parametrize('kind', [CIFARAlexNet, CIFARWideResNet, PytorchCVBackbone])
+@pytest.mark.parametrize(
+    'kind', [CIFARAlexNet, CIFARGoogLeNet, CIFARWideResNet, GoogLeNet, PytorchCVBackbone]
+)
 def test_both_libraries_find_the_backbones(registry, kind):
     assert registry.get(kind.__name__) is kind
 
@@ -158,6 +194,91 @@ class TestPytorchCVBackbone:
         monkeypatch.delitem(sys.modules, 'pytorchcv.models')
         with pytest.raises(ModuleNotFoundError, match='not installed: pip install pytorchcv'):
             PytorchCVBackbone('resnet_cifar', blocks=20, bottleneck=False)
+
+
+class TestShaken:
+    """Networks whose backward pass draws random numbers of its own."""
+
+    @pytest.mark.usefixtures('skip_in_small_layers')
+    @pytest.mark.parametrize('axis', ['out', 'in', 'layer'])
+    @pytest.mark.parametrize('family', ['shakeshakeresnet_cifar', 'shakedropresnet_cifar'])
+    def test_gradients_that_are_not_skipped_are_those_without_skipping(self, family, axis):
+        torch.manual_seed(0)
+        backbone = PytorchCVBackbone(family, blocks=8, bottleneck=False)
+        images = torch.randn(4, 3, 8, 8)
+        layers = find_layers(backbone, axis=axis)
+        active = WAU(0.5).select(layers.values(), 0)
+        skipper = HeldGradSkipper(backbone, layers)
+        assert not skipper.refused
+        grads, states = [], []
+        for skipping in (nullcontext(), skipper.skipping(active)):
+            torch.manual_seed(1)
+            backbone.zero_grad()
+            with skipping:
+                backbone(images)[0].square().sum().backward()
+            grads.append({name: p.grad.clone() for name, p in backbone.named_parameters()})
+            states.append(torch.get_rng_state())
+        assert torch.equal(*states)
+        masks = {f'{name}.weight': mask for name, mask in zip(layers, active, strict=True)}
+        for name, dense in grads[0].items():
+            skipped = grads[1][name]
+            if name not in masks:
+                torch.testing.assert_close(skipped, dense, rtol=1e-3, atol=1e-4)
+                continue
+            if axis == 'layer':
+                dense, skipped = dense[None], skipped[None]
+            if axis == 'in':
+                dense, skipped = dense.transpose(0, 1), skipped.transpose(0, 1)
+            mask = masks[name]
+            torch.testing.assert_close(skipped[mask], dense[mask], rtol=1e-3, atol=1e-4)
+            assert not skipped[~mask].any()
+
+    def test_a_shaken_pass_is_another_each_time_and_evaluation_is_not(self):
+        for family in ('shakeshakeresnet_cifar', 'shakedropresnet_cifar'):
+            torch.manual_seed(0)
+            backbone = PytorchCVBackbone(family, blocks=8, bottleneck=False)
+            images = torch.randn(2, 3, 8, 8)
+            assert not torch.equal(backbone(images)[0], backbone(images)[0])
+            backbone.eval()
+            assert torch.equal(backbone(images)[0], backbone(images)[0])
+
+
+class TestGoogLeNet:
+    @pytest.mark.parametrize('kind', [GoogLeNet, CIFARGoogLeNet])
+    def test_makes_images_smaller_by_its_stride(self, kind):
+        stride = 32 if kind is GoogLeNet else 4
+        with torch.device('meta'):
+            (features,) = kind()(torch.zeros(2, 3, 7 * stride, 3 * stride))
+        assert features.shape == (2, 1024, 7, 3)
+
+    def test_has_convolutions_of_5_by_5_that_keep_the_size_in_each_block(self):
+        backbone = GoogLeNet()
+        for name, block in backbone.named_children():
+            if 'inception' in name:
+                sizes = {
+                    conv.kernel_size for conv in block.modules() if isinstance(conv, nn.Conv2d)
+                }
+                assert sizes == {(1, 1), (3, 3), (5, 5)}
+
+    def test_drops_channels_of_the_mean_features_while_it_trains(self):
+        torch.manual_seed(0)
+        backbone = GoogLeNet()
+        backbone.init_weights()
+        features = []
+        backbone.inception5b.register_forward_hook(lambda *args: features.append(args[2]))
+        (dropped,) = backbone(torch.randn(4, 3, 64, 64))
+        before, after = (x.mean(dim=(2, 3)) for x in (features[0], dropped))
+        kept = after != 0
+        torch.testing.assert_close(after[kept], before[kept] / 0.6)
+        assert 0.57 < kept.sum() / (before > 0).sum() < 0.63
+        backbone.eval()
+        assert torch.equal(backbone(torch.ones(1, 3, 64, 64))[0], features[1])
+
+    def test_missing_package_is_reported(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'torchvision', None)
+        monkeypatch.delitem(sys.modules, 'torchvision.models')
+        with pytest.raises(ModuleNotFoundError, match='not installed: pip install torchvision'):
+            CIFARGoogLeNet()
 
 
 class TestCIFARWideResNet:

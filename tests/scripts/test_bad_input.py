@@ -173,6 +173,16 @@ CASES = [
         'custom_hooks has two OrthogonalityHooks; keep one of them',
     ),
     (
+        plain_with(dict(type='BornAgainHook', teacher=3)),
+        TypeError,
+        'teacher must be the path of a checkpoint, got 3',
+    ),
+    (
+        plain_with(dict(type='BornAgainHook', teacher='none.pth')),
+        FileNotFoundError,
+        'teacher: the checkpoint none.pth does not exist (from ',
+    ),
+    (
         lambda cfg: (
             plain_with(ORTHOGONALITY)(cfg),
             cfg.update(train_cfg=dict(by_epoch=False, max_iters=9)),

@@ -37,7 +37,7 @@ def read(path):
 
 def test_each_preset_has_configs_and_each_config_a_preset():
     assert preset_names() == sorted(ARMS.values())
-    assert len(FILES) == 93
+    assert len(FILES) == 120
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)

@@ -9,10 +9,10 @@ at once, and the network is trained on. Run again, the same command goes on wher
 """
 
 import argparse
-import hashlib
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
@@ -101,11 +101,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             setattr(args, name, default)
         elif not is_there:
             parser.error(f'{option} is for {needed}, which is not given')
-    try:
-        args.fractions = _check_fractions(args.fractions, '--fractions')
-        args.layer_fractions = _check_fractions(args.layer_fractions, '--layer-fractions')
-    except ValueError as error:
-        parser.error(str(error))
+    for name in ('fractions', 'layer_fractions'):
+        option, given = f'--{name.replace("_", "-")}', getattr(args, name)
+        for fraction in given:
+            if not 0 <= fraction < 1:
+                parser.error(f'{option} must be in [0, 1), got {fraction}')
+        if not any(given):
+            parser.error(f'{option} needs a fraction above 0: 0 is the whole network')
+        setattr(args, name, sorted(set(given) - {0}))
     for name in ('apoz_images', 'taylor_images', *(['finetune_epochs'] if trains else [])):
         if getattr(args, name) < 1:
             option = f'--{name.replace("_", "-")}'
@@ -115,17 +118,6 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     # Twice the same would be twice in the tables.
     args.orders, args.seeds = list(dict.fromkeys(args.orders)), list(dict.fromkeys(args.seeds))
     return args
-
-
-def _check_fractions(fractions: Sequence[float], name: str) -> list[float]:
-    """Return the fractions above 0 in their order; raise unless there is one and all fit."""
-    for fraction in fractions:
-        if not 0 <= fraction < 1:
-            raise ValueError(f'{name} must be in [0, 1), got {fraction}')
-    above = sorted({fraction for fraction in fractions if fraction > 0})
-    if not above:
-        raise ValueError(f'{name} needs a fraction above 0: 0 is the whole network')
-    return above
 
 
 def identify(
@@ -145,14 +137,6 @@ def identify(
         taylor_images=args.taylor_images,
         checkpoints=dict(zip(digests, args.checkpoints, strict=True)),
     )
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def choose_layers(layers: Mapping[str, Removable], args: argparse.Namespace) -> dict[str, int]:
@@ -280,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             check_training_data(cfg, '--orders taylor')
         prepare(cfg, args.checkpoints)
         labels = short_labels(args.checkpoints)
-        digests = [_sha256(path) for path in args.checkpoints]
+        digests = [sha256(Path(path).read_bytes()).hexdigest() for path in args.checkpoints]
         identity = identify(args, cfg, training, digests)
         results_path = Path(args.work_dir) / f'{file_name(args)}.json'
         results = Results(results_path, identity, args.overwrite)

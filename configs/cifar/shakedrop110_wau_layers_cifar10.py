@@ -1,0 +1,5 @@
+# WAU by whole layers; shakedrop110_cifar10.py is its baseline.
+_base_ = ['./shakedrop110_cifar10.py', '../_base_/wau/layers.py']
+
+optim_wrapper = _base_.pop('wau')
+custom_hooks = [dict(type='WAUHook')]
