@@ -60,9 +60,7 @@ def channel_overlap(covariance: Tensor) -> Tensor:
     Returns:
         Tensor of shape (channels,), each in [0, 1). A channel that is constant overlaps with none.
     """
-    deviation = covariance.diagonal().clamp(min=0).sqrt()
-    scale = torch.where(deviation == 0, 0, 1 / deviation)
-    correlation = (covariance * scale * scale[:, None]).abs().clamp(max=1)
+    correlation = _correlation(covariance, covariance, covariance).abs()
     correlation.fill_diagonal_(0)
     return correlation.sum(dim=1) / len(correlation)
 
@@ -85,16 +83,59 @@ def linear_cka(cross: Tensor, first: Tensor, second: Tensor) -> float:
     return (cross.square().sum() / (first.norm() * second.norm())).item()
 
 
+def match_channels(cross: Tensor, first: Tensor, second: Tensor) -> tuple[float, list[int]]:
+    """Pair the channels of two outputs one to one, so that the pairs correlate most.
+
+    The bipartite matching that makes the sum of correlations largest (Li et al., Convergent
+    Learning: Do different neural networks learn the same representations?, 1511.07543, section 3).
+    Unlike :func:`linear_cka` it does not forgive a rotation: each channel has one partner. Needs
+    SciPy.
+
+    Args:
+        cross: Covariances of shape (channels of X, channels of Y), not more of X than of Y.
+        first: Those of X with itself.
+        second: Those of Y with itself.
+
+    Returns:
+        The mean correlation of the pairs, in [-1, 1]; 1 if one output is the other with its
+        channels in another order, each scaled by a number above 0. And for each channel of X the
+        index of its partner in Y. A channel that is constant correlates with none.
+
+    Raises:
+        ImportError: If SciPy is not installed.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ImportError(
+            "Matching channels needs SciPy, which is not installed: pip install 'mmwau[analysis]'"
+        ) from error
+
+    correlation = _correlation(cross, first, second)
+    channels, partners = linear_sum_assignment(correlation.numpy(), maximize=True)
+    return correlation[channels, partners].mean().item(), partners.tolist()
+
+
+def _correlation(cross: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Correlations of shape (channels of X, channels of Y), from covariances; 0 of a constant."""
+    one, other = (
+        torch.where(deviation == 0, 0, 1 / deviation)
+        for deviation in (own.diagonal().clamp(min=0).sqrt() for own in (first, second))
+    )
+    return (cross * other * one[:, None]).clamp(-1, 1)
+
+
 @torch.no_grad()
 def compare_features(
     models: Mapping[str, nn.Module],
     layers: Sequence[str],
     batches: Iterable[object],
     forward: Callable[[nn.Module, object], object],
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Measure the outputs of some layers, in all models on the same images.
 
-    Every position of every image is an example, every channel a feature.
+    Every position of every image is an example, every channel a feature. Needs SciPy, for
+    :func:`match_channels`.
 
     Args:
         models: Models with the same layers, by label; each is in the mode that it comes in.
@@ -104,8 +145,8 @@ def compare_features(
         forward: Runs a model on a batch.
 
     Returns:
-        For each label the mean of :func:`channel_overlap` by layer, and :func:`linear_cka` with
-        the first model by layer.
+        For each label by layer: the mean of :func:`channel_overlap`; :func:`linear_cka` with the
+        first model; and the mean correlation of :func:`match_channels` with the first model.
     """
     first = next(iter(models))
     moments: dict[tuple, Moments] = {}
@@ -129,6 +170,7 @@ def compare_features(
     covariances = {key: each.covariance() for key, each in moments.items()}
     overlaps: dict[str, dict[str, float]] = {label: {} for label in models}
     alike: dict[str, dict[str, float]] = {label: {} for label in models}
+    matched: dict[str, dict[str, float]] = {label: {} for label in models}
     for layer in layers:
         for label in models:
             if (label, layer) not in covariances:
@@ -137,7 +179,8 @@ def compare_features(
             overlaps[label][layer] = channel_overlap(own).mean().item()
             cross = own if label == first else covariances[first, label, layer]
             alike[label][layer] = linear_cka(cross, covariances[first, layer], own)
-    return overlaps, alike
+            matched[label][layer], _ = match_channels(cross, covariances[first, layer], own)
+    return overlaps, alike, matched
 
 
 @contextmanager

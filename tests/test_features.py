@@ -1,9 +1,11 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mmwau.features import Moments, channel_overlap, compare_features, linear_cka
+from mmwau.features import Moments, channel_overlap, compare_features, linear_cka, match_channels
 
 
 def moments(first, second):
@@ -94,6 +96,49 @@ def test_cka_is_that_of_the_centred_gram_matrices():
     assert cka(first, second) == pytest.approx(expected.item())
 
 
+def match(first, second):
+    return match_channels(moments(first, second), moments(first, first), moments(second, second))
+
+
+def test_channels_in_another_order_match_their_copies():
+    values = torch.randn(300, 6) @ torch.randn(6, 6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    scales = torch.tensor([1e-3, 1.0, 2.0, 7.0, 1e3, 0.5])
+    correlation, partners = match(values[:, order] * scales + 5, values)
+    assert correlation == pytest.approx(1)
+    assert partners == order.tolist()
+    # A rotation, which CKA forgives, is no order.
+    rotated = values @ torch.linalg.qr(torch.randn(6, 6)).Q
+    assert match(values, rotated)[0] < 0.95
+
+
+def test_no_other_pairs_correlate_more():
+    first, second = torch.randn(40, 4).double(), torch.randn(40, 5).double()
+    second[:, :4] -= first
+    correlations = np.corrcoef(first.numpy(), second.numpy(), rowvar=False)[:4, 4:]
+    sums = {
+        partners: correlations[range(4), partners].sum() for partners in permutations(range(5), 4)
+    }
+    best = max(sums, key=sums.get)
+    correlation, partners = match(first, second)
+    assert partners == list(best)
+    assert correlation == pytest.approx(sums[best] / 4)
+
+
+def test_channels_of_noise_match_by_chance_alone():
+    # The largest of n correlations of noise is about sqrt(2 log(n) / positions).
+    first, second = torch.randn(2, 2000, 64)
+    chance = (2 * np.log(64) / 2000) ** 0.5
+    assert 0.6 * chance < match(first, second)[0] < 1.1 * chance
+
+
+def test_a_constant_channel_matches_none():
+    values = torch.randn(30, 3)
+    still = values.clone()
+    still[:, 1] = 5
+    assert match(values, still)[0] == pytest.approx(2 / 3)
+
+
 class Network(nn.Module):
     def __init__(self):
         super().__init__()
@@ -110,7 +155,9 @@ def test_networks_are_compared_on_the_same_images():
     models['same'].load_state_dict(models['one'].state_dict())
     batches = [torch.randn(2, 3, 6, 6), torch.randn(1, 3, 6, 6)]
     layers = ['conv', 'shared', 'unused']
-    overlaps, alike = compare_features(models, layers, batches, lambda model, batch: model(batch))
+    overlaps, alike, matched = compare_features(
+        models, layers, batches, lambda model, batch: model(batch)
+    )
     assert [list(each) for each in overlaps.values()] == [['conv', 'shared']] * 3
     assert alike['one'] == pytest.approx({'conv': 1, 'shared': 1})
     assert alike['same'] == pytest.approx({'conv': 1, 'shared': 1})
@@ -121,6 +168,8 @@ def test_networks_are_compared_on_the_same_images():
         channel_overlap(moments(flat[2], flat[2])).mean().item(), rel=1e-5
     )
     assert alike['other']['conv'] == pytest.approx(cka(flat[0], flat[2]), rel=1e-5)
+    assert matched['same'] == pytest.approx({'conv': 1, 'shared': 1})
+    assert matched['other']['conv'] == pytest.approx(match(flat[0], flat[2])[0], rel=1e-5)
     # A layer that runs twice has the outputs of both.
     once = models['other'].shared(outputs[2])
     twice = torch.cat([once, models['other'].shared(once)]).detach().movedim(1, -1).flatten(0, -2)
@@ -143,7 +192,7 @@ def test_outputs_are_those_of_the_layer_whatever_changes_them_in_place(batch, me
 
     one, other = (Residual().eval().to(memory_format=memory_format) for _ in range(2))
     images = torch.randn(batch, 3, 9, 9).to(memory_format=memory_format)
-    overlaps, alike = compare_features(
+    overlaps, alike, _ = compare_features(
         {'one': one, 'other': other}, ['norm'], [images], lambda model, batch: model(batch)
     )
     outputs = [model.norm(model.conv(images)).detach() for model in (one, other)]

@@ -1,9 +1,7 @@
 """Measure what WAU costs and saves beside training without it.
 
-All arms run in one process, one after the other in each round and in random order. Ratios are taken
-within a round; medians with 95 % intervals over the rounds are shown. Rounds of training steps are
-repeated until the interval of each arm is narrower than its effect, or to a limit. Absolute times
-are for orientation: those of two machines, or of two moments, can't be compared.
+How it does so: docs/speed.md. Absolute times are for orientation: those of two machines, or of two
+moments, can't be compared.
 """
 
 import argparse
@@ -12,6 +10,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
@@ -109,18 +108,14 @@ def _choose_effort(args: argparse.Namespace, error: Callable[[str], None]) -> No
     args.threads = list(dict.fromkeys(args.threads))
 
 
-def watcher(console: Console) -> Callable:
-    """What runs a measurement with a progress bar and its time left; see ``Bench.watch``."""
-
-    def watch(title: str, runs: int, measure: Callable[[Callable[[], None]], object]) -> object:
-        # Drawn between the runs alone: a thread that draws would count in the processor's time.
-        with progress_bar(console, auto_refresh=False) as progress:
-            task = progress.add_task(title, total=runs)
-            found = measure(lambda: progress.update(task, advance=1, refresh=True))
-            progress.update(task, completed=runs)
-        return found
-
-    return watch
+def watch(console: Console, title: str, runs: int, measure: Callable) -> object:
+    """Run a measurement with a progress bar and its time left; see ``Bench.watch``."""
+    # Drawn between the runs alone: a thread that draws would count in the processor's time.
+    with progress_bar(console, auto_refresh=False) as progress:
+        task = progress.add_task(title, total=runs)
+        found = measure(lambda: progress.update(task, advance=1, refresh=True))
+        progress.update(task, completed=runs)
+    return found
 
 
 def main() -> None:
@@ -138,7 +133,7 @@ def main() -> None:
         threads=args.threads,
         effort=Effort(args.rounds, args.max_rounds, 60 * args.minutes),
         of_operations=args.rounds if args.quick else 2 * args.rounds,
-        watch=watcher(console),
+        watch=partial(watch, console),
     )
     name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()
     machine = dict(device=name, threads=args.threads[0], torch=torch.__version__)

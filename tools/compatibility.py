@@ -2,10 +2,8 @@
 
     python tools/compatibility.py
 
-Of each family (a folder of configs of the installed packages) the smallest recipe gets WAU's three
-lines, is made small enough for a CPU, and is trained on drawn images in a process of its own. The
-tool checks bit for bit that held filters keep their weights and active ones move. After it was
-stopped or killed, the same command goes on with the next recipe; the report also shows what failed.
+How it does so: docs/compatibility.md. After it was stopped or killed, the same command goes on with
+the next recipe.
 """
 
 import argparse
@@ -13,12 +11,17 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 
 from mmwau.compatibility.data import make_data
-from mmwau.compatibility.recipes import PROJECTS, Recipe, choose_recipe, find_families
+from mmwau.compatibility.recipes import (
+    PROJECTS,
+    NotTriedError,
+    Recipe,
+    choose_recipe,
+    find_families,
+)
 from mmwau.compatibility.report import write_report
 from mmwau.compatibility.trial import FAILED, TrialRecord, try_recipe
 from mmwau.files.records import read_records, write_records
@@ -56,11 +59,11 @@ def train_in_process(recipe: Recipe, data: Path, folder: Path) -> None:
     """Try a recipe and leave the record in a file; what it prints goes to ``log.txt``."""
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    # Also what libraries print past Python.
-    with open(folder / 'log.txt', 'w') as log, redirect_stdout(log), redirect_stderr(log):
+    # What libraries print past Python goes there too.
+    with open(folder / 'log.txt', 'w') as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        write_records([try_recipe(recipe, data, folder / 'run')], folder / 'record.json')
+    write_records([try_recipe(recipe, data, folder / 'run')], folder / 'record.json')
 
 
 def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) -> TrialRecord:
@@ -86,8 +89,7 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
     records = read_records(TrialRecord, result)
     if records:
         return records[0]
-    assert recipe.path is not None  # others are not tried
-    name = recipe.path.parent.name + '/' + recipe.path.name
+    name = f'{recipe.family}/{recipe.path.name}'
     return TrialRecord(recipe.project, recipe.family, name, FAILED, reason, seconds=seconds)
 
 
@@ -109,11 +111,12 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
         make_data(data)
     start = time.monotonic()
     for done, name in enumerate(chosen):
-        recipe = choose_recipe(*name.split('/', 1))
-        if recipe.path is None:
-            record = TrialRecord(recipe.project, recipe.family, reason=recipe.reason)
-        else:
+        project, family = name.split('/', 1)
+        try:
+            recipe = choose_recipe(project, family)
             record = try_in_process(recipe, data, args.work_dir, args.time_limit)
+        except NotTriedError as error:
+            record = TrialRecord(project, family, reason=str(error))
         records[name] = record
         write_records([records[name] for name in names if name in records], path)
         per_recipe = (time.monotonic() - start) / (done + 1)

@@ -11,9 +11,8 @@ import os
 import sys
 import time
 import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
@@ -35,6 +34,7 @@ from mmwau.experiment.record import TrainingRecord
 from mmwau.experiment.suite import Training, read_suite
 from mmwau.experiment.trainer import LOG, SuiteTrainer, find_records, read_scalars
 from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
+from mmwau.reporting.numbers import NO_VALUE, number_text
 from mmwau.reporting.plots import plot_detections, plot_overlap
 from mmwau.reporting.terminal import text_console
 from mmwau.scripts.errors import run_script
@@ -46,17 +46,18 @@ DATA, WORK_DIR = Path('data/demo'), Path('work_dirs/demo')
 SHOWN_IMAGES = 8
 LOG_LINES = 12
 AP50, OVERLAP = 'coco/bbox_mAP_50', 'overlap'
+# What is shown of a training as it goes on, and at its end: labels, values and their decimals.
 CELLS = {
-    'loss': ('loss', '.3f'),
-    'AP50': (AP50, '.3f'),
-    'overlap': (OVERLAP, '.4f'),
-    'active': ('active_fraction', '.2f'),
+    'loss': ('loss', 3),
+    'AP50': (AP50, 3),
+    'overlap': (OVERLAP, 4),
+    'active': ('active_fraction', 2),
 }
 ROWS = {
-    'coco/bbox_mAP': ('AP, mean over IoU 0.50 to 0.95', '.3f'),
-    AP50: ('AP at IoU 0.50', '.3f'),
-    'coco/bbox_mAP_75': ('AP at IoU 0.75', '.3f'),
-    OVERLAP: ('filter overlap, mean of the layers', '.4f'),
+    'AP, mean over IoU 0.50 to 0.95': ('coco/bbox_mAP', 3),
+    'AP at IoU 0.50': (AP50, 3),
+    'AP at IoU 0.75': ('coco/bbox_mAP_75', 3),
+    'filter overlap, mean of the layers': (OVERLAP, 4),
 }
 
 
@@ -109,7 +110,10 @@ class Progress:
             values.update(entry)
         if 'WAU' not in self.training.cfg.optim_wrapper.type and self.iteration:
             values['active_fraction'] = 1.0
-        return {label: text(values.get(name), form) for label, (name, form) in CELLS.items()}
+        return {
+            label: number_text(values.get(name), decimals)
+            for label, (name, decimals) in CELLS.items()
+        }
 
 
 class Screen:
@@ -163,14 +167,9 @@ class Screen:
         return f'{told}  {clock(max(left))} left' if len(left) == len(parts) else told
 
 
-def text(value: float | None, form: str) -> str:
-    """A number as text; a dash where there is none."""
-    return '–' if value is None else f'{value:{form}}'
-
-
 def clock(seconds: float | None) -> str:
     """Seconds as minutes and seconds; a dash where they are not known."""
-    return '–' if seconds is None else f'{seconds // 60:.0f}:{seconds % 60:02.0f}'
+    return NO_VALUE if seconds is None else f'{seconds // 60:.0f}:{seconds % 60:02.0f}'
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
@@ -179,11 +178,7 @@ def say(console: Console, line: str, style: str | None = None) -> None:
 
 
 def train(console: Console, trainings: Sequence[Training]) -> list[TrainingRecord]:
-    """Train both arms at a time with the script that users train with.
-
-    Returns:
-        The records, in the order of the trainings.
-    """
+    """Train both arms at a time with the script that users train with; return their records."""
     done = find_records(trainings, WORK_DIR)
     missing = [one for one in trainings if one not in done]
     trainer = SuiteTrainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))
@@ -210,27 +205,19 @@ def stop_if_failed(console: Console, trainings: Sequence[Training], records: Seq
         if record.finished:
             continue
         log = WORK_DIR / training.folder / LOG
-        with open(log, errors='replace') as file:
-            lines = deque(file, maxlen=LOG_LINES)
-        for line in lines:
-            say(console, f'  {line.rstrip()[:300]}')
+        for line in log.read_text(errors='replace').splitlines()[-LOG_LINES:]:
+            say(console, f'  {line[:300]}')
         why = record.error.partition(' (whole output')[0] or 'its loss is no number'
         say(console, f'The training of {training.arm} {record.status}: {why}', style='red')
         say(console, f'These were the last lines of {log}')
         sys.exit(1)
 
 
-@contextmanager
-def silence() -> Iterator[None]:
-    """Within the context nothing is printed, and nobody warns, as OpenMMLab's packages do."""
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
-
-
 def load_detectors(trainings: Sequence[Training]) -> dict[str, nn.Module]:
     """The trained detectors by arm, on the CPU."""
-    with silence():
+    # OpenMMLab's packages print and warn a lot.
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
         from mmdet.apis import init_detector
 
         found = {}
@@ -283,8 +270,9 @@ def compare(records: Sequence[TrainingRecord]) -> Table:
     table.add_column('')
     for record in records:
         table.add_column(record.arm, justify='right')
-    for name, (label, form) in ROWS.items():
-        table.add_row(label, *(text(record.values.get(name), form) for record in records))
+    for label, (name, decimals) in ROWS.items():
+        values = (record.values.get(name) for record in records)
+        table.add_row(label, *(number_text(value, decimals) for value in values))
     return table
 
 

@@ -1,11 +1,8 @@
 """Install mmwau and an OpenMMLab stack into a virtual environment, one line a step.
 
-Needs Python's standard library alone. The one slow step is compiling mmcv's ops
-(NMS, RoIAlign, ...), about 13 minutes on 2 cores. The wheel is kept outside the
-clone, in a folder that names the Python, torch and mmcv it was built for, so that
-the next installation takes it from there: pip's own cache does not know which
-torch a wheel was compiled against. What pip and the compiler print goes into
-install.log in the virtual environment.
+Needs Python's standard library alone. The one slow step is compiling mmcv's ops, about 13 minutes
+on 2 cores. The wheel is kept for the next installation, outside the clone, in a folder that names
+what it was built for: pip's own cache does not know which torch a wheel was compiled against.
 """
 
 from __future__ import annotations  # what runs this may be too old, and is told so
@@ -23,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -72,8 +70,7 @@ STACKS = {
     'tested': Stack(PINS / 'tested.txt', 'onedl-mmcv', OURS),
     'upstream': Stack(PINS / 'upstream.txt', 'mmcv', UPSTREAM),
 }
-GIBIBYTE = 2**30
-DISK_NEEDED = 12 * GIBIBYTE
+DISK_NEEDED = 12  # GiB
 LOG_LINES = 20
 ERASE = '\r\x1b[K'
 
@@ -137,10 +134,7 @@ def check_machine(venv: Path) -> None:
             f'Python 3.10 or newer; this is {platform.python_version()} ({sys.executable}). '
             'Name another one: make install PYTHON=/path/to/python3.11'
         )
-    try:
-        import ensurepip  # noqa: F401
-        import venv as _  # noqa: F401
-    except ImportError:
+    if not (find_spec('ensurepip') and find_spec('venv')):
         missing.append('the module venv with pip (Debian, Ubuntu: apt-get install python3-venv)')
     compiler = os.environ.get('CXX', 'g++')
     if shutil.which(compiler) is None and shutil.which('c++') is None:
@@ -157,12 +151,9 @@ def check_machine(venv: Path) -> None:
             'the CUDA toolkit (nvcc), with which the ops of mmcv are compiled for this GPU: see '
             'developer.nvidia.com/cuda-toolkit, then name its folder in CUDA_HOME'
         )
-    free = shutil.disk_usage(venv.parent).free
+    free = shutil.disk_usage(venv.parent).free / 2**30
     if not venv.exists() and free < DISK_NEEDED:
-        missing.append(
-            f'{DISK_NEEDED // GIBIBYTE} GiB of free disk at {venv.parent} '
-            f'({free / GIBIBYTE:.1f} GiB are free)'
-        )
+        missing.append(f'{DISK_NEEDED} GiB of free disk at {venv.parent} ({free:.1f} GiB are free)')
     if missing:
         fail('This machine lacks:', *(f'- {item}' for item in missing))
 
@@ -286,11 +277,7 @@ def build_mmcv(venv: Venv, version: str, folder: Path) -> None:
 
 
 def check_installation(venv: Venv) -> str:
-    """Import everything that mmwau needs; stop with the names of what does not import.
-
-    Returns:
-        Versions, for the screen.
-    """
+    """Import everything that mmwau needs, tell versions; stop with what does not import."""
     said: list[str] = []
     command = [venv.python, '-c', CHECK, *CHECKED_IMPORTS]
     venv.run(command, 'Importing what was installed', said.append)

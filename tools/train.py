@@ -50,12 +50,7 @@ def use_auto_scale_lr(cfg: Config) -> None:
 
 
 def use_resume(cfg: Config, resume: str | None) -> None:
-    """Set what training starts from.
-
-    Args:
-        cfg: The config.
-        resume: A checkpoint to resume from, ``'auto'`` for the last one in the work_dir, or None.
-    """
+    """Resume from a checkpoint, from the last one for ``'auto'``, or for None as in the config."""
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' or (cfg.get('resume') and cfg.get('load_from') is None):

@@ -1,7 +1,7 @@
 """Evaluate a network of OpenMMLab with filters removed, without the talk of an evaluation."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from numbers import Real
 
@@ -16,6 +16,8 @@ from mmwau.scripts.preflight import check_test_config
 
 from .prune_results import Point
 from .pruning import Removable, average_zeros, num_removed, removal_order, removed
+from .taylor import taylor_criterion
+from .training_loss import training_losses
 
 NEEDED_PARTS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
 # The parts of a config that a measurement depends on: a WAU config and its baseline share them.
@@ -110,35 +112,47 @@ class Measurements:
     Args:
         runner: Its model has the layers.
         layers: Layers by name.
-        apoz_images: Number of images for the order ``'apoz'``.
+        images: By order, of ``'apoz'`` and ``'taylor'``, the number of images that it looks at.
     """
 
-    def __init__(self, runner: Runner, layers: Mapping[str, Removable], apoz_images: int):
-        self.runner, self.layers, self.apoz_images = runner, layers, apoz_images
+    def __init__(self, runner: Runner, layers: Mapping[str, Removable], images: Mapping[str, int]):
+        self.runner, self.layers, self.images = runner, layers, images
 
     def load(self, path: str, orders: Sequence[str], seeds: Sequence[int]) -> None:
         """Load a checkpoint and find out the orders of its filters."""
         load_weights(self.runner, path)
-        zeros = {}
+        measured: dict[str, dict[str, Tensor]] = {}
         if 'apoz' in orders:
-            zeros = average_zeros(
-                self.layers, lambda: run_first_images(self.runner, self.apoz_images)
+            measured['apoz'] = average_zeros(
+                self.layers, lambda: run_first_images(self.runner, self.images['apoz'])
             )
+        if 'taylor' in orders:
+            with quiet():
+                losses = training_losses(self.runner, self.images['taylor'])
+                measured['taylor'] = taylor_criterion(self.runner.model, self.layers, losses)
         self.ranked = {
-            (order, seed, name): removal_order(layer, order, seed, zeros.get(name))
+            (order, seed, name): removal_order(
+                layer, order, seed, measured.get(order, {}).get(name)
+            )
             for order in orders
             for seed in (seeds if order == 'random' else [None])
             for name, layer in self.layers.items()
         }
 
+    def watch(self, tick: Callable[[float], None]) -> None:
+        """Report again and again what fraction of a measurement has been done meanwhile."""
+        self.runner.register_hook(Tick(tick))
+
+    def weight(self, point: Point) -> int:
+        """What a measurement counts for in the progress."""
+        return 1
+
     def measure(self, point: Point) -> dict[str, float]:
         """The metrics of the checkpoint that is loaded."""
-        with removed(self.layers, dict(self._filters(point))):
+        filters = {}
+        if point.order is not None:
+            for name in self.layers if point.layer is None else [point.layer]:
+                ranked = self.ranked[point.order, point.seed, name]
+                filters[name] = ranked[: num_removed(len(ranked), point.fraction)]
+        with removed(self.layers, filters):
             return evaluate(self.runner)
-
-    def _filters(self, point: Point) -> Iterator[tuple[str, list[int]]]:
-        if point.order is None:
-            return
-        for name in self.layers if point.layer is None else [point.layer]:
-            ranked = self.ranked[point.order, point.seed, name]
-            yield name, ranked[: num_removed(len(ranked), point.fraction)]

@@ -54,10 +54,6 @@ def find_filters(
     - a bias that does not fit, a name such as ``deconv``, or a kernel of even size whose bias does
       not show otherwise: transposed.
 
-    Args:
-        weights: Tensors by name.
-        model: The model that they belong to, which has groups and kinds; None if there is none.
-
     Returns:
         The filters by name of the convolution, and the reasons by name for those left out. Linear
         layers, norms and the like are in neither.

@@ -43,22 +43,23 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
 
 
 def draw_features(features: Features) -> Figure:
-    """Draw the overlap of each layer's channels, and CKA with the first checkpoint."""
+    """Draw the overlap of each layer's channels, and how alike the first checkpoint's are."""
     first, *others = features.overlap
     layers = list(features.overlap[first])
-    figure = Figure(figsize=(12 if others else 8, 1.9 + 0.2 * len(layers)), layout='constrained')
-    panels = figure.subplots(1, 2 if others else 1, sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(14 if others else 8, 1.9 + 0.2 * len(layers)), layout='constrained')
+    panels = figure.subplots(1, 3 if others else 1, sharey=True, squeeze=False)[0]
     draw_layers(panels[0], layers, features.overlap)
     panels[0].set_xlabel('feature overlap: mean |correlation| between channels')
-    if others:
-        # The first takes its colour too, so that each checkpoint has that of the other panel.
-        for label, look in styles(features.alike).items():
+    parts = {'linear CKA': features.alike, 'matched correlation': features.matched}
+    # With one checkpoint there are no more panels.
+    for axes, (measure_name, alike) in zip(panels[1:], parts.items(), strict=False):
+        # The first takes its colour too, so that each checkpoint has that of the other panels.
+        for label, look in styles(alike).items():
             if label != first:
-                values = list(features.alike[label].values())
-                draw_marks(panels[1], values, range(len(layers)), look)
-        panels[1].set_xlim(0, 1.02)
-        tidy(panels[1])
-        panels[1].set_xlabel(f'linear CKA with {first} (1: alike)')
+                draw_marks(axes, list(alike[label].values()), range(len(layers)), look)
+        axes.set_xlim(0, 1.02)
+        tidy(axes)
+        axes.set_xlabel(f'{measure_name} with {first} (1: alike)')
     legend_above(figure, panels[0])
     return figure
 

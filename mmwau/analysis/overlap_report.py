@@ -30,7 +30,8 @@ FEATURES_EXPLAINED = (
     'Overlap of a channel: the sum of |correlation| with the other channels of its layer over all '
     'positions of the images, divided by their number with itself. Linear CKA (1905.00414) '
     'measures how similar the outputs of a layer are in two networks; 1 means equal up to rotation '
-    'and scale.'
+    'and scale. The matched correlation is the mean over pairs of channels, one to one, that '
+    'correlate most (1511.07543); 1 means equal up to the order of channels and their scale.'
 )
 
 
@@ -75,11 +76,14 @@ class Features:
         images: Number of images.
         overlap: Means of :func:`mmwau.features.channel_overlap`.
         alike: :func:`mmwau.features.linear_cka` with the first checkpoint.
+        matched: The correlation of :func:`mmwau.features.match_channels` with the first
+            checkpoint.
     """
 
     images: int
     overlap: Mapping[str, Mapping[str, float]]
     alike: Mapping[str, Mapping[str, float]]
+    matched: Mapping[str, Mapping[str, float]]
 
 
 def measure_filters(filters: Filters, duplicate_cosine: float) -> tuple[Measures, Measures]:
@@ -129,14 +133,17 @@ def comparison_table(checkpoints: Mapping[str, Measured]) -> Table:
 
 
 def feature_table(features: Features) -> Table:
-    """A row for each layer: overlap of its channels, and CKA with the first checkpoint."""
+    """A row for each layer: overlap of its channels, and how alike the first checkpoint's are."""
     first, *others = features.overlap
     rows = []
     for layer in features.overlap[first]:
         cells = [f'{each[layer]:.4f}' for each in features.overlap.values()]
-        rows.append((layer, *cells, *(f'{features.alike[one][layer]:.3f}' for one in others)))
+        for alike in (features.alike, features.matched):
+            cells += [f'{alike[label][layer]:.3f}' for label in others]
+        rows.append((layer, *cells))
     columns = [f'overlap, {label}' for label in features.overlap]
-    columns += [f'CKA of {label} with {first}' for label in others]
+    for measure_name in ('CKA', 'matched correlation'):
+        columns += [f'{measure_name} of {label} with {first}' for label in others]
     return Table(f'Features on {features.images} images', ('layer', *columns), rows)
 
 
@@ -158,14 +165,7 @@ def sections(
     figures: Mapping[str, Figure],
     features: Features | None,
 ) -> list[Section]:
-    """The parts of the page.
-
-    Args:
-        checkpoints: By label.
-        duplicate_cosine: See :func:`mmwau.overlap.measure`.
-        figures: ``'measures'``, ``'heat maps'`` and, with features, ``'features'``.
-        features: None if they were not measured.
-    """
+    """The parts of the page; the figures are ``'measures'``, ``'heat maps'`` and ``'features'``."""
     files = Table('', ('checkpoint', 'file'), [(k, each.path) for k, each in checkpoints.items()])
     network = network_table(checkpoints, duplicate_cosine)
     parts: dict[str, list[Part]] = {

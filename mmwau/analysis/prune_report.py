@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,7 +27,9 @@ HOW_TO_READ = (
     'behind the norm that follows the convolution. Nothing is trained afterwards, and the '
     'statistics of norms are those of the whole network. A network whose metric stays up longer '
     'as filters go has more filters that it can do without: it is the more redundant one, as far '
-    'as this order of removal shows.',
+    'as this order of removal shows.'
+)
+ORDERS_EXPLAINED = (
     'Each order is one of the filters within their layer. l1: least L1 norm first (Li et al., '
     '1608.08710). overlap: most filter overlap first (the measure of RePr, 1811.07275). random: '
     'mean over seeds, ± the sample standard deviation; all checkpoints lose the same filters.',
@@ -33,21 +37,19 @@ HOW_TO_READ = (
     'fraction of outputs that are not above zero behind the norm that follows the convolution, or '
     'behind the convolution itself where none follows. That is what a ReLU there would make zero; '
     "where a ReLU follows directly it is the paper's measure.",
+    'taylor: the filter first without which the loss would change least, to first order, on images '
+    'of the training data (Molchanov et al., 1611.06440, equations 7 and 8), at the same place.',
+)
+HOW_TO_COMPARE = (
     'If two networks start from different values, compare what is left relative to the start: the '
     'lower row of the picture and the last columns of its table. One training of each is one '
-    'sample: two trainings that differ only in their seed give different curves as well.',
+    'sample: two trainings that differ only in their seed give different curves as well.'
 )
 
 
 @dataclass(frozen=True)
 class PruneReport:
-    """Tables and pictures of curves that are measured.
-
-    Args:
-        curves: What was measured.
-        metrics: All metrics of each measurement.
-        metric: Name of the metric to show, of which more is better.
-    """
+    """Tables and pictures of curves that are measured, by a metric of which more is better."""
 
     curves: Curves
     metrics: Mapping[Point, Mapping[str, float]]
@@ -98,51 +100,48 @@ class PruneReport:
         """The metric by fraction removed from all layers; its summary in the last columns.
 
         Means are over the seeds with a measurement. A curve with a fraction at which there is none
-        has no summary.
-
-        Args:
-            most: Show at most so many fractions, evenly chosen; the summary is of all.
+        has no summary, which is of all fractions; at most ``most`` of them are shown.
         """
         curves, rows = self.curves, []
         step = math.ceil(len(curves.fractions) / most) if most else 1
         shown = slice(step - 1, None, step)
-        for order, label in self._arms(curves.orders):
+        for order, label in product(curves.orders, curves.checkpoints):
             whole = self.whole(label)
             columns = [self.values(label, order, fraction) for fraction in curves.fractions]
-            means = [_mean(values) for values in columns]
+            means = [mean(values) for values in columns]
             kept = fraction_kept((0.0, *curves.fractions), (whole, *means))
-            falls = f'> {_percent(curves.fractions[-1])}'
+            falls = f'> {percent(curves.fractions[-1])}'
             if kept is not None:
                 falls = NO_VALUE if math.isnan(kept) else f'{100 * kept:.1f} %'
             relative = [self.relative(label, order, fraction) for fraction in curves.fractions]
             # That of a seed whose curve has a hole is nan.
             areas = list(map(fmean, zip(*relative, strict=True)))
             texts = map(self.text, (whole, *means[shown]))
-            rows.append([f'{order}, {label}', *texts, falls, _number(_mean(areas))])
+            rows.append([f'{order}, {label}', *texts, falls, number(mean(areas))])
             if len(columns[0]) > 1:
                 spreads = map(self.text, map(_spread, columns[shown]))
                 row = [f'  ± over {len(columns[0])} seeds', '', *spreads, '']
-                rows.append([*row, _number(_spread(areas))])
+                rows.append([*row, number(_spread(areas))])
         return Table(
             f'{self.metric} by fraction of filters removed from every layer. Falls: the fraction '
-            f"at which it has fallen to {_percent(LEVEL)} of the whole network's. Left: mean of "
+            f"at which it has fallen to {percent(LEVEL)} of the whole network's. Left: mean of "
             f'metric / whole over all fractions above 0.',
-            ['order, checkpoint', *map(_percent, (0.0, *curves.fractions[shown])), 'falls', 'left'],
+            ['order, checkpoint', *map(percent, (0.0, *curves.fractions[shown])), 'falls', 'left'],
             rows,
         )
 
     def layer_table(self, fraction: float, orders: Sequence[str]) -> Table:
         """What is left of the metric with the fraction removed from one layer at a time."""
+        # Within an order the checkpoints side by side.
+        arms = list(product(orders, self.curves.checkpoints))
         rows = []
         for layer, filters in self.curves.layers.items():
-            row = [layer, str(filters)]
-            for order, label in self._arms(orders):
-                row.append(_number(_mean(self.relative(label, order, fraction, layer))))
-            rows.append(row)
+            left = (mean(self.relative(label, order, fraction, layer)) for order, label in arms)
+            rows.append([layer, str(filters), *map(number, left)])
         return Table(
-            f'{self.metric} / that of the whole network, with {_percent(fraction)} of the filters '
+            f'{self.metric} / that of the whole network, with {percent(fraction)} of the filters '
             'of one layer removed',
-            ['layer', 'filters', *(f'{order}, {label}' for order, label in self._arms(orders))],
+            ['layer', 'filters', *map(', '.join, arms)],
             rows,
         )
 
@@ -162,7 +161,7 @@ class PruneReport:
         Above stands the metric, below what is left of that of the whole network.
         """
         curves = self.curves
-        figure = Figure(figsize=_size(len(curves.orders), 5.6), layout='constrained')
+        figure = Figure(figsize=panels_size(len(curves.orders), 5.6), layout='constrained')
         panels = figure.subplots(2, len(curves.orders), sharex=True, sharey='row', squeeze=False)
         for column, order in enumerate(curves.orders):
             panels[0][column].set_title(self._title(order), fontsize=10)
@@ -174,7 +173,7 @@ class PruneReport:
                 self._draw_curve(panels[1][column], label, style, whole, relative)
             panels[1][column].axhline(LEVEL, color='#9a9a9a', linestyle=':', linewidth=1)
         panels[0][0].set_ylabel(self.metric)
-        panels[1][0].set_ylabel(f'/ whole (dotted: {_percent(LEVEL)})')
+        panels[1][0].set_ylabel(f'/ whole (dotted: {percent(LEVEL)})')
         for axes in panels.flat:
             axes.set_ylim(bottom=0)
             tidy(axes)
@@ -187,15 +186,12 @@ class PruneReport:
     ) -> None:
         """A line through the means, with a band of the spread over seeds."""
         at = [100 * fraction for fraction in (0.0, *self.curves.fractions)]
-        means = [whole, *map(_mean, columns)]
+        means = np.array([whole, *map(mean, columns)])
         axes.plot(at, means, label=label, **HOLLOW, **style)
         if len(columns[0]) > 1:
-            spreads = [0.0, *map(_spread, columns)]
-            low, high = (
-                [mean + sign * spread for mean, spread in zip(means, spreads, strict=True)]
-                for sign in (-1, 1)
-            )
-            axes.fill_between(at, low, high, color=style['color'], alpha=0.2, linewidth=0)
+            spreads = np.array([0.0, *map(_spread, columns)])
+            band: dict[str, Any] = dict(color=style['color'], alpha=0.2, linewidth=0)
+            axes.fill_between(at, means - spreads, means + spreads, **band)
 
     def _title(self, order: str) -> str:
         many = order == 'random' and len(self.curves.seeds) > 1
@@ -204,14 +200,14 @@ class PruneReport:
     def draw_layers(self, fraction: float) -> Figure:
         """What is left with the fraction removed from one layer at a time: a row for each layer."""
         curves, rows = self.curves, range(len(self.curves.layers))
-        size = _size(len(curves.orders), 1.6 + 0.2 * len(rows))
+        size = panels_size(len(curves.orders), 1.6 + 0.2 * len(rows))
         figure = Figure(figsize=size, layout='constrained')
         panels = figure.subplots(1, len(curves.orders), sharex=True, sharey=True, squeeze=False)[0]
         for axes, order in zip(panels, curves.orders, strict=True):
             axes.axvline(1, color='#9a9a9a', linewidth=1, zorder=0)
             for label, style in styles(curves.checkpoints).items():
                 columns = [self.relative(label, order, fraction, layer) for layer in curves.layers]
-                means, look = list(map(_mean, columns)), {**HOLLOW, **style, 'linestyle': 'none'}
+                means, look = list(map(mean, columns)), {**HOLLOW, **style, 'linestyle': 'none'}
                 spreads = list(map(_spread, columns)) if len(columns[0]) > 1 else None
                 axes.errorbar(means, rows, xerr=spreads, label=label, **look)
             axes.set_title(self._title(order), fontsize=10)
@@ -219,22 +215,17 @@ class PruneReport:
         panels[0].set_yticks(rows, curves.layers, fontsize=7)
         panels[0].set_ylim(len(rows) - 0.3, -0.7)
         figure.supxlabel(
-            f'{self.metric} / whole network, {_percent(fraction)} of one layer removed', fontsize=10
+            f'{self.metric} / whole network, {percent(fraction)} of one layer removed', fontsize=10
         )
         legend_above(figure, panels[0])
         return figure
 
     def sections(self, measured: Table, left_out: Mapping[str, str]) -> list[Section]:
-        """The parts of the page.
-
-        Args:
-            measured: What was measured on what.
-            left_out: Reasons by name of the layers that lose no filters.
-        """
+        """The parts of the page, with what was measured on what, and why layers are left out."""
         warnings = self.warnings()
         sections = [
             *([Section('Warnings', warnings)] if warnings else []),
-            Section('How to read this', HOW_TO_READ),
+            Section('How to read this', [HOW_TO_READ, *ORDERS_EXPLAINED, HOW_TO_COMPARE]),
             Section('All layers at once', [self.draw_network(), self.network_table()]),
         ]
         if self.curves.layers:
@@ -246,15 +237,7 @@ class PruneReport:
                 table = self.layer_table(fraction, self.curves.orders)
                 parts += [self.draw_layers(fraction), table]
             sections.append(Section('One layer at a time', parts))
-        parts = [measured]
-        if left_out:
-            rows = list(left_out.items())
-            parts.append(Table('Layers that lose no filters', ['layer', 'reason'], rows))
-        return [*sections, Section('What was measured', parts)]
-
-    def _arms(self, orders: Sequence[str]) -> list[tuple[str, str]]:
-        """Orders and labels of checkpoints; within an order the checkpoints side by side."""
-        return [(order, label) for order in orders for label in self.curves.checkpoints]
+        return [*sections, measured_section(measured, left_out)]
 
     def text(self, value: float) -> str:
         """A metric as text; those in percent have fewer decimals."""
@@ -264,16 +247,13 @@ class PruneReport:
         return f'{value:.2f}' if percent else f'{value:.3f}'
 
 
-def fraction_kept(
-    fractions: Sequence[float], values: Sequence[float], level: float = LEVEL
-) -> float | None:
-    """The fraction at which a metric has first fallen to a level of its first value.
+def fraction_kept(fractions: Sequence[float], values: Sequence[float]) -> float | None:
+    """The fraction at which a metric has first fallen to :data:`LEVEL` of its first value.
 
     Args:
         fractions: Ascending.
         values: The metric at each of them, at least one; linear in between. nan where there is
             no measurement.
-        level: In relation to the first value.
 
     Returns:
         The fraction, or None if the metric never falls so far; nan where nobody knows, since a
@@ -281,22 +261,31 @@ def fraction_kept(
     """
     if not values[0] > 0:
         return math.nan
-    target = level * values[0]
-    for index in range(1, len(values)):
-        before, after = values[index - 1], values[index]
+    target = LEVEL * values[0]
+    points = zip(fractions, values, strict=True)
+    for (start, before), (end, after) in pairwise(points):
         if math.isnan(after):
             return math.nan
         if after <= target:
-            share = (before - target) / (before - after) if before > after else 0.0
-            return fractions[index - 1] + share * (fractions[index] - fractions[index - 1])
+            return start + (before - target) / (before - after) * (end - start)
     return None
 
 
-def _percent(fraction: float) -> str:
+def measured_section(measured: Table, left_out: Mapping[str, str]) -> Section:
+    """The last part of a page: what was measured on what, and the layers that lose no filters."""
+    parts = [measured]
+    if left_out:
+        rows = list(left_out.items())
+        parts.append(Table('Layers that lose no filters', ['layer', 'reason'], rows))
+    return Section('What was measured', parts)
+
+
+def percent(fraction: float) -> str:
+    """A fraction as text."""
     return f'{100 * fraction:.3g} %'
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     """Mean of the values that are measurements; nan if there is none."""
     measured = [value for value in values if not math.isnan(value)]
     return fmean(measured) if measured else math.nan
@@ -308,9 +297,11 @@ def _spread(values: Sequence[float]) -> float:
     return stdev(measured) if len(measured) > 1 else math.nan
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number as text, or a sign for none."""
     return NO_VALUE if math.isnan(value) else f'{value:.3f}'
 
 
-def _size(panels: int, height: float) -> tuple[float, float]:
+def panels_size(panels: int, height: float) -> tuple[float, float]:
+    """Size of a figure with a number of panels side by side."""
     return max(6.0, 1.5 + 3 * panels), height

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 from mmwau.files.json_text import to_json
@@ -51,13 +52,10 @@ class Curves:
     def points(self, label: str) -> Iterator[Point]:
         """All measurements of a checkpoint, the whole network first."""
         yield Point(self.checkpoints[label])
-        for order in self.orders:
-            for fraction in self.fractions:
-                yield from self.repeats(label, order, fraction)
-        for layer in self.layers:
-            for order in self.orders:
-                for fraction in self.layer_fractions:
-                    yield from self.repeats(label, order, fraction, layer)
+        for order, fraction in product(self.orders, self.fractions):
+            yield from self.repeats(label, order, fraction)
+        for layer, order, fraction in product(self.layers, self.orders, self.layer_fractions):
+            yield from self.repeats(label, order, fraction, layer)
 
     def repeats(
         self, label: str, order: str, fraction: float, layer: str | None = None

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from mmwau.core.slices import Convolution
 from mmwau.overlap import filter_overlap
 from mmwau.targets import filter_dim, find_convolutions, why_no_filters
 
-ORDERS = ('l1', 'overlap', 'apoz', 'random')
+ORDERS = ('l1', 'overlap', 'apoz', 'taylor', 'random')
 
 
 @dataclass(frozen=True)
@@ -98,39 +99,27 @@ def average_zeros(
     follows directly, this is the paper's measure. It is not the paper's where something is added
     before the ReLU, as at the end of a residual block, or where none follows, as in a FPN.
 
-    Args:
-        layers: Layers by name.
-        run_model: Makes the forward passes.
-
     Returns:
         For each layer a float64 tensor of shape (filters,) on the CPU, each in [0, 1].
     """
     zeros: dict[str, Tensor] = {}
     outputs: Counter[str] = Counter()
-    handles = []
 
-    def count(name: str, output: Tensor) -> None:
+    def count(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
         not_above = (output <= 0).transpose(0, 1).flatten(1)
         zeros[name] = not_above.sum(dim=1).cpu() + zeros.get(name, 0)
         outputs[name] += not_above.shape[1]
 
-    for name, layer in layers.items():
-        for module in layer.norms or (layer.convolution,):
-            handles.append(
-                module.register_forward_hook(
-                    lambda module, inputs, output, name=name: count(name, output)
-                )
-            )
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            for module in layer.norms or (layer.convolution,):
+                hooks.enter_context(module.register_forward_hook(partial(count, name)))
         run_model()
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: zeros[name].double() / outputs[name] for name in layers}
 
 
 def removal_order(
-    layer: Removable, order: str, seed: int | None = None, zeros: Tensor | None = None
+    layer: Removable, order: str, seed: int | None = None, measured: Tensor | None = None
 ) -> list[int]:
     """In what order a layer's filters are removed.
 
@@ -140,10 +129,12 @@ def removal_order(
             ``'overlap'``: most :func:`mmwau.overlap.filter_overlap` first, the measure of RePr
             (1811.07275), which ranks filters over all layers, while here each layer has an order
             of its own. ``'apoz'``: highest average percentage of zeros first (1607.03250).
+            ``'taylor'``: least Taylor criterion first (1611.06440), in each layer too.
             ``'random'``: a function of the seed and the layer's name, so that checkpoints of a
             network lose the same filters.
         seed: For ``'random'``.
-        zeros: For ``'apoz'`` what :func:`average_zeros` gave for the layer.
+        measured: For ``'apoz'`` what :func:`average_zeros`, for ``'taylor'`` what
+            :func:`mmwau.analysis.taylor.taylor_criterion` gave for the layer.
 
     Returns:
         The indices of all filters, first the one that is removed first. Ties go by index.
@@ -157,9 +148,9 @@ def removal_order(
         scores = weight.double().transpose(0, dim).flatten(1).abs().sum(dim=1)
     elif order == 'overlap':
         scores = -filter_overlap(weight, dim, layer.convolution.groups)
-    elif order == 'apoz':
-        assert zeros is not None  # average_zeros gives them
-        scores = -zeros
+    elif order in ('apoz', 'taylor'):
+        assert measured is not None
+        scores = -measured if order == 'apoz' else measured
     else:
         scores = random_numbers([f'removal {seed}'], [layer.name], [layer.num_filters])
     return scores.argsort(stable=True).tolist()
@@ -175,14 +166,10 @@ def num_removed(num_filters: int, fraction: float) -> int:
 def removed(
     layers: Mapping[str, Removable], filters: Mapping[str, Sequence[int]]
 ) -> Iterator[None]:
-    """Within the context the given filters are removed; after it they are back, bit for bit.
+    """Within the context filters, given by index, are removed; then they are back, bit for bit.
 
     A removed filter's channel is zero behind the norm that follows its convolution: the filter's
     weight and bias are zero, and the norm's weight, bias and running mean for the channel.
-
-    Args:
-        layers: Layers by name.
-        filters: For each layer to change the indices of the filters to remove.
     """
     rows = []  # each tensor with the dimension and the indices to make zero
     for name, indices in filters.items():

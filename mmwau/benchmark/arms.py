@@ -85,7 +85,6 @@ class BenchmarkTrainer:
     """Trains a copy of a network in the way of one arm, a step at a time."""
 
     def __init__(self, arm: str, network: Network):
-        self.arm = arm
         self.loss = network.loss
         self.model = copy.deepcopy(network.model)
         self.wrapper = build_wrapper(arm, self.model, network)

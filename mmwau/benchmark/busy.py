@@ -16,6 +16,8 @@ from .rounds import Progress
 SPIN_COUNTS = ('300000', SPINS)
 BUSY = (0, 1, 2)
 BUSY_LOOP = 'while True: pass'
+# For which each process steps; three steps count at least.
+SECONDS = 8
 # Prints the seconds of each step of a ResNet-18, batch 4 at 160x160.
 STEPS = """
 import json, sys, time, torch, torchvision
@@ -32,18 +34,11 @@ print(json.dumps(seconds[2:]))
 """
 
 
-def time_beside_busy_processes(
-    rounds: int, tick: Progress, duration: float = 8
-) -> dict[str, dict[str, float]]:
+def time_beside_busy_processes(rounds: int, tick: Progress) -> dict[str, dict[str, float]]:
     """Time training steps with as many threads as cores, beside loops that never rest.
 
     Each measurement is a process of its own, since libgomp reads its settings once. All are made in
     turn within a round, so that what else the machine does meets all of them.
-
-    Args:
-        rounds: Processes for each measurement.
-        tick: Called after each process, to show progress.
-        duration: Seconds for which each process steps; three steps count at least.
 
     Returns:
         For each number of busy processes, as text, the median seconds of a step by spin count.
@@ -54,7 +49,7 @@ def time_beside_busy_processes(
     for _ in range(rounds):
         for busy in BUSY:
             for spins in SPIN_COUNTS:
-                seconds[str(busy)][spins] += _time_steps(busy, spins, duration)
+                seconds[str(busy)][spins] += _time_steps(busy, spins)
                 tick()
     return {
         busy: {spins: statistics.median(each) for spins, each in of_busy.items()}
@@ -62,14 +57,14 @@ def time_beside_busy_processes(
     }
 
 
-def _time_steps(busy: int, spins: str, duration: float) -> list[float]:
-    env = {name: value for name, value in os.environ.items() if name != 'OMP_WAIT_POLICY'}
+def _time_steps(busy: int, spins: str) -> list[float]:
+    env = {**os.environ, 'GOMP_SPINCOUNT': spins}
+    env.pop('OMP_WAIT_POLICY', None)
     with ExitStack() as stack:
         for _ in range(busy):
             loop = stack.enter_context(subprocess.Popen([sys.executable, '-c', BUSY_LOOP]))
             stack.callback(loop.kill)
-        command = [sys.executable, '-c', STEPS, str(duration)]
-        env['GOMP_SPINCOUNT'] = spins
+        command = [sys.executable, '-c', STEPS, str(SECONDS)]
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 

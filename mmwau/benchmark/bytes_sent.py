@@ -16,12 +16,7 @@ UPDATES = 3
 
 
 def bytes_sent(model: nn.Module, image_size: int, ratio: float) -> dict[str, float]:
-    """Train a classifier on two processes of this machine, over gloo, and count.
-
-    Args:
-        model: The classifier; all its convolutions are held.
-        image_size: Height and width of its images.
-        ratio: Fraction of slices that is active.
+    """Train a classifier, all its convolutions held, on two processes over gloo, and count.
 
     Returns:
         ``'held layers'``: gradient bytes of held layers given to the all-reduce in an update, as a

@@ -23,10 +23,7 @@ def extra_memory(
 ) -> dict[str, dict[str, float | None]]:
     """Measure the peak of memory in the optimizer step, and in the whole training step.
 
-    Args:
-        network: The network.
-        arms: Names of the arms; ``'baseline'`` is one of them.
-        tick: Called after each arm, to show progress.
+    The baseline is one of the arms.
 
     Returns:
         For each arm, by ``'optimizer step'`` and ``'training step'``, by how many MiB its peak is
@@ -79,19 +76,13 @@ def _peak_on_gpu(trainer: BenchmarkTrainer) -> dict[str, int]:
 
 
 def _peak_on_cpu(trainer: BenchmarkTrainer) -> dict[str, int]:
-    wrapper, step = trainer.wrapper, trainer.wrapper.step
-
-    def recorded_step() -> None:
-        with record_function(STEP):
-            step()
-
-    wrapper.step = recorded_step
+    wrapper = trainer.wrapper
+    wrapper.step = record_function(STEP)(wrapper.step)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         with wrapper.optim_context(trainer.model):
             loss = trainer.loss(trainer.model)
         wrapper.update_params(loss)
         del loss
-    del wrapper.step
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'trace.json'
         trace.export_chrome_trace(str(path))

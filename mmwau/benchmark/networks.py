@@ -30,14 +30,7 @@ class Network(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """A classifier of a package.
-
-    Attributes:
-        package: ``'torchvision'`` or ``'pytorchcv'``.
-        batch: Images in a batch.
-        size: Their height and width.
-        first_stages: See :class:`Network`.
-    """
+    """A classifier of torchvision or pytorchcv; ``size`` is the height and width of its images."""
 
     package: str
     batch: int
@@ -73,24 +66,19 @@ def build_network(name: str, device: torch.device) -> Network:
         return _detector(device)
     if name not in CLASSIFIERS:
         raise ValueError(f'networks must be some of {", ".join(NETWORKS)}, got {name!r}')
-    classifier = CLASSIFIERS[name]
-    if classifier.package == 'torchvision':
+    package, batch, size, first_stages = CLASSIFIERS[name]
+    if package == 'torchvision':
         from torchvision.models import get_model
     else:
         from pytorchcv.model_provider import get_model
-    return _classifier(get_model(name), classifier, device)
-
-
-def _classifier(model: nn.Module, which: Classifier, device: torch.device) -> Network:
-    _, batch, size, first_stages = which
+    model = get_model(name).train().to(device)
     images = torch.randn(batch, 3, size, size, device=device)
     classes = torch.randint(10, (batch,), device=device)
 
     def loss(model: nn.Module) -> Tensor:
         return F.cross_entropy(model(images), classes)
 
-    data = f'batch {batch} at {size}x{size}'
-    return Network(model.train().to(device), loss, ('',), data, first_stages)
+    return Network(model, loss, ('',), f'batch {batch} at {size}x{size}', first_stages)
 
 
 def _detector(device: torch.device) -> Network:

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmwau import WAU, find_layers
@@ -55,13 +57,7 @@ def time_convolution(
 def time_optimizer_steps(
     network: Network, arms: Sequence[str], rounds: int, tick: Progress
 ) -> dict[str, dict]:
-    """Time only the optimizer steps, over given gradients, in each arm.
-
-    Args:
-        network: The network, whose model all arms share.
-        arms: Names of the arms, of those that skip nothing.
-        rounds: Rounds that count.
-        tick: Called after each step, to show progress.
+    """Time only the optimizer steps, over given gradients, in arms that skip nothing.
 
     Returns:
         See :func:`.rounds.phase_table`; the phases are ``'selection'``, ``'optimizer step'`` and
@@ -71,26 +67,21 @@ def time_optimizer_steps(
     grads = {param: torch.randn_like(param) for param in model.parameters() if param.requires_grad}
     device = next(iter(grads)).device
 
-    def stepping(arm: str) -> Callable[[], dict[str, float]]:
-        wrapper = build_wrapper(arm, model, network)
+    def step(wrapper: OptimWrapper) -> dict[str, float]:
+        for param, grad in grads.items():
+            param.grad = grad
+        start = now(device)
+        with wrapper.optim_context(model):
+            selected = now(device)
+        wrapper.step()
+        end = now(device)
+        parts = {'selection': selected - start, 'optimizer step': end - selected}
+        return {**parts, 'selection and step': end - start}
 
-        def step() -> dict[str, float]:
-            for param, grad in grads.items():
-                param.grad = grad
-            start = now(device)
-            with wrapper.optim_context(model):
-                selected = now(device)
-            wrapper.step()
-            end = now(device)
-            parts = {'selection': selected - start, 'optimizer step': end - selected}
-            return {**parts, 'selection and step': end - start}
-
-        return step
-
-    runs = {arm: stepping(arm) for arm in arms}
+    # All share the model.
+    runs = {arm: partial(step, build_wrapper(arm, model, network)) for arm in arms}
     table = phase_table(interleave(runs, exactly(rounds), tick))
-    for param in grads:
-        param.grad = None
+    model.zero_grad()
     return table
 
 
@@ -99,12 +90,7 @@ def time_selection(
 ) -> Ratio:
     """Time a selection over many layers as a fraction of a plain SGD step over their weights.
 
-    Args:
-        num_layers: Number of layers.
-        num_filters: Number of filters of each of them.
-        fan: Weights of each filter.
-        rounds: Rounds that count.
-        tick: Called after each run, to show progress.
+    Each layer has ``num_filters`` filters of ``fan`` weights.
     """
     weights = [nn.Parameter(torch.randn(num_filters, fan)) for _ in range(num_layers)]
     layers = [
@@ -116,16 +102,13 @@ def time_selection(
         weight.grad = torch.full_like(weight, 1e-3)
     updates = iter(range(10**9))
 
-    def timed(run: Callable[[], object]) -> Callable[[], dict[str, float]]:
-        def run_once() -> dict[str, float]:
-            start = time.perf_counter()
-            run()
-            return {'seconds': time.perf_counter() - start}
-
-        return run_once
+    def timed(run: Callable[[], object]) -> dict[str, float]:
+        start = time.perf_counter()
+        run()
+        return {'seconds': time.perf_counter() - start}
 
     arms = {
-        BASELINE: timed(optimizer.step),
-        'selection': timed(lambda: WAU().select(layers, next(updates))),
+        BASELINE: partial(timed, optimizer.step),
+        'selection': partial(timed, lambda: WAU().select(layers, next(updates))),
     }
     return ratio_to_baseline(interleave(arms, exactly(rounds), tick), 'selection', 'seconds')

@@ -6,8 +6,9 @@ The timers are put around functions of mmwau from outside, and only while steps 
 import functools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ParamSpec, TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import ParamSpec, TypeVar
+from unittest.mock import patch
 
 import torch
 
@@ -50,14 +51,7 @@ AROUND_STEP = ('keep_weights', 'keep_state', 'step_active_alone', 'leave_out', '
 
 
 class Stopwatch:
-    """Adds up the seconds of parts, each without those of the parts inside of it.
-
-    Args:
-        device: Where the work is done.
-
-    Attributes:
-        seconds: Those so far, by part.
-    """
+    """Adds up the seconds of parts, each without those of the parts inside of it."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -76,19 +70,6 @@ class Stopwatch:
             self.seconds[part] += whole - self._inside.pop()
             if self._inside:
                 self._inside[-1] += whole
-
-
-class _BothEnds(AbstractContextManager[None]):
-    def __init__(self, watch: Watch, manager: AbstractContextManager[None]):
-        self.watch, self.manager = watch, manager
-
-    def __enter__(self) -> None:
-        with self.watch(BEFORE):
-            self.manager.__enter__()
-
-    def __exit__(self, *exception: Any) -> bool | None:
-        with self.watch(AFTER):
-            return self.manager.__exit__(*exception)
 
 
 def _around(
@@ -110,8 +91,14 @@ def _around_step(
     """A function that returns a context manager, whose both ends are watched."""
 
     @functools.wraps(function)
-    def watched(*args: Inputs.args, **kwargs: Inputs.kwargs) -> _BothEnds:
-        return _BothEnds(watch, function(*args, **kwargs))
+    @contextmanager
+    def watched(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Iterator[None]:
+        with ExitStack() as stack:
+            with watch(BEFORE):
+                stack.enter_context(function(*args, **kwargs))
+            yield
+            with watch(AFTER):
+                stack.close()
 
     return watched
 
@@ -123,17 +110,14 @@ def watched_parts(watch: Watch) -> Iterator[None]:
     Args:
         watch: Gives for the name of a part what surrounds it each time.
     """
-    plain = [(owner, name, vars(owner)[name]) for owner, name, _ in FUNCTIONS]
-    plain += [(wau, name, vars(wau)[name]) for name in AROUND_STEP]
-    try:
+    with ExitStack() as watches:
         for owner, name, part in FUNCTIONS:
-            setattr(owner, name, _around(watch, vars(owner)[name], part))
+            watches.enter_context(
+                patch.object(owner, name, _around(watch, vars(owner)[name], part))
+            )
         for name in AROUND_STEP:
-            setattr(wau, name, _around_step(watch, vars(wau)[name]))
+            watches.enter_context(patch.object(wau, name, _around_step(watch, vars(wau)[name])))
         yield
-    finally:
-        for owner, name, function in plain:
-            setattr(owner, name, function)
 
 
 @contextmanager
@@ -147,33 +131,23 @@ def timed_parts(device: torch.device) -> Iterator[dict[str, float]]:
 def time_parts(
     network: Network, arms: Sequence[str], rounds: int, tick: Progress
 ) -> dict[str, dict]:
-    """Time the parts of WAU in training steps of a network.
-
-    Args:
-        network: The network.
-        arms: Names of the arms. The parts of those are timed in which WAU takes part.
-        rounds: Rounds that count; in each one every arm makes a step, and so does the baseline.
-        tick: Called after each step, to show progress.
+    """Time the parts of WAU in training steps of a network, beside those of the baseline.
 
     Returns:
-        For each of these arms the median ``'seconds'`` of an update by part, and ``'share'``: the
-        sum of the parts as a fraction of the baseline's step of the same round.
+        For each of the arms in which WAU takes part the median ``'seconds'`` of an update by part,
+        and ``'share'``: the sum of the parts as a fraction of the baseline's step of the same
+        round.
     """
     with_wau = [arm for arm in arms if ARMS[arm].options]
 
-    def step_of(arm: str) -> Callable[[], dict[str, float]]:
-        trainer = BenchmarkTrainer(arm, network)
+    def step(trainer: BenchmarkTrainer) -> dict[str, float]:
+        with timed_parts(trainer.device) as seconds:
+            trainer.step()
+        return seconds
 
-        def step() -> dict[str, float]:
-            with timed_parts(trainer.device) as seconds:
-                trainer.step()
-            return seconds
-
-        return step
-
-    runs = {
+    runs: dict[str, Callable[[], dict[str, float]]] = {
         BASELINE: BenchmarkTrainer(BASELINE, network).step,
-        **{arm: step_of(arm) for arm in with_wau},
+        **{arm: functools.partial(step, BenchmarkTrainer(arm, network)) for arm in with_wau},
     }
     found = interleave(runs, exactly(rounds), tick)
     table = {}

@@ -23,12 +23,8 @@ def freeze_first_layers(model: nn.Module, fraction: float) -> None:
     """Freeze the first of the model's layers, as layer freezing has them at one moment.
 
     Layer freezing (``LayerFreezing`` of MosaicML's Composer) freezes more and more layers as
-    training goes on, in the order in which they are defined. A layer is a module without modules
-    inside, and the last one is never frozen.
-
-    Args:
-        model: The model.
-        fraction: How many of the layers are frozen by now, in [0, 1].
+    training goes on, in the order in which they are defined: by now a fraction of them in [0, 1].
+    A layer is a module without modules inside, and the last one is never frozen.
     """
     leaves = [module for module in model.modules() if not any(module.children())]
     for module in leaves[: int(fraction * (len(leaves) - 1))]:

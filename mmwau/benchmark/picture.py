@@ -41,14 +41,10 @@ def draw(results: Mapping, path: str | PathLike) -> None:
 
 def _draw_networks(axes: Axes, networks: Mapping) -> None:
     tables = [first_steps(network) for network in networks.values()]
-    arms = [arm for arm in ARMS if arm != BASELINE and any(arm in table for table in tables)]
-    height = 0.8 / max(1, len(arms))
+    arms = [arm for arm in ARMS if arm != BASELINE and arm in tables[0]]
     for number, arm in enumerate(arms):
-        rows, ratios = [], []
-        for row, table in enumerate(tables):
-            if arm in table:
-                rows.append(row - 0.4 + height * (number + 0.5))
-                ratios.append(table[arm]['ratios'][WALL])
+        rows = [row - 0.4 + 0.8 * (number + 0.5) / len(arms) for row in range(len(tables))]
+        ratios = [table[arm]['ratios'][WALL] for table in tables]
         look: dict = dict(color=COLOURS[(number + 1) % len(COLOURS)], markersize=4, linewidth=1.5)
         look |= dict(fmt=MARKERS[number % len(MARKERS)], xerr=_errors(ratios), label=arm)
         axes.errorbar([ratio.median for ratio in ratios], rows, **look)

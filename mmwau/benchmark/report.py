@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import launches
 from .arms import ARMS, BASELINE, PROCESSOR, WALL
@@ -12,7 +12,7 @@ from .networks import DETECTOR
 from .parts import PARTS
 from .rounds import Ratio
 
-Row = tuple[str, str, str, bool | None]
+Row = tuple[str, str, str, bool]
 # Limits of the ratio of a training step, by network and arm.
 STEP_LIMITS = {
     'resnet50': {
@@ -38,8 +38,7 @@ MEMORY_LIMITS = {'weight 0.5': 1.02, 'state 0.5': 2.02, 'filters 0.5': 1.02, 'la
 def targets_met(results: Mapping) -> list[Row]:
     """The rows of the table of targets: what, target, measured, and whether it is met.
 
-    Args:
-        results: What ``tools/benchmark.py`` has measured, by section; what is missing is left out.
+    Of the sections of ``tools/benchmark.py`` some may be missing.
     """
     rows: list[Row] = []
 
@@ -142,11 +141,10 @@ def print_tables(results: Mapping, console: Console) -> None:
         for row in rows_of(results['busy machine']):
             table.add_row(*row)
         console.print(table)
-    table = Table(title='Ratios to the baseline, medians with 95 % intervals')
-    for column in ('what', 'target', 'measured', 'met'):
-        table.add_column(column)
-    for what, target, measured, met in targets_met(results):
-        table.add_row(what, target, measured, {True: 'yes', False: 'no', None: ''}[met])
+    title = 'Ratios to the baseline, medians with 95 % intervals'
+    table = Table('what', 'target', 'measured', 'met', title=title)
+    for *cells, met in targets_met(results):
+        table.add_row(*cells, 'yes' if met else 'no')
     console.print(table)
 
 
@@ -189,9 +187,5 @@ def _operations_table(network: Mapping) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
-    table.add_column(columns[0])
-    for column in columns[1:]:
-        table.add_column(column, justify='right')
-    return table
+def _table(title: str, first: str, *columns: str) -> Table:
+    return Table(first, *(Column(name, justify='right') for name in columns), title=title)

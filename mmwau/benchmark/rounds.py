@@ -17,6 +17,7 @@ FEWEST = 6
 RATIOS = ('backward', 'optimizer step', 'selection and step', WALL, PROCESSOR)
 # Rounds are repeated until these are settled.
 JUDGED = (WALL, PROCESSOR)
+# Called after each run, to show progress.
 Progress = Callable[[], None]
 Round = Mapping[str, Mapping[str, float]]
 
@@ -64,9 +65,6 @@ def median_of(values: Sequence[float]) -> Ratio:
 
     So many of the smallest and of the largest values are left out that the median of what they are
     drawn from lies between the others in at least 95 of 100 cases.
-
-    Args:
-        values: The values, one for each round, at least :data:`FEWEST`.
     """
     if len(values) < FEWEST:
         raise ValueError(

@@ -3,40 +3,26 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
 
 from . import busy, growth
-from .arms import BASELINE, STEP_ARMS
+from .arms import BASELINE, STEP_ARMS, BenchmarkTrainer
 from .bytes_sent import bytes_sent
 from .launches import count_operations
 from .memory import extra_memory
 from .networks import DETECTOR, build_network
 from .operations import time_convolution, time_optimizer_steps, time_selection
 from .parts import time_parts
-from .rounds import WARM_UP, Effort, Progress
-from .steps import threads, time_training, weight_gradient_share
+from .rounds import WARM_UP, Effort, Progress, interleave, phase_table
+from .steps import threads, weight_gradient_share
 
 OPTIMIZER_ARMS = (BASELINE, 'weight 0.5', 'state 0.5', "authors' loop")
 MEMORY_ARMS = (*STEP_ARMS, 'state 0.5')
-Found = TypeVar('Found')
-
-
-class Watch(Protocol):
-    """Runs a measurement, and shows how far it is."""
-
-    def __call__(self, title: str, runs: int, measure: Callable[[Progress], Found], /) -> Found:
-        """Run it.
-
-        Args:
-            title: What is measured.
-            runs: The most ticks that it makes.
-            measure: The measurement, which takes the function to call at each tick.
-
-        Returns:
-            What it gives.
-        """
+# Of what is measured, the title, the most ticks that it makes, and the measurement, which takes the
+# function to call at each tick. Returns what that gives.
+Watch = Callable[[str, int, Callable[[Progress], Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,7 @@ class Bench:
         threads: Numbers of threads with which whole steps are timed.
         effort: How many rounds of training steps are made; its fewest are made of all else.
         of_operations: Rounds where a single operation is timed.
-        watch: Runs a measurement.
+        watch: Runs a measurement, and shows how far it is.
     """
 
     device: torch.device
@@ -109,11 +95,12 @@ def _network(name: str, bench: Bench) -> dict:
     steps = {}
     for number in bench.threads:
         with threads(number):
-            steps[str(number)] = bench.watch(
-                f'{name}, training steps, threads: {number}',
-                len(arms) * (effort.most + WARM_UP),
-                lambda tick: time_training(network, arms, effort, tick),
+            measure = partial(
+                interleave, {arm: BenchmarkTrainer(arm, network).step for arm in arms}, effort
             )
+            title = f'{name}, training steps, threads: {number}'
+            most = len(arms) * (effort.most + WARM_UP)
+            steps[str(number)] = phase_table(bench.watch(title, most, measure))
     rounds, runs = effort.rounds, effort.rounds + WARM_UP
     parts = bench.watch(
         f'{name}, parts of WAU', len(arms) * runs, partial(time_parts, network, arms, rounds)

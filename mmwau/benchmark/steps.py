@@ -1,7 +1,8 @@
-"""Whole training steps of a network, and what its weight gradients take of them."""
+"""What the weight gradients of a network take of its training steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from mmwau.targets import find_layers
 
 from .arms import BASELINE, WALL, BenchmarkTrainer, now
 from .networks import Network
-from .rounds import WARM_UP, Effort, Progress, Ratio, interleave, median_of, phase_table
+from .rounds import WARM_UP, Progress, Ratio, median_of
 
 
 @contextmanager
@@ -27,32 +28,19 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def time_training(
-    network: Network, arms: Sequence[str], effort: Effort, tick: Progress
-) -> dict[str, dict]:
-    """Time whole training steps of a network in each arm; see :func:`.rounds.phase_table`."""
-    trainers = {arm: BenchmarkTrainer(arm, network).step for arm in arms}
-    return phase_table(interleave(trainers, effort, tick))
-
-
 def weight_gradient_share(network: Network, rounds: int, tick: Progress) -> Ratio:
     """Fraction of a baseline step that the weight gradients of the layers to hold take.
 
     The backward passes of these convolutions are made in two halves, input and weight, and those
     of the weight are timed. A rule that holds a fraction of the layers can save that fraction of
     it, and the work of the optimizer and the input gradients that nobody needs.
-
-    Args:
-        network: The network.
-        rounds: Training steps that count.
-        tick: Called after each step, to show progress.
     """
     trainer = BenchmarkTrainer(BASELINE, network)
     seconds: list[float] = []
     for name in find_layers(trainer.model, network.targets, 'layer'):
         module = trainer.model.get_submodule(name)
         if can_be_timed(module):
-            vars(module)[PATCHED] = TimedConvolution(module, seconds)
+            vars(module)[PATCHED] = partial(TimedConvolution.apply, module, seconds)
     shares = []
     for turn in range(WARM_UP + rounds):
         seconds.clear()
@@ -69,35 +57,28 @@ def can_be_timed(module: nn.Module) -> bool:
     return is_plain and module.padding_mode == 'zeros'
 
 
-class TimedConvolution:
+class TimedConvolution(torch.autograd.Function):
     """A convolution whose backward pass times the gradient of its weight."""
 
-    def __init__(self, module: nn.Module, seconds: list[float]):
-        self.module, self.seconds = module, seconds
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve; the arguments are those of ``_conv_forward``."""
-        return _Timed.apply(x, weight, bias, self.module, self.seconds)
-
-
-class _Timed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        module: Convolution,
+        seconds: list[float],
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        module: Convolution,
-        seconds: list[float],
     ) -> Tensor:
+        """Convolve; the last three are the arguments of ``_conv_forward``."""
         ctx.save_for_backward(x, weight)
         ctx.module, ctx.seconds = module, seconds
         return type(module)._conv_forward(module, x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients; ``seconds`` gets those that the weight's took."""
         x, weight = ctx.saved_tensors
-        needs_x, _, needs_bias, *_ = ctx.needs_input_grad
+        *_, needs_x, _, needs_bias = ctx.needs_input_grad
         module = ctx.module
         no_output_padding = [0] * len(module.stride)
         geometry = module.stride, module.padding, module.dilation, False, no_output_padding
@@ -111,4 +92,4 @@ class _Timed(torch.autograd.Function):
         start = now(grad.device)
         _, grad_weight, grad_bias = half([False, True, needs_bias])
         ctx.seconds.append(now(grad.device) - start)
-        return grad_x, grad_weight, grad_bias, None, None
+        return None, None, grad_x, grad_weight, grad_bias

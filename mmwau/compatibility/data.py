@@ -50,11 +50,7 @@ def make_data(root: str | Path) -> Path:
 def drawn_detection(dataset: dict, root: Path, num_classes: int) -> dict:
     """A recipe's data set of files, with the drawn images for its own and its own pipeline.
 
-    Args:
-        dataset: The part of the config.
-        root: What :func:`make_data` returned.
-        num_classes: How many classes the recipe's head has, at least 1. Those that are not drawn
-            have names too.
+    The recipe's head has so many classes, at least 1; those that are not drawn have names too.
     """
     names = [*CLASSES, *(f'class {index}' for index in range(len(CLASSES), num_classes))]
     kept = {key: dataset[key] for key in ('pipeline', 'filter_cfg') if key in dataset}

@@ -38,10 +38,16 @@ FEW = {
     **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
     'num': 16,  # regions that a sampler draws
 }
-VIDEO = ('MOTChallengeDataset', 'YouTubeVISDataset', 'ReIDDataset')
-# Data sets whose pipelines start from images in memory.
-IN_MEMORY = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
-PROPOSALS = ('LoadProposals', 'ProposalBroadcaster')
+# What this tool can't draw, and the names in models and data sets that ask for it.
+NOT_DRAWN = {
+    'texts and the weights of a language model': (
+        'language_model tokenizer text_backbone lang_encoder'
+    ),
+    'videos, or images of tracked objects': 'MOTChallengeDataset YouTubeVISDataset ReIDDataset',
+    'MNIST or CIFAR': 'MNIST FashionMNIST CIFAR10 CIFAR100',  # pipelines of images in memory
+    'a file of proposals': 'LoadProposals ProposalBroadcaster',
+    'panoptic data, and the package panopticapi': 'CocoPanopticDataset',
+}
 # Names of what is for other uses than training on a CPU.
 OTHER_USES = ('deploy', 'delopy', 'ipu', 'tta')
 
@@ -63,11 +69,11 @@ class Exempt:
     settings: dict = field(default_factory=dict)
 
 
-def inside(module: str) -> dict:
-    """The setting for a detector inside of another module."""
-    return {'optim_wrapper.targets': (f'{module}.backbone', f'{module}.neck')}
-
-
+NOTHING = Exempt('none')
+TARGETS = 'optim_wrapper.targets'
+IN_DETECTOR = Exempt(
+    'targets name the detector', settings={TARGETS: ('detector.backbone', 'detector.neck')}
+)
 EXEMPT = {
     'mmdet/ssd': Exempt(
         'SSD itself, not the light one; the sizes of its feature maps are fixed', 'ssd300', 300
@@ -92,11 +98,11 @@ EXEMPT = {
         image_side=320,
     ),
     'mmdet/gcnet': Exempt('with the global context block, not its baseline', 'gcb'),
-    'mmdet/soft_teacher': Exempt('targets name the student', settings=inside('student')),
-    **{
-        f'mmdet/{family}': Exempt('targets name the detector', settings=inside('detector'))
-        for family in ('bytetrack', 'ocsort')
-    },
+    'mmdet/soft_teacher': Exempt(
+        'targets name the student', settings={TARGETS: ('student.backbone', 'student.neck')}
+    ),
+    'mmdet/bytetrack': IN_DETECTOR,
+    'mmdet/ocsort': IN_DETECTOR,
 }
 
 
@@ -106,19 +112,11 @@ class NotTriedError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that a project ships.
-
-    Args:
-        project: ``'mmdet'`` or ``'mmpretrain'``.
-        family: Folder of its configs.
-        path: The config, or None if the family has none to try.
-        reason: Why there is none; ``''`` otherwise.
-    """
+    """A config that a project of :data:`PROJECTS` ships; its family is the folder."""
 
     project: str
     family: str
-    path: Path | None = None
-    reason: str = ''
+    path: Path
 
     @property
     def name(self) -> str:
@@ -151,22 +149,22 @@ def choose_recipe(project: str, family: str) -> Recipe:
 
     Raises:
         ValueError: If there is no such family.
+        NotTriedError: If none of its recipes can be tried.
     """
     folder = zoo_of(project) / family
     if not folder.is_dir():
         raise ValueError(f'{project} has no configs in {folder}; got family={family!r}')
     reasons = []
-    exempt = EXEMPT.get(f'{project}/{family}')
-    mark = exempt.mark if exempt and exempt.mark else family
+    mark = EXEMPT.get(f'{project}/{family}', NOTHING).mark or family
     for path in sorted(folder.glob('*.py'), key=lambda path: size_of(path.stem, mark)):
         try:
-            why_not_tried(read_recipe(path))
+            why_not_tried(Config.fromfile(path))
             return Recipe(project, family, path)
         except NotTriedError as error:
             reasons.append(str(error))
         except Exception as error:  # a recipe can need what is not installed
             reasons.append(short(error))
-    return Recipe(project, family, reason=reasons[0] if reasons else 'no recipes')
+    raise NotTriedError(reasons[0] if reasons else 'no recipes')
 
 
 def size_of(name: str, mark: str) -> tuple:
@@ -185,11 +183,6 @@ def size_of(name: str, mark: str) -> tuple:
     return is_other, plain(mark) not in plain(name), not is_plain, size, numbers, len(name), name
 
 
-def read_recipe(path: Path) -> Config:
-    """Read a config file."""
-    return Config.fromfile(path)
-
-
 def why_not_tried(cfg: Config) -> None:
     """Raise if a recipe needs what this tool can't draw, or has no training.
 
@@ -199,20 +192,13 @@ def why_not_tried(cfg: Config) -> None:
     if 'model' not in cfg or not cfg.get('train_dataloader'):
         raise NotTriedError('no recipe with a training part')
     found = {key for key, _ in _entries(cfg.model)}
-    if found & {'language_model', 'tokenizer', 'text_backbone', 'lang_encoder'}:
-        raise NotTriedError('needs texts and the weights of a language model')
     found |= set(_values(cfg.train_dataloader.dataset, 'type'))
-    if found & set(VIDEO):
-        raise NotTriedError('needs videos, or images of tracked objects')
-    if found & set(IN_MEMORY):
-        raise NotTriedError('needs MNIST or CIFAR')
-    if found & set(PROPOSALS):
-        raise NotTriedError('needs a file of proposals')
-    if 'CocoPanopticDataset' in found:
-        raise NotTriedError('needs panoptic data, and the package panopticapi')
+    for what, names in NOT_DRAWN.items():
+        if found & set(names.split()):
+            raise NotTriedError(f'needs {what}')
 
 
-def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
+def add_wau(cfg: Config) -> None:
     """Add WAU by the three lines of the README; what a recipe has already stays beside them.
 
     Recipes with automatic mixed precision are trained in float32: MMEngine's wrapper for it refuses
@@ -222,29 +208,23 @@ def add_wau(cfg: Config, wrapper: str = WRAPPER) -> None:
         cfg.optim_wrapper.pop(of_amp, None)
     cfg.optim_wrapper.type = 'OptimWrapper'
     use_wau(cfg, 'paper')
-    cfg.optim_wrapper.update(type=wrapper, update_ratio=UPDATE_RATIO)
+    cfg.optim_wrapper.update(type=WRAPPER, update_ratio=UPDATE_RATIO)
 
 
 def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     """Make a recipe small enough for a CPU, by rules that are the same for all recipes.
 
-    No pretrained weights, SyncBN becomes BN, few regions and queries; drawn images, small ones for
-    detectors; 2 images in a batch, no workers; a constant learning rate; two updates, of at most
-    two iterations each; neither validation nor checkpoints. The rest stays: pipelines and wrappers
-    of data sets, samplers, losses, optimizers and their parameter groups, clipping, EMA and other
-    hooks.
-
-    Args:
-        cfg: The config, changed in place.
-        project: The project that it comes from.
-        data: What :func:`mmwau.compatibility.data.make_data` returned.
-        side: Longest side of the images of detectors, in pixels.
+    No pretrained weights, SyncBN becomes BN, few regions and queries; images of
+    :func:`.data.make_data`, those of detectors cut to ``side`` pixels; 2 images in a batch, no
+    workers; a constant learning rate; two updates, of at most two iterations each; neither
+    validation nor checkpoints. The rest stays: pipelines and wrappers of data sets, samplers,
+    losses, optimizers and their parameter groups, clipping, EMA and other hooks.
     """
     visit(cfg.model, _shrink_model)
     loader = cfg.train_dataloader
     if project == 'mmdet':
         for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
-            visit(part, lambda part, key, value: _at_most(value, side) if key in SIZES else value)
+            visit(part, lambda key, value: _at_most(value, side) if key in SIZES else value)
         num_classes = min(_values(cfg.model, 'num_classes'), default=80)
         drawn = partial(drawn_detection, root=data, num_classes=num_classes)
     else:
@@ -271,22 +251,21 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     cfg.visualizer = None
 
 
-def prepare(recipe: Recipe, data: Path, wrapper: str = WRAPPER) -> Config:
+def prepare(recipe: Recipe, data: Path) -> Config:
     """Read a recipe, make it small and add WAU."""
-    assert recipe.path is not None  # or there is nothing to prepare
-    cfg = read_recipe(recipe.path)
-    exempt = EXEMPT.get(recipe.name, Exempt('none'))
+    cfg = Config.fromfile(recipe.path)
+    exempt = EXEMPT.get(recipe.name, NOTHING)
     shrink(cfg, recipe.project, data, exempt.image_side)
-    add_wau(cfg, wrapper)
+    add_wau(cfg)
     cfg.merge_from_dict(exempt.settings)
     return cfg
 
 
-def visit(part: object, change: Callable[[dict, str, object], object]) -> None:
-    """Let ``change(dict, key, value)`` give every value in a part of a config anew, from above."""
+def visit(part: object, change: Callable[[str, object], object]) -> None:
+    """Let ``change(key, value)`` give every value in a part of a config anew, from above."""
     if isinstance(part, dict):
         for key in list(part):
-            part[key] = change(part, key, part[key])
+            part[key] = change(key, part[key])
             visit(part[key], change)
     elif isinstance(part, (list, tuple)):
         for item in part:
@@ -300,7 +279,7 @@ def short(error: BaseException) -> str:
     return f'{type(error).__name__}: {said[:200]}' if said else type(error).__name__
 
 
-def _shrink_model(part: dict, key: str, value: object) -> object:
+def _shrink_model(key: str, value: object) -> object:
     if key == 'init_cfg' and 'Pretrained' in _values(value, 'type'):
         return None
     if key in ('pretrained', 'teacher_ckpt'):
@@ -308,8 +287,7 @@ def _shrink_model(part: dict, key: str, value: object) -> object:
     if key == 'type' and value in ('SyncBN', 'MMSyncBN'):
         return 'BN'
     if key == 'teacher_config' and isinstance(value, str):
-        teacher = read_recipe(zoo_of('mmdet').parent / value)
-        return ConfigDict(model=teacher.model)
+        return ConfigDict(model=Config.fromfile(zoo_of('mmdet').parent / value).model)
     if key in FEW and isinstance(value, int):
         return min(value, FEW[key])
     return value

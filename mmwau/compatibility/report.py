@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from .data import SIDE
 from .recipes import BATCH_SIZE, UPDATE_RATIO, UPDATES
 from .trial import AXES, FAILED, FAILS_PLAIN, NOT_FOR_IT, NOT_TRIED, WORKS, TrialRecord
 
-# Either name of a distribution may be installed.
+# One of the names of a distribution is installed.
 PACKAGES = {
     'torch': ('torch',),
     'MMEngine': ('onedl-mmengine', 'mmengine'),
@@ -96,11 +97,8 @@ def installed_versions() -> dict[str, str]:
     found = {'mmwau': __version__}
     for name, distributions in PACKAGES.items():
         for distribution in distributions:
-            try:
+            with suppress(PackageNotFoundError):
                 found[name] = f'{version(distribution)} ({distribution})'
-                break
-            except PackageNotFoundError:
-                continue
     return found
 
 

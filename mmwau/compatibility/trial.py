@@ -5,11 +5,13 @@ import re
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
@@ -17,17 +19,7 @@ from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 from mmwau.targets import DEFAULT_TARGETS
 
-from .recipes import (
-    EXEMPT,
-    SEED,
-    UPDATES,
-    WRAPPER,
-    Recipe,
-    prepare,
-    read_recipe,
-    short,
-    zoo_of,
-)
+from .recipes import EXEMPT, SEED, UPDATES, Recipe, prepare, short, zoo_of
 from .watch import Watch
 
 WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'
@@ -52,11 +44,9 @@ REASONS = (
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """The outcome of a recipe, for the report.
+    """The outcome of a :class:`.recipes.Recipe`, for the report.
 
     Args:
-        project: See :class:`mmwau.compatibility.recipes.Recipe`.
-        family: See there.
         recipe: Name of the config, ``''`` if none was tried.
         result: ``'works'``, ``'does not apply'``, ``'not tried'``, ``'failed'`` or ``'fails without
             WAU too'``.
@@ -96,30 +86,19 @@ class TrialRecord:
         return f'{self.project}/{self.family}'
 
 
-def try_recipe(
-    recipe: Recipe, data: str | Path, work_dir: str | Path, wrapper: str = WRAPPER
-) -> TrialRecord:
-    """Train a recipe for two updates with WAU, and check what moved.
+def try_recipe(recipe: Recipe, data: Path, work_dir: Path) -> TrialRecord:
+    """Train a recipe for two updates on :func:`.data.make_data`'s folder, and check what moved.
 
-    Args:
-        recipe: What :func:`mmwau.compatibility.recipes.choose_recipe` returned.
-        data: What :func:`mmwau.compatibility.data.make_data` returned.
-        work_dir: Folder for logs and pictures.
-        wrapper: Type of the optimizer wrapper.
-
-    Returns:
-        The record; whatever the recipe raises is the reason in it.
+    Whatever the recipe raises is the reason in its record.
     """
     start = time.monotonic()
     found: dict[str, Any] = dict(project=recipe.project, family=recipe.family)
-    if recipe.path is None:
-        return TrialRecord(**found, reason=recipe.reason)
     found['recipe'] = str(recipe.path.relative_to(zoo_of(recipe.project)))
     remarks = [EXEMPT[recipe.name].reason] if recipe.name in EXEMPT else []
     try:
-        cfg = prepare(recipe, Path(data), wrapper)
+        cfg = prepare(recipe, data)
         found['backbone'] = _backbone(cfg.model)
-        if 'Amp' in read_recipe(recipe.path).optim_wrapper.get('type', ''):
+        if 'Amp' in Config.fromfile(recipe.path).optim_wrapper.get('type', ''):
             remarks.append('float32 instead of AMP')
         cfg.work_dir = str(work_dir)
         cfg.experiment_name = str(work_dir).replace('/', '_')
@@ -144,7 +123,7 @@ def try_recipe(
     except Exception as error:
         traceback.print_exc()
         result, reason = explain(error)
-        if result == FAILED and wrapper == WRAPPER and reason == error_of_plain(recipe, data):
+        if result == FAILED and reason == error_of_plain(recipe, data):
             result = FAILS_PLAIN
     seconds = round(time.monotonic() - start, 1)
     return TrialRecord(**found, result=result, reason=reason, seconds=seconds)
@@ -154,12 +133,9 @@ def find_axes(runner: Runner, watch: Watch) -> list[str]:
     """The axes along which something of the model can be held."""
     found = []
     for axis in AXES:
-        try:
+        with suppress(ValueError):  # where all are grouped, for example
             Watch(watch.targets, axis).find(runner)
             found.append(axis)
-        except ValueError:
-            # Where all are grouped, for example.
-            continue
     return found
 
 
@@ -169,7 +145,7 @@ def skip_in_one_update(runner: Runner, of_training: Watch, axis: str) -> int:
     Args:
         runner: That of the training, which is over.
         of_training: What has watched it; it gets what is wrong here.
-        axis: What is held in this update.
+        axis: What a slice is in this update.
 
     Returns:
         How many convolutions skipped them.
@@ -195,10 +171,10 @@ def skip_in_one_update(runner: Runner, of_training: Watch, axis: str) -> int:
     return len(watch.layers) - len(wrapper.updates.skipper.find_full())
 
 
-def error_of_plain(recipe: Recipe, data: str | Path) -> str:
+def error_of_plain(recipe: Recipe, data: Path) -> str:
     """What the same small recipe raises in training without WAU, ``''`` if nothing."""
     with TemporaryDirectory() as work_dir:
-        cfg = prepare(recipe, Path(data))
+        cfg = prepare(recipe, data)
         cfg.work_dir = work_dir
         cfg.experiment_name = work_dir.replace('/', '_')
         cfg.custom_hooks.pop()

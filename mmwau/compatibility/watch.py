@@ -19,12 +19,8 @@ from .recipes import SEED, UPDATE_RATIO
 class Watch(Hook):
     """Checks each update from its start to its end: held slices keep every bit, active ones move.
 
-    It finds the layers and draws the selections by itself, and asks the optimizer wrapper for
-    neither. What it has found is in its attributes.
-
-    Args:
-        targets: Those of the optimizer wrapper.
-        axis: That of the optimizer wrapper.
+    It finds the layers and draws the selections by itself, with the optimizer wrapper's targets and
+    axis, but does not ask the wrapper for either. What it has found is in its attributes.
     """
 
     priority = 'VERY_LOW'

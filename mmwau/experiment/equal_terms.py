@@ -15,13 +15,9 @@ Point = tuple[float, float]
 
 
 def at_equal_loss(record: TrainingRecord, baseline: TrainingRecord) -> tuple[float, float] | None:
-    """Overlap of two trainings when each first had the training loss that both reached.
+    """Overlap of two finished trainings when each first had the training loss that both reached.
 
     The loss is a mean over an epoch; between its points the iteration is interpolated.
-
-    Args:
-        record: A training that finished.
-        baseline: The one to compare it with.
 
     Returns:
         The overlaps of both; None where a curve is missing, or where one of the two was below
@@ -38,14 +34,8 @@ def at_equal_movement(
 ) -> tuple[float, float] | None:
     """Overlap of two trainings when their filters had moved as far; see :func:`at_equal_loss`.
 
-    Args:
-        record: A training that finished.
-        baseline: The one to compare it with.
-        name: ``'path_length'``, how far filters have gone along their path, or
-            ``'displacement'``, how far they are from where they started.
-
-    Returns:
-        The overlaps of both; None where a curve is missing.
+    ``'path_length'`` is how far filters have gone along their path, ``'displacement'`` how far they
+    are from where they started.
     """
     both = [one.curves.get(name) for one in (record, baseline)]
     return _at_equal(record, baseline, [[(0, 0.0), *curve] if curve else [] for curve in both])

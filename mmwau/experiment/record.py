@@ -15,7 +15,6 @@ from mmwau.runs.run import Run
 
 from .suite import Named, Training
 
-RECORD = 'record.json'
 # Points of a curve where training counts iterations.
 BINS = 50
 Curve = list[tuple[float, float]]
@@ -23,14 +22,10 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class TrainingRecord(Named):
-    """The outcome of a training.
+    """The outcome of a :class:`.suite.Training`, with its names and its digest.
 
     Args:
-        setting: See :class:`mmwau.experiment.suite.Training`.
-        arm: See there.
-        seed: See there.
         command: The command that repeats it.
-        digest: See there.
         status: ``'finished'``, ``'diverged'`` (trained to the end, but the loss is no number) or
             ``'failed'``.
         error: Why it failed; ``''`` otherwise.
@@ -71,14 +66,9 @@ class TrainingRecord(Named):
 def summarise_run(
     training: Training, run: Run, metric: str, command: str, processor_seconds: float
 ) -> TrainingRecord:
-    """What is kept of a training that came to its end.
+    """What is kept of a training that came to its end, with the curve of one metric.
 
-    Args:
-        training: What was trained.
-        run: What MMEngine logged.
-        metric: Name of the metric whose curve is kept.
-        command: The command that repeats it.
-        processor_seconds: Processor time of its process; 0 where it is not known.
+    Its process took so many seconds of the processor; 0 where it is not known.
     """
     # The log leaves out the last iterations of an epoch; the overlap is measured at the end.
     last = max([*run.loss, *run.overlaps.get('overlap', {})])
@@ -104,21 +94,6 @@ def summarise_run(
         values={name: _short(value) for name, value in values.items() if value is not None},
         curves={name: [(_short(x), _short(y)) for x, y in curve] for name, curve in curves.items()},
     )
-
-
-def write_record(record: TrainingRecord, folder: Path) -> None:
-    """Keep a record in the work_dir of its training."""
-    write_records([record], folder / RECORD)
-
-
-def read_record(folder: Path) -> TrainingRecord | None:
-    """The record in a work_dir, None if there is none.
-
-    Raises:
-        ValueError: If it can't be read.
-    """
-    found = read_records(TrainingRecord, folder / RECORD)
-    return found[0] if found else None
 
 
 def update_records(records: Sequence[TrainingRecord], path: Path) -> None:

@@ -1,5 +1,6 @@
 """What came out of a suite: tables, warnings, pictures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -64,16 +65,15 @@ class SuiteReport:
         found = []
         for number, (name, arms) in enumerate(self.suite.settings.items(), start=1):
             trainings = [one for one in self.suite.trainings if one.setting == name]
-            ended = {arm: self._finished(trainings, arm) for arm in arms}
-            planned = {arm: sum(one.arm == arm for one in trainings) for arm in arms}
+            ended: dict[str, list[TrainingRecord]] = {arm: [] for arm in arms}
+            for one in trainings:
+                if one in self.records and self.records[one].finished:
+                    ended[one.arm].append(self.records[one])
+            planned = Counter(one.arm for one in trainings)
             if any(ended.values()):
                 metrics = self.suite.metric, self.suite.other_metrics
                 found.append(Setting(name, number, *metrics, ended, planned))
         return found
-
-    def _finished(self, trainings: Sequence[Training], arm: str) -> list[TrainingRecord]:
-        records = [self.records.get(one) for one in trainings if one.arm == arm]
-        return [record for record in records if record is not None and record.finished]
 
     def warnings(self) -> list[str]:
         """Sentences on what is missing, went wrong, or can't be concluded."""

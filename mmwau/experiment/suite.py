@@ -150,8 +150,7 @@ def read_suite(path: str | PathLike) -> Suite:
       (nothing by default), and ``options``, which count more than those of the setting. The first
       arm is the baseline.
 
-    Args:
-        path: The file. Configs are named from the folder that the tool runs in.
+    Configs are named from the folder that the tool runs in.
 
     Raises:
         FileNotFoundError: If it or a config does not exist.
@@ -211,16 +210,9 @@ def read_suite(path: str | PathLike) -> Suite:
 
 
 def digest(settings: Mapping, wau: Mapping | None, seed: int | None, processes: int) -> str:
-    """A hash of what makes a difference to a training.
+    """A hash of what makes a difference to a training, 16 hexadecimal digits.
 
-    Args:
-        settings: See :func:`mmwau.runs.reader.split_settings`.
-        wau: See there.
-        seed: Seed of the run; None if it has none.
-        processes: Number of processes.
-
-    Returns:
-        16 hexadecimal digits.
+    The settings and WAU's are those of :func:`mmwau.runs.settings.split_settings`.
     """
     kept = {name: value for name, value in settings.items() if not name.startswith(IRRELEVANT)}
     whole = json.dumps([kept, wau, seed, processes], sort_keys=True, default=str)

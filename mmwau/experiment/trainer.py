@@ -18,15 +18,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
+from mmwau.files.records import read_records, write_records
 from mmwau.files.whole import write_whole
 from mmwau.reporting.labels import name_some
 from mmwau.runs.reader import SCALARS, read_run
 
 from .processes import MARK, end_processes, find_processes
-from .record import RECORD, TrainingRecord, read_record, summarise_run, write_record
+from .record import TrainingRecord, summarise_run
 from .suite import Training, digest
 
-STARTED, LOG = 'started.json', 'output.log'
+# In the work_dir of a training.
+STARTED, LOG, RECORD = 'started.json', 'output.log', 'record.json'
 POLL_SECONDS = 0.5
 ERROR = re.compile(r'^\s*(\[rank\d+\]: *)?[\w.]*(Error|Exception|Interrupt)\b')
 
@@ -80,12 +82,10 @@ class SuiteTrainer:
         on_end: Callable[[TrainingRecord], None],
         on_wait: Callable[[], None],
     ) -> None:
-        """Train; whatever happens, no process is left behind.
+        """Train in this order; whatever happens, no process is left behind.
 
-        Args:
-            trainings: What to train, in this order.
-            on_end: Called with the record of each training that ended, failed ones too.
-            on_wait: Called twice a second.
+        ``on_end`` is called with the record of each training that ended, failed ones too;
+        ``on_wait`` is called twice a second.
 
         Raises:
             BlockingIOError: If the folder is in use, also by trainings that an earlier start left.
@@ -202,7 +202,7 @@ class SuiteTrainer:
             if one.starts > 1:
                 seconds = 0.0
             record = summarise_run(training, run, self.metric, command, seconds)
-            write_record(record, folder)
+            write_records([record], folder / RECORD)
         # Whatever is wrong with one training, the others go on.
         except Exception as error:
             why = 'failed', str(error) or repr(error), one.starts
@@ -241,11 +241,7 @@ class SuiteTrainer:
 
 
 def read_scalars(folder: Path) -> list[dict]:
-    """What a training logged since its last start, line by line; a half written line is left out.
-
-    Args:
-        folder: Its work_dir.
-    """
+    """What a training logged in its work_dir since its last start, but for a half written line."""
     logs = sorted(folder.glob(f'*/{SCALARS}'))
     entries = []
     for line in logs[-1].read_text().splitlines() if logs else []:
@@ -265,12 +261,9 @@ def read_start(folder: Path) -> dict | None:
 def find_records(
     trainings: Sequence[Training], folder: Path, published: Sequence[TrainingRecord] = ()
 ) -> dict[Training, TrainingRecord]:
-    """The trainings that came to their end already, here or in published results.
+    """The trainings of a suite that came to their end already, here or in published results.
 
-    Args:
-        trainings: All trainings of a suite.
-        folder: Work_dir of the suite.
-        published: Records of an earlier time; those of trainings with other settings do not count.
+    Published records of trainings with other settings do not count.
 
     Raises:
         ValueError: If two trainings have the same settings, or a work_dir holds a training with
@@ -290,7 +283,8 @@ def find_records(
         if started is not None and started['digest'] != training.digest:
             others.append(str(place))
             continue
-        record = read_record(place) or known.get(training.digest)
+        kept = read_records(TrainingRecord, place / RECORD)
+        record = kept[0] if kept else known.get(training.digest)
         if record is not None:
             # Published results may call the same training by other names.
             found[training] = replace(record, setting=training.setting, arm=training.arm)

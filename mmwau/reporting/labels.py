@@ -6,16 +6,10 @@ from pathlib import Path
 
 
 def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
-    """Name each path by the parts in which the paths differ.
+    """Name each path, of a file or folder, by the parts in which the paths differ; no two alike.
 
     ``work_dirs/baseline/epoch_12.pth`` and ``work_dirs/wau/epoch_12.pth`` become ``baseline`` and
     ``wau``. A single path is named by its last two parts.
-
-    Args:
-        paths: Files or folders, each another one.
-
-    Returns:
-        A label for each, no two alike.
 
     Raises:
         ValueError: If a path is given twice.
@@ -47,14 +41,6 @@ def _cut(names: Sequence[Sequence[str]], first: int, last: int) -> list[str]:
 
 
 def name_some(names: Sequence[str], most: int) -> str:
-    """The first names with commas between, and how many more there are.
-
-    Args:
-        names: All names.
-        most: How many to show.
-
-    Returns:
-        For example ``'a, b and 3 more'``.
-    """
+    """The first names with commas between, and how many more there are: ``'a, b and 3 more'``."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more

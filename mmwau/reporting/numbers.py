@@ -10,10 +10,7 @@ NO_VALUE, MINUS, NO_BREAK = '\u2013', '\u2212', '\u00a0'
 def number_text(value: float | None, decimals: int, sign: str = '') -> str:
     """A number with so many decimals, and a dash for None and for what is no finite one.
 
-    Args:
-        value: The number.
-        decimals: Its decimals.
-        sign: ``'+'`` to show the sign of positive numbers too.
+    The sign ``'+'`` is shown before positive numbers too.
     """
     if value is None or not math.isfinite(value):
         return NO_VALUE

@@ -1,9 +1,9 @@
 """Tables for the terminal, and pages with tables and pictures that open from one file."""
 
-import base64
 import io
 import shlex
 import sys
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,17 +48,17 @@ PAGE = Environment(autoescape=True).from_string("""\
 <section>
 <h2>{{ section.heading }}</h2>
 {% for part in section.parts %}
-{% if part.text is defined %}<p>{{ part.text }}</p>
-{% elif part.picture is defined %}<p style="max-width: none">
-<img alt="{{ section.heading }}" width="{{ part.width }}"
-     src="data:image/png;base64,{{ part.picture }}"></p>
-{% else %}<div class="wide"><table>
-{% if part.table.title %}<caption>{{ part.table.title }}</caption>{% endif %}
-<thead><tr>{% for column in part.table.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
+{% if part is string %}<p>{{ part }}</p>
+{% elif part.rows is defined %}<div class="wide"><table>
+{% if part.title %}<caption>{{ part.title }}</caption>{% endif %}
+<thead><tr>{% for column in part.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for row in part.table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% for row in part.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table></div>
+{% else %}<p style="max-width: none">
+<img alt="{{ section.heading }}" width="{{ (part.get_figwidth() * 90)|int }}"
+     src="data:image/png;base64,{{ base64(part) }}"></p>
 {% endif %}
 {% endfor %}
 </section>
@@ -141,24 +141,16 @@ def write_results(
         write_whole(content, folder / f'{name}.json')
     for file, figure in pictures.items():
         write_whole(png(figure), folder / file)
-    shown = [
-        {'heading': section.heading, 'parts': [_part(part) for part in section.parts]}
-        for section in sections
-    ]
-    command = shlex.join(['python', *sys.argv])
-    page = PAGE.render(title=title, sections=shown, command=command, version=__version__)
+    page = PAGE.render(
+        title=title,
+        sections=sections,
+        # Twice as many pixels as it is shown with, for screens that have them.
+        base64=lambda figure: b64encode(png(figure, dpi=180)).decode(),
+        command=shlex.join(['python', *sys.argv]),
+        version=__version__,
+    )
     write_whole(page.encode(), folder / f'{name}.html')
     return [f'{name}.html', *pictures, f'{name}.json']
-
-
-def _part(part: Part) -> dict:
-    if isinstance(part, str):
-        return {'text': part}
-    if isinstance(part, Table):
-        return {'table': part}
-    # Twice as many pixels as it is shown with, for screens that have them.
-    content = png(part, dpi=180)
-    return {'picture': base64.b64encode(content).decode(), 'width': int(part.get_figwidth() * 90)}
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:

@@ -20,11 +20,7 @@ Item = TypeVar('Item')
 
 
 def text_console(**options: Any) -> Console:
-    """A console for texts in which brackets and colons are no markup, as in paths: ``x [v1]/``.
-
-    Args:
-        options: More arguments of :class:`rich.console.Console`.
-    """
+    """A console for texts in which brackets and colons are no markup, as in paths: ``x [v1]/``."""
     options = dict(markup=False, emoji=False, **options)
     console = Console(**options)
     return console if console.is_terminal else Console(**{'width': WIDTH, **options})
@@ -47,10 +43,7 @@ def progress_bar(
 ) -> Progress:
     """A bar for each task: its name as it is, the bar, how many are done, and the time left.
 
-    Args:
-        console: Where to show it; None for the standard output.
-        left: The column of the time left; None for an estimate from the pace so far.
-        options: More arguments of :class:`rich.progress.Progress`.
+    The time is an estimate from the pace so far unless there is another column for it.
     """
     name = TextColumn('{task.description}', markup=False)
     left = left or TimeRemainingColumn()

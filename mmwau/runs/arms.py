@@ -8,12 +8,7 @@ from .run import Run
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in their seed.
-
-    Args:
-        label: Its name, short and no other arm's.
-        runs: At least one.
-    """
+    """Runs that differ only in their seed, at least one, under a short name of their own."""
 
     label: str
     runs: Sequence[Run]
@@ -34,9 +29,6 @@ def group_into_arms(runs: Sequence[Run]) -> list[Arm]:
 
     An arm without WAU is called ``baseline``, one with it ``WAU``, followed by what distinguishes
     it from others of its kind: ``WAU hold=state``. Defaults of WAU are not shown.
-
-    Args:
-        runs: At least one.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -44,15 +36,12 @@ def group_into_arms(runs: Sequence[Run]) -> list[Arm]:
         groups.setdefault(repr(parts), []).append(run)
     ordered = sorted(groups.values(), key=lambda group: group[0].wau is not None)
     firsts = [group[0] for group in ordered]
+    with_wau = [run.wau for run in firsts if run.wau is not None]
     labels: list[str] = []
     for run in firsts:
-        label, alike = 'baseline', [other for other in firsts if other.wau is None]
-        if run.wau is not None:
-            others = [other.wau for other in firsts if other.wau is not None]
-            label = ' '.join(['WAU', *_distinguishing(run.wau, others)])
-            alike = [other for other in firsts if other.wau == run.wau]
-        different = _distinguishing(run.settings, [other.settings for other in alike])
-        label = ' '.join([label, *different[:3]])
+        kind = ['baseline'] if run.wau is None else ['WAU', *_distinguishing(run.wau, with_wau)]
+        alike = [other.settings for other in firsts if other.wau == run.wau]
+        label = ' '.join([*kind, *_distinguishing(run.settings, alike)[:3]])
         same = sum(taken.split(' #')[0] == label for taken in labels)
         labels.append(f'{label} #{same + 1}' if same else label)
     return [Arm(label, group) for label, group in zip(labels, ordered, strict=True)]

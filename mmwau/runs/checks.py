@@ -15,11 +15,7 @@ NAMED = 8
 def metric_names(runs: Sequence[Run], at: int | None = None) -> list[str]:
     """Names of the metrics that all runs have, but for runs without any metric.
 
-    Those that are a measurement in no run are left out.
-
-    Args:
-        runs: At least one.
-        at: Epoch or iteration; None for the last validation.
+    Those that are a measurement in no run, there or at the last validation, are left out.
     """
     validated = [run for run in runs if run.metrics]
     return [
@@ -31,11 +27,7 @@ def metric_names(runs: Sequence[Run], at: int | None = None) -> list[str]:
 
 
 def baseline_first(arms: Sequence[Arm], asked: str | None) -> list[Arm]:
-    """Put the baseline before the other arms.
-
-    Args:
-        arms: At least one, those without WAU first.
-        asked: Label of the baseline; None for the first arm.
+    """Put the baseline before the others: the arm of this label, or else the first one.
 
     Raises:
         ValueError: If there is no such arm; it lists those that exist.
@@ -48,11 +40,7 @@ def baseline_first(arms: Sequence[Arm], asked: str | None) -> list[Arm]:
 
 
 def check_comparable(runs: Sequence[Run], at: int | None) -> None:
-    """Raise if runs can't be compared, or not at this point.
-
-    Args:
-        runs: At least one.
-        at: Epoch or iteration; None for the end.
+    """Raise if runs can't be compared, or not at this epoch or iteration.
 
     Raises:
         ValueError: If runs count training in different units, or not all have a validation at
@@ -79,13 +67,7 @@ def common_validations(runs: Sequence[Run]) -> list[int]:
 
 
 def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> list[str]:
-    """Sentences on what makes the comparison less than fair.
-
-    Args:
-        arms: The first is the baseline.
-        metric: Metric that is drawn; None if there is none.
-        at: Epoch or iteration to compare at; None for the end.
-    """
+    """What makes a comparison with the first arm less than fair, in sentences."""
     runs = [run for arm in arms for run in arm.runs]
     found = [note for run in runs for note in run.notes]
     for arm in arms[1:]:
@@ -152,14 +134,9 @@ def _left_out(runs: Sequence[Run], at: int | None) -> list[str]:
 
 
 def choose_shown_metric(runs: Sequence[Run], asked: str | None) -> str | None:
-    """Name of the metric to draw.
+    """The metric to draw: what was asked for, or the first known one, or else the first.
 
-    Args:
-        runs: At least one.
-        asked: The name that was asked for; None for the first known one, or else the first.
-
-    Returns:
-        The name; None if no run has a metric and none was asked for.
+    None if no run has a metric and none was asked for.
 
     Raises:
         ValueError: If there is no such metric; it lists those that exist.

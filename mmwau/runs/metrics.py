@@ -22,26 +22,16 @@ def is_measured(value: object) -> TypeGuard[float]:
 
 
 def why_left_out(value: float | None) -> str:
-    """Why a value is left out, for a warning.
-
-    Args:
-        value: One that is no measurement; None, which JSON files have for nan.
-
-    Returns:
-        For example ``'nan'``.
-    """
+    """Why a value that is no measurement is left out, such as ``'nan'``; JSON has None for that."""
     if value == NOTHING_TO_COUNT:
         return f"{value:g}, COCO's mark for nothing to count"
     return 'nan' if value is None else f'{value}'
 
 
 def choose_metric(metrics: Mapping[str, float], asked: str | None = None) -> str:
-    """Name of the metric to show.
+    """The metric to show, of those of the whole network, of which some may be no measurement.
 
-    Args:
-        metrics: The metrics of the whole network; some may be no measurement.
-        asked: The name that was asked for; None for the first known one that is a measurement, or
-            else the first that is one.
+    It is what was asked for, or the first known one that is a measurement, or else the first one.
 
     Raises:
         ValueError: If there is no such metric, or it is no measurement; it lists those that are.

@@ -21,13 +21,10 @@ TIMES = {'time', 'data_time', 'step'}
 
 
 def read_run(work_dir: str | PathLike) -> Run:
-    """Read a training.
+    """Read a training from the work_dir of MMEngine's Runner.
 
     A run that was resumed has a folder for each start; from the first iteration on that a later
     one logged, what earlier ones had is lost work and left out.
-
-    Args:
-        work_dir: Work_dir of MMEngine's Runner.
 
     Raises:
         FileNotFoundError: If it does not exist, or has no scalars of a training or no config.

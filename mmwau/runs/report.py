@@ -99,18 +99,19 @@ class RunsReport:
 
     def _tables(self, names: Sequence[str], title: str) -> list[Table]:
         baseline, *others = self.arms
-        means = [[self._mean(arm, name) for arm in self.arms] for name in names]
-        minus = [[self._minus(arm, name) for arm in others] for name in names]
-        rows = [_label(name) for name in names]
-        labels = [arm.label for arm in self.arms]
+        means = [[_label(name), *(self._mean(arm, name) for arm in self.arms)] for name in names]
+        minus = [[_label(name), *(self._minus(arm, name) for arm in others)] for name in names]
+        columns = ['', *(arm.label for arm in self.arms)]
         title_of_means = f'{title}, mean ± sample std (runs)'
         if len(self.arms) <= ARMS_IN_ONE_TABLE:
-            labels += [f'{arm.label} {MINUS} {baseline.label}' for arm in others]
-            cells = [left + right for left, right in zip(means, minus, strict=True)]
-            return [_table(title_of_means, rows, labels, cells)]
+            columns += [f'{arm.label} {MINUS} {baseline.label}' for arm in others]
+            rows = [left + right[1:] for left, right in zip(means, minus, strict=True)]
+            return [Table(title_of_means, columns, rows)]
+        title_of_minus = f'{title}, difference to {baseline.label}'
+        columns_of_minus = ['', *(arm.label for arm in others)]
         return [
-            _table(title_of_means, rows, labels, means),
-            _table(f'{title}, difference to {baseline.label}', rows, labels[1:], minus),
+            Table(title_of_means, columns, means),
+            Table(title_of_minus, columns_of_minus, minus),
         ]
 
     def _mean(self, arm: Arm, name: str) -> str:
@@ -154,7 +155,9 @@ class RunsReport:
         for arm in self.arms:
             for run in arm.runs:
                 trained = f'{run.trained} of {run.length}'.replace(' ', NO_BREAK)
-                wau = NO_VALUE if run.wau is None else _arguments(run.wau)
+                wau = NO_VALUE
+                if run.wau is not None:
+                    wau = ', '.join(f'{k}={v!r}' for k, v in run.wau.items()) or 'defaults'
                 config = str(run.config.relative_to(run.work_dir))
                 rows.append([arm.label, _seed(run), str(run.work_dir), trained, wau, config])
         columns = ['arm', 'seed', 'work_dir', f'{self.runs[0].unit}s', 'WAU', 'config in it']
@@ -205,11 +208,7 @@ class RunsReport:
         return figure
 
     def sections(self, warnings: Sequence[str]) -> list[Section]:
-        """The parts of the page.
-
-        Args:
-            warnings: Sentences on what makes the comparison less than fair.
-        """
+        """The parts of the page, first the sentences of warning."""
         sections = [Section('Warnings', list(warnings))] if warnings else []
         first = [f'Differences are relative to {self.arms[0].label}.'] if len(self.arms) > 1 else []
         sections += [
@@ -277,23 +276,12 @@ class RunsReport:
         )
 
 
-def _table(
-    title: str, rows: Sequence[str], labels: Sequence[str], cells: Sequence[Sequence[str]]
-) -> Table:
-    lines = [[row, *line] for row, line in zip(rows, cells, strict=True)]
-    return Table(title, ['', *labels], lines)
-
-
 def _label(name: str) -> str:
     return LABELS.get(name, name.removeprefix(STAGE_OVERLAP))
 
 
 def _seed(run: Run) -> str:
     return NO_VALUE if run.seed is None else str(run.seed)
-
-
-def _arguments(wau: Mapping[str, object]) -> str:
-    return ', '.join(f'{name}={value!r}' for name, value in wau.items()) or 'defaults'
 
 
 def _as_dict(found: Summary | None) -> dict | None:

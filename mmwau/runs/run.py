@@ -112,13 +112,9 @@ class Run:
         return None if at is None else self.metrics.get(name, {}).get(at)
 
     def curve(self, name: str) -> dict[int, float]:
-        """The points of a curve that are measurements.
+        """The points of a curve (see :meth:`final`) that are measurements, by iteration.
 
-        Args:
-            name: See :meth:`final`.
-
-        Returns:
-            Values by iteration, those of a metric by epoch or iteration.
+        Those of a metric are by epoch where training counts these.
         """
         curves = {**self.metrics, **self.overlaps, **self.movements, 'loss': self.loss}
         points = curves.get(name, {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
+from typing import Any
 
 from mmengine.runner import Runner
 
@@ -21,10 +22,7 @@ MEASURING = ('overlap_interval', 'movement')
 
 
 def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] | None]:
-    """What is trained and how, and with which WAU, from a config.
-
-    Args:
-        cfg: The config as a dict; left as it is.
+    """What is trained and how, and with which WAU, from a config as a dict, left as it is.
 
     Returns:
         The settings of the training by dotted name, without WAU and the seed; and WAU's arguments
@@ -44,15 +42,13 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
     wrapper['type'] = WITHOUT_WAU.get(kind, kind)
     wau = None
     if kind in WITHOUT_WAU:
-        defaults = _defaults(WAUMixin)
-        wau = {name: wrapper.pop(name) for name in defaults if name in wrapper}
+        of_wrapper, of_hook = _defaults(WAUMixin), _defaults(WAUHook)
+        given = {name: wrapper.pop(name) for name in of_wrapper if name in wrapper}
         for hook in hooks:
             if _type(hook) == 'WAUHook':
-                hook_defaults = _defaults(WAUHook)
-                wau |= {name: value for name, value in hook.items() if name in hook_defaults}
-                defaults |= hook_defaults
-        changed = {name for name in wau if _plain(wau[name]) != _plain(defaults[name])}
-        wau = {name: _plain(value) for name, value in wau.items() if name in changed}
+                given |= {name: value for name, value in hook.items() if name in of_hook}
+        defaults = _plain({**of_wrapper, **of_hook})
+        wau = {name: value for name, value in _plain(given).items() if value != defaults[name]}
     parts['optim_wrapper'] = wrapper
     return dict(_flatten(parts)), wau
 
@@ -71,7 +67,7 @@ def _defaults(owner: type) -> dict[str, object]:
     }
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """Tuples as lists, which is how most configs come back from a file."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}

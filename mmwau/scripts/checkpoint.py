@@ -28,15 +28,7 @@ class AtomicLocalBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file.
-
-        Args:
-            obj: The content.
-            filepath: The place; its folder is made if need be.
-
-        Raises:
-            OSError: If it can't be written; the message has the place, the size and what to do.
-        """
+        """Write a file; see :func:`mmwau.files.whole.write_whole`."""
         write_whole(obj, filepath)
 
 
@@ -76,9 +68,7 @@ def read_safely() -> None:
 def check_checkpoint(path: str | None, resume: bool = False) -> None:
     """Check that a checkpoint on this machine exists and can be read, without reading all of it.
 
-    Args:
-        path: The checkpoint, or None for none. Addresses (``https://...``) are not checked.
-        resume: Whether training is to go on from it, for which it needs more than weights.
+    Addresses (``https://...``) are not checked. To resume training it needs more than weights.
 
     Raises:
         FileNotFoundError: If it does not exist.
@@ -125,9 +115,6 @@ def find_last(cfg: Config) -> str | None:
 
     The work_dir may have been moved or copied since MMEngine wrote there where that checkpoint is:
     it is looked for in the work_dir first.
-
-    Args:
-        cfg: The config, with its work_dir.
 
     Returns:
         The place; None where the work_dir names none, so that training starts from the beginning.

@@ -26,10 +26,6 @@ MOST_NAMES = 100
 def check_classes(cfg: Config, sources: Sequence[Source]) -> None:
     """Check that labels mean the same in all annotation files, in the config and in its heads.
 
-    Args:
-        cfg: The config.
-        sources: Its annotation files, as :func:`mmwau.scripts.data_check.check_data` returns them.
-
     Raises:
         ValueError: If no class of the config is in a file, a class is misspelt, labels would mean
             other classes in another file, there are no boxes to train on, or a head has fewer
@@ -188,15 +184,7 @@ def _find_heads(part: object, setting: str) -> Iterator[tuple[str, int]]:
 
 
 def remarks(cfg: Config, sources: Sequence[Source]) -> list[str]:
-    """What does no harm to a training, but may not be meant, in sentences.
-
-    Args:
-        cfg: The config.
-        sources: Its annotation files.
-
-    Returns:
-        Something of each file and head that there is something to say of.
-    """
+    """What does no harm to a training, but may not be meant, in a sentence a file or head."""
     found: dict[Path, str] = {}
     for source in sources:
         found_here = [*_remarks_on_names(source), *_remarks_on_file(source, sources)]

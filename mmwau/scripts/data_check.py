@@ -63,12 +63,8 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
 
     Data sets that are downloaded on first use are not checked.
 
-    Args:
-        cfg: The config.
-        stages: Of ``'train'``, ``'val'`` and ``'test'`` those to check.
-
     Returns:
-        The COCO annotation files of these stages, read.
+        The COCO annotation files of the stages (``'train'``, ``'val'``, ``'test'``), read.
 
     Raises:
         FileNotFoundError: It names the part of the config, the path, and what to do.

@@ -12,14 +12,11 @@ OWN = (PACKAGE, PACKAGE.parent / 'tools')
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script to its end.
+    """Run a script to its end; what it returns is the exit status, None for 0.
 
     Exit status 2 is argparse's, for wrong use. Where the script finds something wrong with what it
     was given, it ends with the error's name and sentence on the standard error, and status 1.
     Other errors are bugs, and keep their traceback.
-
-    Args:
-        main: The script; what it returns is the exit status, None for 0.
     """
     try:
         status = main()

@@ -41,10 +41,7 @@ def refuse_two_values(
 ) -> None:
     """End with a usage error where ``--cfg-options`` gives a setting that another option gives too.
 
-    Args:
-        parser: The parser.
-        args: What it has parsed.
-        settings: By option or argument the setting of the config that it is for.
+    ``settings`` has by option or argument the setting of the config that it is for.
     """
     for option, setting in settings.items():
         given = getattr(args, option.strip('-').replace('-', '_'))

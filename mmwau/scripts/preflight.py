@@ -16,10 +16,7 @@ from .data_check import check_data
 
 
 def check_train_config(cfg: Config) -> None:
-    """Raise if a config can't be trained: WAU's settings first, then the data.
-
-    Args:
-        cfg: The config, its command-line options merged.
+    """Raise if a config, its options merged, can't be trained: WAU's settings first, then the data.
 
     Raises:
         TypeError: If a setting of WAU has the wrong type, or WAUHook comes without WAU's wrapper.
@@ -38,14 +35,7 @@ def check_train_config(cfg: Config) -> None:
 
 
 def check_test_config(cfg: Config) -> None:
-    """Raise if a config can't be tested.
-
-    Raises:
-        FileNotFoundError: If the checkpoint, an annotation file or a data folder does not exist.
-        ValueError: If one of them is not what it should be.
-        NotADirectoryError: If the work_dir is a file.
-        PermissionError: If the work_dir can't be written to.
-    """
+    """Raise, as :func:`check_train_config` does, if a config can't be tested."""
     check_folder(cfg.work_dir)
     check_checkpoint(cfg.get('load_from'))
     _check_data(cfg, ('test',))
@@ -60,12 +50,7 @@ def _check_data(cfg: Config, stages: Sequence[str]) -> None:
 
 
 def check_wau(cfg: Config) -> None:
-    """Check the settings of WAU in ``optim_wrapper`` and ``custom_hooks``.
-
-    Raises:
-        TypeError: See :func:`check_train_config`.
-        ValueError: See :func:`check_train_config`.
-    """
+    """Check WAU's settings in ``optim_wrapper`` and hooks; see :func:`check_train_config`."""
     plan = Plan.of_config(cfg)
     for kind, part in ((plan.wrapper, cfg.get('optim_wrapper')), *hooks_of(cfg)):
         if kind is not None and issubclass(kind, Planned):

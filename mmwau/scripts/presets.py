@@ -18,13 +18,9 @@ def preset_names() -> list[str]:
 
 
 def use_wau(cfg: Config, preset: str) -> None:
-    """Put WAU on a config without it.
+    """Put WAU on the config of a baseline.
 
     An OverlapHook becomes a WAUHook, which logs the same; what it measures is what is held.
-
-    Args:
-        cfg: The config of a baseline.
-        preset: Name of a preset.
 
     Raises:
         ValueError: If the config has WAU already, or an optimizer wrapper that WAU can't replace.

@@ -32,13 +32,10 @@ class WeightsError(OSError):
 
 @contextmanager
 def explain_weights(cfg: Config) -> Iterator[None]:
-    """Have it explained where weights can't be loaded inside.
+    """Have it explained where weights can't be loaded inside, and which settings name them.
 
     MMEngine loads the weights of every ``init_cfg``, of ``load_from`` and of the checkpoint to test
     in one place, as do the models of MMDetection and MMPreTrain.
-
-    Args:
-        cfg: The config, in which the setting is looked for that names the weights.
 
     Raises:
         WeightsError: If a file does not exist, or what is at an address can't be downloaded or

@@ -141,6 +141,9 @@ def test_with_a_config_groups_are_known_and_outputs_compared(folder):
     assert features['alike']['baseline/epoch_1']['backbone.2'] == pytest.approx(1)
     assert 0 < features['alike']['wau/epoch_1']['backbone.2'] < 1
     assert features['alike']['dead']['backbone.2'] is None  # CKA of a constant has no value
+    assert features['matched']['baseline/epoch_1']['backbone.2'] == pytest.approx(1)
+    assert 0 < features['matched']['wau/epoch_1']['backbone.2'] < 1
+    assert features['matched']['dead']['backbone.2'] == 0
     assert (folder / OUT / 'features.png').is_file()
 
 

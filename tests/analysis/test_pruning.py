@@ -214,7 +214,8 @@ class TestOrder:
         # Sums of |cosines|: 1 + r, r, 1 + r, 3r with r = 0.707.
         assert removal_order(layer, 'overlap') == [3, 0, 2, 1]
         zeros = torch.tensor([0.5, 0.9, 0.5, 1.0])
-        assert removal_order(layer, 'apoz', zeros=zeros) == [3, 1, 0, 2]
+        assert removal_order(layer, 'apoz', measured=zeros) == [3, 1, 0, 2]
+        assert removal_order(layer, 'taylor', measured=zeros) == [0, 2, 1, 3]
 
     def test_random_is_a_function_of_seed_and_layer_that_leaves_the_global_state(self):
         convolution = nn.Conv2d(1, 200, 1)
@@ -227,7 +228,9 @@ class TestOrder:
         assert first != removal_order(removable(convolution, 'neck.conv'), 'random', 0)
 
     def test_unknown_order(self):
-        with pytest.raises(ValueError, match=r"order.*l1.*overlap.*apoz.*random.*'largest'"):
+        with pytest.raises(
+            ValueError, match=r"order.*l1.*overlap.*apoz.*taylor.*random.*'largest'"
+        ):
             removal_order(self.layer(), 'largest')
 
     @pytest.mark.parametrize(

@@ -95,11 +95,9 @@ def measure(
             f'Convolutions in it are: {", ".join(list(filters)[:8]) or "none"}; left out: '
             f'{", ".join(list(left_out)[:8]) or "none"}'
         )
-    task = progress.add_task(label, total=len(wanted))
     layers, random = {}, {}
-    for name, each in wanted.items():
+    for name, each in progress.track(wanted.items(), description=label):
         layers[name], random[name] = report.measure_filters(each, args.duplicate_cosine)
-        progress.advance(task)
     return report.Measured(str(path), wanted, layers, random, left_out)
 
 
@@ -174,8 +172,8 @@ def compare_outputs(
         inputs = network.data_preprocessor(batch, False)['inputs']
         getattr(network, 'extract_feat', network)(inputs)
 
-    overlaps, alike = compare_features(models, layers, batches(), forward)
-    return report.Features(seen, overlaps, alike)
+    measured = compare_features(models, layers, batches(), forward)
+    return report.Features(seen, *measured)
 
 
 def main() -> None:

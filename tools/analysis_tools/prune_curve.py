@@ -2,16 +2,17 @@
 
     python tools/analysis_tools/prune_curve.py CONFIG PLAIN_CHECKPOINT WAU_CHECKPOINT
 
-Filters are zeroed in order of least L1 norm, most overlap, highest average percentage of zeros, or
-at random, in all layers at once and with --per-layer also in one layer at a time. Nothing is
-trained. Run again, the same command goes on where it was stopped.
+Filters are zeroed in order of least L1 norm, most overlap, highest average percentage of zeros,
+least influence on the loss, or at random, in all layers at once and with --per-layer also in one
+layer at a time. Nothing is trained. With --finetune-epochs they are removed for good, in all layers
+at once, and the network is trained on. Run again, the same command goes on where it was stopped.
 """
 
 import argparse
-import hashlib
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
@@ -22,15 +23,18 @@ from rich.console import Console
 from mmwau.analysis.evaluation import (
     MEASURED_PARTS,
     Measurements,
-    Tick,
     load_weights,
     prepare,
     quiet,
     run_first_images,
 )
+from mmwau.analysis.finetune_report import FinetuneReport
+from mmwau.analysis.finetuning import Finetuning, find_shrinkable, prepare_training
 from mmwau.analysis.prune_report import PruneReport
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
+from mmwau.analysis.shrinking import check_installed
+from mmwau.analysis.training_loss import check_training_data
 from mmwau.files.whole import check_folder
 from mmwau.reporting.labels import short_labels
 from mmwau.reporting.page import Table, write_results
@@ -47,8 +51,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='config of the network and its test data')
     add('checkpoints', nargs='+', metavar='checkpoint', help='trained weights')
-    listed = f'of {", ".join(ORDERS)} (default: all)'
-    add('--orders', nargs='+', default=ORDERS, choices=ORDERS, metavar='ORDER', help=listed)
+    unless = 'all but taylor, which needs training data; l1 with --finetune-epochs'
+    listed = f'of {", ".join(ORDERS)} (default: {unless})'
+    add('--orders', nargs='+', choices=ORDERS, metavar='ORDER', help=listed)
     seeds = 'of the random order (default: 0 1 2)'
     add('--seeds', nargs='+', type=int, metavar='SEED', help=seeds)
     tenths = [tenth / 10 for tenth in range(10)]
@@ -62,6 +67,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add('--layers', nargs='+', metavar='PREFIX', help='layers of --per-layer (default: all)')
     images = 'first images of the test data, for apoz (default: 32)'
     add('--apoz-images', type=int, metavar='N', help=images)
+    spread = 'images of the training data, spread evenly, for taylor (default: 32)'
+    add('--taylor-images', type=int, metavar='N', help=spread)
+    for_good = 'remove filters for good, and train on for so many epochs with the config'
+    add('--finetune-epochs', type=int, metavar='N', help=for_good)
+    lost = "of the whole network's metric, what may be lost then, in [0, 1) (default: 0.01)"
+    add('--tolerance', type=float, metavar='FRACTION', help=lost)
     known = 'coco/bbox_mAP, accuracy/top1, or the first'
     add('--metric', help=f'name of the metric, of which more is better (default: {known})')
     results = 'folder for the results and the page (default: %(default)s)'
@@ -71,58 +82,61 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add('--cfg-options', nargs='+', action=DictAction, help=override)
     parser.set_defaults(launcher='none', local_rank=0)
     args = parser.parse_args(arguments)
+    trains = args.finetune_epochs is not None
+    if args.orders is None:
+        args.orders = ['l1'] if trains else [order for order in ORDERS if order != 'taylor']
+    if trains and args.per_layer:
+        parser.error('--per-layer does not train: leave it or --finetune-epochs out')
     # An option that another one leaves without an effect, and what takes its place if not given.
     for name, default, needed, is_there in (
         ('layers', None, '--per-layer', args.per_layer),
         ('layer_fractions', [0.25, 0.5, 0.75], '--per-layer', args.per_layer),
         ('seeds', [0, 1, 2], '--orders random', 'random' in args.orders),
         ('apoz_images', 32, '--orders apoz', 'apoz' in args.orders),
+        ('taylor_images', 32, '--orders taylor', 'taylor' in args.orders),
+        ('tolerance', 0.01, '--finetune-epochs', trains),
     ):
         option = f'--{name.replace("_", "-")}'
         if getattr(args, name) is None:
             setattr(args, name, default)
         elif not is_there:
             parser.error(f'{option} is for {needed}, which is not given')
-    try:
-        args.fractions = _check_fractions(args.fractions, '--fractions')
-        args.layer_fractions = _check_fractions(args.layer_fractions, '--layer-fractions')
-    except ValueError as error:
-        parser.error(str(error))
-    if args.apoz_images < 1:
-        parser.error(f'--apoz-images must be at least 1, got {args.apoz_images}')
+    for name in ('fractions', 'layer_fractions'):
+        option, given = f'--{name.replace("_", "-")}', getattr(args, name)
+        for fraction in given:
+            if not 0 <= fraction < 1:
+                parser.error(f'{option} must be in [0, 1), got {fraction}')
+        if not any(given):
+            parser.error(f'{option} needs a fraction above 0: 0 is the whole network')
+        setattr(args, name, sorted(set(given) - {0}))
+    for name in ('apoz_images', 'taylor_images', *(['finetune_epochs'] if trains else [])):
+        if getattr(args, name) < 1:
+            option = f'--{name.replace("_", "-")}'
+            parser.error(f'{option} must be at least 1, got {getattr(args, name)}')
+    if not 0 <= args.tolerance < 1:
+        parser.error(f'--tolerance must be in [0, 1), got {args.tolerance}')
     # Twice the same would be twice in the tables.
     args.orders, args.seeds = list(dict.fromkeys(args.orders)), list(dict.fromkeys(args.seeds))
     return args
 
 
-def _check_fractions(fractions: Sequence[float], name: str) -> list[float]:
-    """Return the fractions above 0 in their order; raise unless there is one and all fit."""
-    for fraction in fractions:
-        if not 0 <= fraction < 1:
-            raise ValueError(f'{name} must be in [0, 1), got {fraction}')
-    above = sorted({fraction for fraction in fractions if fraction > 0})
-    if not above:
-        raise ValueError(f'{name} needs a fraction above 0: 0 is the whole network')
-    return above
-
-
-def identify(args: argparse.Namespace, cfg: Config, digests: Sequence[str]) -> dict:
+def identify(
+    args: argparse.Namespace, cfg: Config, training: Config | None, digests: Sequence[str]
+) -> dict:
     """What results depend on, beside what each of them says of itself."""
     parts = cfg.to_dict()
+    config = {key: parts.get(key) for key in MEASURED_PARTS}
+    # For the order taylor.
+    config['train_dataset'] = (parts.get('train_dataloader') or {}).get('dataset')
+    if training is not None:
+        config = {key: part for key, part in training.to_dict().items() if key != 'work_dir'}
     return dict(
-        config={key: parts.get(key) for key in MEASURED_PARTS},
+        config=config,
         targets=args.targets,
         apoz_images=args.apoz_images,
+        taylor_images=args.taylor_images,
         checkpoints=dict(zip(digests, args.checkpoints, strict=True)),
     )
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def choose_layers(layers: Mapping[str, Removable], args: argparse.Namespace) -> dict[str, int]:
@@ -164,10 +178,11 @@ def measure_all(
     progress = progress_bar(
         console, speed_estimate_period=float('inf'), redirect_stdout=False, redirect_stderr=False
     )
-    done = sum(point in results.metrics for points in planned.values() for point in points)
+    weights = {point: measurements.weight(point) for each in planned.values() for point in each}
+    done = sum(weights[point] for point in weights if point in results.metrics)
     with progress:
-        task = progress.add_task('', total=sum(map(len, planned.values())), completed=done)
-        measurements.runner.register_hook(Tick(lambda share: progress.advance(task, share)))
+        task = progress.add_task('', total=sum(weights.values()), completed=done)
+        measurements.watch(lambda share: progress.advance(task, share))
         progress.advance(task, 0)  # the time from which the speed is estimated
         for label, path in zip(labels, args.checkpoints, strict=True):
             whole = planned[label][0]
@@ -183,7 +198,7 @@ def measure_all(
                 if point == whole:
                     choose_metric(metrics, args.metric)
                 results.add(point, metrics)
-                done += 1
+                done += weights[point]
                 progress.update(task, completed=done)
         progress.update(task, description='measured')
 
@@ -193,12 +208,16 @@ def show(
 ) -> None:
     """Print the tables; write the pictures and the page."""
     curves, folder = report.curves, Path(args.work_dir)
-    # The summary and short names take 44 columns, a fraction 8.
-    table = report.network_table(most=max(1, (console.width - 44) // 8)).to_terminal()
-    for column in table.columns[1:]:
-        column.no_wrap = True
-    console.print(table)
-    pictures = {'prune_curve.png': report.draw_network()}
+    if isinstance(report, FinetuneReport):
+        console.print(report.limit_table().to_terminal())
+        pictures = {'prune_finetune.png': report.draw_sizes()}
+    else:
+        # The summary and short names take 44 columns, a fraction 8.
+        table = report.network_table(most=max(1, (console.width - 44) // 8)).to_terminal()
+        for column in table.columns[1:]:
+            column.no_wrap = True
+        console.print(table)
+        pictures = {'prune_curve.png': report.draw_network()}
     if curves.layers:
         middle = curves.layer_fractions[len(curves.layer_fractions) // 2]
         for order in curves.orders:
@@ -214,10 +233,17 @@ def show(
     measured = Table(
         f'Config {args.config}', ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole'], rows
     )
-    title = 'How the metric falls as filters are removed'
     sections = report.sections(measured, left_out)
-    written = write_results(folder, 'prune_curve', title, sections, pictures)
+    title = 'How the metric falls as filters are removed'
+    if args.finetune_epochs is not None:
+        title += ' for good'
+    written = write_results(folder, file_name(args), title, sections, pictures)
     print_written(console, folder, written)
+
+
+def file_name(args: argparse.Namespace) -> str:
+    """Name of the results and of the page."""
+    return 'prune_curve' if args.finetune_epochs is None else 'prune_finetune'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -227,19 +253,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_folder(args.work_dir)
     # The stream itself: what is printed by evaluations goes elsewhere.
     console = text_console(file=sys.stdout)
+    if args.finetune_epochs is not None:
+        check_installed()
     with quiet():
         cfg = load_config(args)
+        training: Config | None = None
+        if args.finetune_epochs is not None:
+            training = prepare_training(cfg, args.finetune_epochs)
+        if 'taylor' in args.orders:
+            check_training_data(cfg, '--orders taylor')
         prepare(cfg, args.checkpoints)
         labels = short_labels(args.checkpoints)
-        digests = [_sha256(path) for path in args.checkpoints]
-        identity = identify(args, cfg, digests)
-        results = Results(Path(args.work_dir) / 'prune_curve.json', identity, args.overwrite)
+        digests = [sha256(Path(path).read_bytes()).hexdigest() for path in args.checkpoints]
+        identity = identify(args, cfg, training, digests)
+        results_path = Path(args.work_dir) / f'{file_name(args)}.json'
+        results = Results(results_path, identity, args.overwrite)
         runner = build_runner(cfg)
         load_weights(runner, args.checkpoints[0])
         runner.test_loop  # noqa: B018  builds it, which reads the annotations
         layers, left_out = find_removable(
             runner.model, args.targets, lambda: run_first_images(runner, 1)
         )
+        if training is not None:
+            layers, more = find_shrinkable(runner, layers)
+            left_out |= more
     curves = Curves(
         checkpoints=dict(zip(labels, digests, strict=True)),
         orders=args.orders,
@@ -252,12 +289,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f'{len(layers)} convolutions with {filters} filters lose some of them')
     for name, reason in left_out.items():
         console.print(f'Left out: {name}, {reason}', soft_wrap=True)
+    images = {'apoz': args.apoz_images, 'taylor': args.taylor_images}
+    measurements = Measurements(runner, layers, images)
+    if training is not None:
+        measurements = Finetuning(runner, layers, images, training)
     try:
-        measure_all(args, curves, results, Measurements(runner, layers, args.apoz_images), console)
+        measure_all(args, curves, results, measurements, console)
     except KeyboardInterrupt:
         sys.exit(f'Stopped. What is measured is in {results.path}; the same command goes on')
     metric = choose_metric(results.metrics[next(curves.points(labels[0]))], args.metric)
-    show(args, PruneReport(curves, results.metrics, metric), left_out, console)
+    report = PruneReport(curves, results.metrics, metric)
+    if args.finetune_epochs is not None:
+        report = FinetuneReport(
+            curves, results.metrics, metric, args.finetune_epochs, args.tolerance
+        )
+    show(args, report, left_out, console)
 
 
 if __name__ == '__main__':

@@ -28,15 +28,9 @@ def parse_part(text: str) -> tuple[str, int]:
 
 
 def split(content: Mapping, parts: Sequence[tuple[str, int]], seed: int) -> dict[str, dict]:
-    """Split the content of a COCO file.
+    """Split the content of a COCO file into parts, by name with so many images.
 
-    Args:
-        content: With ``images`` and ``annotations``; whatever else it has, each part has too.
-        parts: Name and number of images of each part.
-        seed: Seed of the draw.
-
-    Returns:
-        The content of each part by its name. Images and annotations keep their order.
+    Images and annotations keep their order; whatever else the content has, each part has too.
 
     Raises:
         ValueError: If there are not as many images.

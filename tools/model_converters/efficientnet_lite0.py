@@ -22,10 +22,7 @@ from mmwau.scripts.errors import run_script
 
 
 def convert(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the backbone, by its names.
-
-    Args:
-        original: Those of the package: the tensors of timm's network, in the same order.
+    """The weights of the backbone by its names, from the package's, in the order of timm's network.
 
     Raises:
         ValueError: If they are not those of an EfficientNet-Lite0.
