@@ -9,8 +9,22 @@ from torch import Tensor, nn
 STEM = ('conv1', 'maxpool1', 'conv2', 'conv3', 'maxpool2')
 
 
+class _Inception(Sequential):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """Compute the features of images.
+
+        Args:
+            x: Images of shape (N, 3, H, W).
+
+        Returns:
+            One feature map of shape (N, 1024, H / s, W / s), where these are whole; s is 32 in
+            :class:`GoogLeNet` and 4 in :class:`CIFARGoogLeNet`.
+        """
+        return (super().forward(x),)
+
+
 @MODELS.register_module()
-class GoogLeNet(Sequential):
+class GoogLeNet(_Inception):
     """GoogLeNet of Szegedy et al., "Going Deeper with Convolutions" (1409.4842), from torchvision.
 
     As there it has batch norm; it has no auxiliary classifiers. The third branch of each inception
@@ -37,20 +51,9 @@ class GoogLeNet(Sequential):
         super().__init__(_layers(), init_cfg=init_cfg)
         self.add_module('dropout', nn.Dropout2d(dropout))
 
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        """Compute the features of images.
-
-        Args:
-            x: Images of shape (N, 3, H, W).
-
-        Returns:
-            One feature map of shape (N, 1024, H / 32, W / 32), where these are whole.
-        """
-        return (super().forward(x),)
-
 
 @MODELS.register_module()
-class CIFARGoogLeNet(Sequential):
+class CIFARGoogLeNet(_Inception):
     """The nine inception blocks of :class:`GoogLeNet` after one convolution of 3×3, no dropout.
 
     As it is commonly trained on CIFAR; the source of the stem, whose 192 filters keep the size of
@@ -71,17 +74,6 @@ class CIFARGoogLeNet(Sequential):
         stem = type(layers['conv1'])(3, 192, kernel_size=3, padding=1)
         blocks = ((name, layer) for name, layer in layers.items() if name not in STEM)
         super().__init__(OrderedDict([('conv1', stem), *blocks]), init_cfg=init_cfg)
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        """Compute the features of images.
-
-        Args:
-            x: Images of shape (N, 3, H, W).
-
-        Returns:
-            One feature map of shape (N, 1024, H / 4, W / 4), where these are whole.
-        """
-        return (super().forward(x),)
 
 
 def _layers() -> OrderedDict[str, nn.Module]:
