@@ -29,7 +29,6 @@ from torchvision.ops import nms
 
 from mmwau.analysis.evaluation import quiet
 from mmwau.datasets.shapes import CLASSES, make_shapes
-from mmwau.experiment.processes import end_on_signals
 from mmwau.experiment.record import TrainingRecord
 from mmwau.experiment.suite import Training, read_suite
 from mmwau.experiment.trainer import LOG, SuiteTrainer, find_records, read_scalars
@@ -37,7 +36,7 @@ from mmwau.overlap import layer_overlap, mean_overlap, random_overlap
 from mmwau.reporting.numbers import NO_VALUE, number_text
 from mmwau.reporting.plots import plot_detections, plot_overlap
 from mmwau.reporting.terminal import text_console
-from mmwau.scripts.errors import run_script
+from mmwau.scripts.errors import end_on_signals, run_script
 from mmwau.targets import DEFAULT_TARGETS, find_convolutions, find_layers
 
 ROOT = Path(__file__).resolve().parents[1]

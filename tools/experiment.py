@@ -21,7 +21,6 @@ import torch
 from rich.console import Console
 from rich.progress import TaskID, TextColumn
 
-from mmwau.experiment.processes import end_on_signals
 from mmwau.experiment.record import TrainingRecord, left_of, update_records
 from mmwau.experiment.report import SuiteReport
 from mmwau.experiment.suite import Suite, Training, read_suite
@@ -30,7 +29,7 @@ from mmwau.files.records import read_records
 from mmwau.files.whole import check_folder, write_whole
 from mmwau.reporting.page import png
 from mmwau.reporting.terminal import print_warnings, print_written, progress_bar, text_console
-from mmwau.scripts.errors import run_script
+from mmwau.scripts.errors import end_on_signals, run_script
 
 # Between two lines on a terminal that shows no bars.
 SECONDS_BETWEEN_LINES = 60

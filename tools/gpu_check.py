@@ -17,7 +17,7 @@ from mmwau.files.whole import check_folder
 from mmwau.gpu_check.check import check
 from mmwau.gpu_check.part import PARTS
 from mmwau.reporting.terminal import text_console
-from mmwau.scripts.errors import run_script
+from mmwau.scripts.errors import end_on_signals, run_script
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,8 +39,13 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Do the parts."""
+    """Do the parts.
+
+    Returns:
+        1 where a part failed, 130 where it was stopped from the keyboard, 0 otherwise.
+    """
     args = parse_args()
+    end_on_signals()
     check_folder(args.out, '--out')
     console = text_console()
     if args.device is None:
@@ -48,7 +53,12 @@ def main() -> int:
         if args.device == 'cpu':
             console.print('PyTorch finds no GPU here: each part is tiny, on the CPU')
     device = torch.device(args.device)
-    return int(not check(console, args.parts, device, args.out.resolve(), args.minutes))
+    parts = list(dict.fromkeys(args.parts))
+    try:
+        return int(not check(console, parts, device, args.out.resolve(), args.minutes))
+    except KeyboardInterrupt:
+        console.print(f'Stopped; the report of what was done: {args.out}')
+        return 130
 
 
 if __name__ == '__main__':

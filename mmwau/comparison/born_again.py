@@ -119,7 +119,7 @@ class BornAgainHook(AddedLossHook):
         """The mean over images of the cross-entropy with what the teacher says.
 
         Raises:
-            TypeError: If the head gave no logits of shape (N, classes).
+            TypeError: If the head gave no logits of shape (N, classes), or of a single class.
         """
         logits = self._logits
         if not isinstance(logits, Tensor) or logits.dim() != 2:
@@ -127,6 +127,11 @@ class BornAgainHook(AddedLossHook):
             raise TypeError(
                 'BornAgainHook compares what head.forward returns, logits of shape (N, classes); '
                 f'the head, {type(head).__name__}, gave none'
+            )
+        if logits.shape[1] < 2:
+            raise TypeError(
+                'BornAgainHook compares probabilities of classes that exclude one another; the '
+                'model has a single output'
             )
         with torch.no_grad():
             taught = self._teacher(*args, **{**kwargs, 'mode': 'tensor'})
@@ -148,12 +153,18 @@ def make_teacher(
         A copy of the model with the weights of the checkpoint, in evaluation mode.
 
     Raises:
-        ValueError: If the checkpoint is of another network or other classes.
+        ValueError: If the checkpoint is of another network or other classes, or diverged.
     """
     _check_classes(path, _find(content, 'meta', 'dataset_meta', 'classes'), classes)
     teacher = deepcopy(model).eval().requires_grad_(False)
     weights = {name: it for name, it in content['state_dict'].items() if isinstance(it, Tensor)}
     _check_form(path, weights, teacher.state_dict())
+    broken = [name for name, it in weights.items() if not it.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f'teacher: {path} has values in {broken[0]} that are not finite. Take an earlier '
+            'checkpoint, or train the teacher anew'
+        )
     teacher.load_state_dict(weights)
     return teacher
 

@@ -24,17 +24,17 @@ def over_settings(settings: Sequence[Setting]) -> Table | None:
         settings: The settings, which have the same metric.
 
     Returns:
-        The table; None for one setting, or where no arm has two pairs.
+        The table; None for one setting, where baselines differ, or where no arm has two pairs.
     """
     first = settings[0] if settings else None
-    if first is None or len(settings) < 2:
+    if first is None or len(settings) < 2 or len({one.baseline for one in settings}) > 1:
         return None
     everywhere = [arm for arm in first.arms if all(arm in one.arms for one in settings)]
     gaps = {
         arm: [gap for one in settings for gap in one.differences(arm)] for arm in everywhere[1:]
     }
     gaps = {arm: found for arm, found in gaps.items() if len(found) > 1}
-    if everywhere[:1] != [first.baseline] or not gaps:
+    if not gaps:
         return None
     chances = [float(ttest_1samp(found, 0).pvalue) for found in gaps.values()]
     corrected = multipletests(chances, method='holm')[1]

@@ -1,7 +1,5 @@
 """The processes of trainings: how they are found and ended, whoever started them."""
 
-import signal
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,10 +34,3 @@ def end_processes(processes: Sequence[psutil.Process]) -> None:
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-
-
-def end_on_signals() -> None:
-    """End this process by an exception where a signal would end it, so that it ends trainings."""
-    for one in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(one) != signal.SIG_IGN:  # nohup
-            signal.signal(one, lambda number, _: sys.exit(128 + number))

@@ -26,7 +26,8 @@ COLUMNS = (
     ('path length', 'path_length', 2),
     ('displacement', 'displacement', 3),
 )
-# Measurements of the metric in a training from which on it is of use when one was reached.
+# From so many measurements of the metric on it is of use when one was reached. (A metric that falls
+# is one of which less is better: it is reached at once.)
 FOLLOWED = 5
 EQUAL_TERMS: dict[str, Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None]] = {
     'at equal training loss': at_equal_loss,
@@ -156,8 +157,10 @@ class Setting:
     def table(self) -> Table:
         """What came out."""
         shown = [*((name, name, self.decimals) for name in self.other_metrics), *COLUMNS]
-        points = [len(one.curves.get('metric', ())) for one in self.arms[self.baseline]]
-        is_followed = min(points, default=0) >= FOLLOWED
+        curves = [one.curves.get('metric', []) for one in self.arms[self.baseline]]
+        is_followed = bool(curves) and all(
+            len(curve) >= FOLLOWED and curve[-1][1] > curve[0][1] for curve in curves
+        )
         rows = []
         for arm, records in self.arms.items():
             runs = f'{len(records)} of {self.planned[arm]}'.replace(' ', NO_BREAK)

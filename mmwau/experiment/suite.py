@@ -253,24 +253,31 @@ def _check_seeds(path: Path, seeds: object) -> Sequence[int]:
 
 
 def _with_seed(options: Mapping[str, object], seed: int) -> dict[str, object]:
-    return {
-        name: value.replace('{seed}', str(seed)) if isinstance(value, str) else value
-        for name, value in options.items()
-    }
+    filled = dict(options)
+    for name, value in options.items():
+        if isinstance(value, str) and '{seed}' in value:
+            # What it is then may be a number.
+            filled[name] = _read_option(name, value.replace('{seed}', str(seed)))
+    return filled
 
 
 def _check_options(path: Path, options: Mapping[str, object]) -> None:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     for name, value in options.items():
-        text = f'{name}={_option(value)}'
-        read = parser.parse_args(['--cfg-options', text]).cfg_options
-        if read != {name: value} or type(read[name]) is not type(value):
+        read = _read_option(name, value)
+        if read != value or type(read) is not type(value):
             raise ValueError(
                 f'{path}: options can have numbers, True, False, None, words, and lists and tuples '
                 f'of these, as --cfg-options takes them; {name!r} has {value!r}, which would be '
-                f'read as {read.get(name)!r}. Name keys of a dict by dots, or write a config'
+                f'read as {read!r}. Name keys of a dict by dots, or write a config'
             )
+
+
+def _read_option(name: str, value: object) -> object:
+    """What ``tools/train.py`` reads where a value is given with ``--cfg-options``."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    text = f'{name}={_option(value)}'
+    return parser.parse_args(['--cfg-options', text]).cfg_options.get(name)
 
 
 @lru_cache(maxsize=64)

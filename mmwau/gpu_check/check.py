@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from rich.console import Console
 from mmwau.files.json_text import to_json
 from mmwau.files.whole import write_whole
 
-from .part import FAILED, NOT_POSSIBLE, PARTS, PASSED, RESULT, ROOT, read_result
+from .part import FAILED, NOT_POSSIBLE, PARTS, PASSED, ROOT, read_result
 
 LOG = 'log.txt'
+TOO_LONG = 'it was not done after'
 STYLES = {PASSED: 'green', FAILED: 'red', NOT_POSSIBLE: 'yellow'}
 PACKAGES = (
     *('mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection'),
@@ -64,13 +66,19 @@ def run_parts(
             told = f'the {minutes:g} minutes are over: --parts "{name}" does it alone'
             yield name, dict(status=NOT_POSSIBLE, told=told, values={}, seconds=0.0)
         else:
-            yield name, _run_part(name, device, out / name, left)
+            result = _run_part(name, device, out / 'parts' / name, left)
+            if result['told'].startswith(TOO_LONG) and left < 60 * PARTS[name].minutes:
+                result['status'] = NOT_POSSIBLE
+                result['told'] = f'the {minutes:g} minutes were over before it was done'
+            yield name, result
 
 
 def _run_part(name: str, device: torch.device, folder: Path, seconds: float) -> dict[str, Any]:
     """Do one part in a process; one that crashes or hangs has failed."""
+    # Nothing of an earlier check is taken for that of this one.
+    if (folder / LOG).is_file():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT).unlink(missing_ok=True)
     command = [sys.executable, '-m', 'mmwau.gpu_check', name, str(device), str(folder)]
     paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
@@ -83,7 +91,7 @@ def _run_part(name: str, device: torch.device, folder: Path, seconds: float) -> 
             status = process.wait(seconds)
             why = f'its process ended with status {status}'
         except subprocess.TimeoutExpired:
-            why = f'it was not done after {seconds:.0f} seconds'
+            why = f'{TOO_LONG} {seconds:.0f} seconds'
         finally:
             # With what it has started; of a session of its own, nothing else is in the group.
             with suppress(ProcessLookupError):

@@ -1,6 +1,7 @@
 """How every script of ``tools`` ends where the data or the settings are wrong."""
 
 import linecache
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -37,3 +38,10 @@ def is_told(error: Exception) -> bool:
     file = Path(frame.f_code.co_filename).resolve()
     line = linecache.getline(str(file), number)
     return line.lstrip().startswith('raise ') and any(map(file.is_relative_to, OWN))
+
+
+def end_on_signals() -> None:
+    """End by an exception where a signal would end this process, with what it has started."""
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(one) != signal.SIG_IGN:  # nohup
+            signal.signal(one, lambda number, _: sys.exit(128 + number))

@@ -233,7 +233,7 @@ def test_wrong_suites_are_reported(place, changes, words):
 
 
 def test_the_seed_of_a_training_stands_in_its_options(place):
-    suite = read_suite(write_suite(place, seeds=[3, 5], options={'a': 'runs/seed{seed}/1.pth'}))
+    suite = read_suite(write_suite(place, seeds=[3, 5], options={'a': 'runs/seed{seed}/1.pth', 'b': '1{seed}'}))
     for one in suite.trainings:
         assert one.options['a'] == f'runs/seed{one.seed}/1.pth'
         assert f'a=runs/seed{one.seed}/1.pth' in one.command
@@ -442,6 +442,19 @@ def test_all_settings_together_pair_by_setting_and_seed():
     assert table['WAU']['p (Holm)'] == f'{2 * chances[0]:.4f}'
     assert table['other']['p (Holm)'] == table['other']['p'] == f'{chances[1]:.4f}'
     assert '**Over all settings**' in report.to_markdown('', [])
+
+
+def test_gaps_to_different_baselines_are_not_mixed():
+    trainings = {
+        Training(setting, arm, seed, None, {}): replace(
+            record(arm, seed, mean=float(seed)), setting=setting
+        )
+        for setting, arms in (('small', ('a', 'b')), ('large', ('b', 'a')))
+        for arm in arms
+        for seed in range(3)
+    }
+    report = SuiteReport(Suite('suite', 'Two', 'mean', list(trainings)), trainings)
+    assert [table.title for table in report.tables()][::2] == ['small', 'large']
 
 
 def test_one_setting_has_no_table_over_all():

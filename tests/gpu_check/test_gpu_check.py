@@ -245,9 +245,16 @@ def test_a_part_that_hangs_is_ended(tmp_path, monkeypatch):
     (tmp_path / 'hangs').write_text('#!/bin/sh\nsleep 100\n')
     (tmp_path / 'hangs').chmod(0o755)
     monkeypatch.setattr(sys, 'executable', str(tmp_path / 'hangs'))
-    found = parts_of(['float16', 'bfloat16'], tmp_path / 'out', minutes=0.005)
+    short = {name: one._replace(minutes=0.005) for name, one in check.PARTS.items()}
+    with monkeypatch.context() as patched:
+        patched.setattr(check, 'PARTS', short)
+        found = parts_of(['float16'], tmp_path / 'out', minutes=1)
     assert found['float16']['told'].startswith('it was not done after 0 seconds')
     assert found['float16']['status'] == FAILED
+    # What the whole check has no time for has not failed.
+    found = parts_of(['float16', 'bfloat16'], tmp_path / 'out', minutes=0.005)
+    assert found['float16']['told'] == 'the 0.005 minutes were over before it was done'
+    assert found['float16']['status'] == NOT_POSSIBLE
     assert found['bfloat16']['status'] == NOT_POSSIBLE
     assert 'minutes are over: --parts "bfloat16" does it alone' in found['bfloat16']['told']
 
