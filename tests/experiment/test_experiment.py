@@ -233,7 +233,9 @@ def test_wrong_suites_are_reported(place, changes, words):
 
 
 def test_the_seed_of_a_training_stands_in_its_options(place):
-    suite = read_suite(write_suite(place, seeds=[3, 5], options={'a': 'runs/seed{seed}/1.pth', 'b': '1{seed}'}))
+    suite = read_suite(
+        write_suite(place, seeds=[3, 5], options={'a': 'runs/seed{seed}/1.pth', 'b': '1{seed}'})
+    )
     for one in suite.trainings:
         assert one.options['a'] == f'runs/seed{one.seed}/1.pth'
         assert f'a=runs/seed{one.seed}/1.pth' in one.command
