@@ -1,5 +1,6 @@
 """How much the channels of a layer's output overlap, and how alike two networks' layers are."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -99,7 +100,8 @@ def match_channels(cross: Tensor, first: Tensor, second: Tensor) -> tuple[float,
     Returns:
         The mean correlation of the pairs, in [-1, 1]; 1 if one output is the other with its
         channels in another order, each scaled by a number above 0. And for each channel of X the
-        index of its partner in Y. A channel that is constant correlates with none.
+        index of its partner in Y. A channel that is constant correlates with none. Nan and no
+        partners if a covariance is no number.
 
     Raises:
         ImportError: If SciPy is not installed.
@@ -112,6 +114,8 @@ def match_channels(cross: Tensor, first: Tensor, second: Tensor) -> tuple[float,
         ) from error
 
     correlation = _correlation(cross, first, second)
+    if not correlation.isfinite().all():
+        return math.nan, []
     channels, partners = linear_sum_assignment(correlation.numpy(), maximize=True)
     return correlation[channels, partners].mean().item(), partners.tolist()
 
@@ -140,7 +144,7 @@ def compare_features(
     Args:
         models: Models with the same layers, by label; each is in the mode that it comes in.
         layers: Names of modules whose outputs have the shape (images, channels, ...). Those that
-            ``forward`` does not reach are left out.
+            ``forward`` does not reach, in a model or in the first one, are left out there.
         batches: What ``forward`` takes.
         forward: Runs a model on a batch.
 
@@ -163,7 +167,7 @@ def compare_features(
                 forward(model, batch)
             for layer, values in kept.items():
                 add((label, layer), values, values)
-                if label != first:
+                if label != first and layer in outputs:
                     add((first, label, layer), outputs[layer], values)
             if label == first:
                 outputs = kept
@@ -173,7 +177,7 @@ def compare_features(
     matched: dict[str, dict[str, float]] = {label: {} for label in models}
     for layer in layers:
         for label in models:
-            if (label, layer) not in covariances:
+            if (label, layer) not in covariances or (first, layer) not in covariances:
                 continue
             own = covariances[label, layer]
             overlaps[label][layer] = channel_overlap(own).mean().item()

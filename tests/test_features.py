@@ -132,6 +132,13 @@ def test_channels_of_noise_match_by_chance_alone():
     assert 0.6 * chance < match(first, second)[0] < 1.1 * chance
 
 
+def test_values_that_are_no_numbers_match_nothing():
+    own, broken = torch.eye(2).double(), torch.full((2, 2), float('nan')).double()
+    mean, partners = match_channels(broken, own, own)
+    assert mean != mean
+    assert partners == []
+
+
 def test_a_constant_channel_matches_none():
     values = torch.randn(30, 3)
     still = values.clone()

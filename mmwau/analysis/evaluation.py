@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor
 
 from mmwau.scripts.checkpoint import check_checkpoint
@@ -69,14 +70,14 @@ def quiet() -> redirect_stdout:
 
 
 def load_weights(runner: Runner, path: str) -> None:
-    """Load a checkpoint into the runner's model.
+    """Load a checkpoint into the runner's model; hooks, which may not be ready, take no part.
 
     Raises:
         ValueError: If it has other weights than the network.
     """
     try:
         with quiet():
-            runner.load_checkpoint(path, strict=True)
+            load_checkpoint(runner.model, path, map_location='cpu', strict=True)
     except RuntimeError as error:
         raise ValueError(
             f'The checkpoint {path} does not fit the network of the config; name the config it was '

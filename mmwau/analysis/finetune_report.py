@@ -61,7 +61,7 @@ class FinetuneReport(PruneReport):
             value = mean(self.values(label, order, fraction))
             if math.isnan(value):
                 return None, None
-            if value < target:
+            if value < target and not math.isclose(value, target):
                 return kept, fraction
             kept = fraction
         return kept, None

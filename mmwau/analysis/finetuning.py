@@ -2,6 +2,7 @@
 
 import gc
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -119,8 +120,11 @@ class Finetuning(Measurements):
     def measure(self, point: Point) -> dict[str, float]:
         """The metrics and sizes of a network; the whole one is not trained.
 
+        Those of a network that diverged as it was trained on are nan.
+
         Raises:
-            ValueError: See :func:`mmwau.analysis.shrinking.shrink`.
+            ValueError: See :func:`mmwau.analysis.shrinking.shrink`; or if the training data are
+                less than a batch.
         """
         if point.order is None:
             return {**evaluate(self.runner), **measure_size(self.runner)}
@@ -130,6 +134,11 @@ class Finetuning(Measurements):
             cfg = deepcopy(self.cfg)
             cfg.work_dir, cfg.experiment_name = folder, Path(folder).name
             runner = build_runner(cfg)
+            if not len(runner.train_dataloader):
+                raise ValueError(
+                    'train_dataloader has no whole batch, so that nothing would be trained: set a '
+                    'smaller batch_size, or drop_last=False'
+                )
             load_weights(runner, self.checkpoint)
             shrink(runner.model, partial(compute_loss, runner), ranked, point.fraction)
             sizes = measure_size(runner)
@@ -139,7 +148,10 @@ class Finetuning(Measurements):
             set_random_seed(runner.seed)
             runner.register_hook(TrainingTick(self.tick))
             runner.train()
-            return {**evaluate(runner), **sizes}
+            metrics = evaluate(runner)
+            if not all(tensor.isfinite().all() for tensor in runner.model.state_dict().values()):
+                metrics = dict.fromkeys(metrics, math.nan)
+            return {**metrics, **sizes}
 
 
 def find_shrinkable(

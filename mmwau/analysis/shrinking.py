@@ -64,6 +64,7 @@ def shrink(
         ranked, 'it is coupled with a layer that may lose none, or does not run'
     )
     removed: dict[nn.Module, list[int]] = {}
+    tied = _tied_parameters(model)
     # Tracing follows gradients, and so do parameters that take the place of others.
     with all_trainable(model), warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -84,6 +85,10 @@ def shrink(
             if grouped is not None:
                 left_out.update(dict.fromkeys(coupled, f'its channels are in groups in {grouped}'))
                 continue
+            if any(set(filters.values()) != set(ranked[each]) for each, filters in coupled.items()):
+                unknown = 'torch-pruning does not follow all of its channels'
+                left_out.update(dict.fromkeys(coupled, unknown))
+                continue
             order = _mean_order(coupled, ranked)
             removed[group[0].dep.target.module] = order[: num_removed(len(order), fraction)]
             for name in coupled:
@@ -95,14 +100,42 @@ def shrink(
             if filters:
                 remove = graph.get_pruner_of_module(root).prune_out_channels
                 graph.get_pruning_group(root, remove, filters).prune()
+    _tie(model, tied)
     try:
         compute_loss()
-    except RuntimeError as error:
+    # Whatever a network raises that asserts, indexes or reshapes by its number of channels.
+    except Exception as error:
         raise ValueError(
             'The network does not run without the filters that torch-pruning removed, which knows '
             f'not all of its layers. Name other layers with --targets. {error}'
         ) from error
     return left_out
+
+
+def _tied_parameters(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has more than one."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, param in model.named_parameters(remove_duplicate=False):
+        names.setdefault(param, []).append(name)
+    return [each for each in names.values() if len(each) > 1]
+
+
+def _tie(model: nn.Module, tied: Sequence[Sequence[str]]) -> None:
+    """Make one parameter again of those that were one: in each module a smaller one took its place.
+
+    Raises:
+        ValueError: If they did not lose the same.
+    """
+    for first, *others in tied:
+        param = model.get_parameter(first)
+        for name in others:
+            if not param.equal(model.get_parameter(name)):
+                raise ValueError(
+                    f'{first} and {name} are one parameter, and would lose different parts: name '
+                    'other layers with --targets'
+                )
+            owner, _, key = name.rpartition('.')
+            setattr(model.get_submodule(owner), key, param)
 
 
 def _loss_and_outputs(compute_loss: Callable[[], Tensor], model: nn.Module) -> list[Tensor]:

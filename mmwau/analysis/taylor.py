@@ -35,6 +35,9 @@ def taylor_criterion(
     Returns:
         For each layer a float64 tensor of shape (filters,) on the CPU, each in [0, 1]. All 0 for a
         layer without influence on the losses.
+
+    Raises:
+        ValueError: If a loss or a gradient is no finite number, or no gradient reaches a layer.
     """
     # Of the example that is looked at: sums over its places, and how many places there are. A layer
     # may run several times, on each level of a pyramid say.
@@ -43,6 +46,11 @@ def taylor_criterion(
     scores = {name: torch.zeros(layer.num_filters).double() for name, layer in layers.items()}
 
     def keep(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        if not output.requires_grad:
+            raise ValueError(
+                f'No gradient reaches the output of {name}. If its stage recomputes activations, '
+                'set with_cp to False; or leave it out of --targets'
+            )
         # A copy, since a ReLU may change the output in place; its gradient is still that from here.
         values = output.detach().clone()
         output.register_hook(partial(add, name, values))
@@ -69,5 +77,11 @@ def taylor_criterion(
     finally:
         for handle in handles:
             handle.remove()
+    broken = [name for name, each in scores.items() if not each.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f'The gradients of the loss are not finite in {broken[0]}: the checkpoint diverged, or '
+            'a training image has a loss that is no number. Leave the order taylor out'
+        )
     # Dividing by the number of examples too would change nothing.
     return {name: each / each.norm().clamp(min=1e-300) for name, each in scores.items()}

@@ -44,8 +44,9 @@ def training_losses(runner: Runner, count: int) -> Iterator[Tensor]:
     runner.message_hub.update_info('iter', 0)  # some data preprocessors ask for it
     model.eval()
     images = len(loader.dataset)
-    for index in range(0, images, max(1, -(-images // count))):
-        batch = loader.collate_fn([loader.dataset[index]])
+    count = min(count, images)
+    for number in range(count):
+        batch = loader.collate_fn([loader.dataset[number * images // count]])
         data = model.data_preprocessor(batch, True)
         is_named = isinstance(data, dict)
         losses = model(**data, mode='loss') if is_named else model(*data, mode='loss')

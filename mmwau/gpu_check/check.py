@@ -22,7 +22,6 @@ from mmwau.files.whole import write_whole
 from .part import FAILED, NOT_POSSIBLE, PARTS, PASSED, ROOT, read_result
 
 LOG = 'log.txt'
-TOO_LONG = 'it was not done after'
 STYLES = {PASSED: 'green', FAILED: 'red', NOT_POSSIBLE: 'yellow'}
 PACKAGES = (
     *('mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection'),
@@ -61,20 +60,22 @@ def run_parts(
     """
     end = time.monotonic() + 60 * minutes
     for name in names:
-        left = min(60 * PARTS[name].minutes, end - time.monotonic())
+        left = end - time.monotonic()
         if left <= 0:
             told = f'the {minutes:g} minutes are over: --parts "{name}" does it alone'
             yield name, dict(status=NOT_POSSIBLE, told=told, values={}, seconds=0.0)
         else:
-            result = _run_part(name, device, out / 'parts' / name, left)
-            if result['told'].startswith(TOO_LONG) and left < 60 * PARTS[name].minutes:
-                result['status'] = NOT_POSSIBLE
-                result['told'] = f'the {minutes:g} minutes were over before it was done'
-            yield name, result
+            own = 60 * PARTS[name].minutes
+            late = FAILED, f'it was not done after {own:.0f} seconds'
+            if left < own:
+                late = NOT_POSSIBLE, f'the {minutes:g} minutes were over before it was done'
+            yield name, _run_part(name, device, out / 'parts' / name, min(own, left), late)
 
 
-def _run_part(name: str, device: torch.device, folder: Path, seconds: float) -> dict[str, Any]:
-    """Do one part in a process; one that crashes or hangs has failed."""
+def _run_part(
+    name: str, device: torch.device, folder: Path, seconds: float, late: tuple[str, str]
+) -> dict[str, Any]:
+    """Do one part in a process; what it is if that crashes, or is not done in time: ``late``."""
     # Nothing of an earlier check is taken for that of this one.
     if (folder / LOG).is_file():
         shutil.rmtree(folder)
@@ -89,16 +90,16 @@ def _run_part(name: str, device: torch.device, folder: Path, seconds: float) -> 
         )
         try:
             status = process.wait(seconds)
-            why = f'its process ended with status {status}'
+            ended = FAILED, f'its process ended with status {status}'
         except subprocess.TimeoutExpired:
-            why = f'{TOO_LONG} {seconds:.0f} seconds'
+            ended = late
         finally:
             # With what it has started; of a session of its own, nothing else is in the group.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     taken = round(time.monotonic() - start, 1)
-    result = read_result(folder) or dict(status=FAILED, told=why, values={})
+    result = read_result(folder) or dict(status=ended[0], told=ended[1], values={})
     if result['status'] == FAILED:
         result['told'] += f' (all of it: {folder / LOG})'
     return {**result, 'seconds': taken}

@@ -94,15 +94,14 @@ def read_trace(events: Iterable[Mapping]) -> dict[str, float]:
     spans: dict[str, list[Span]] = {'step': [], 'parts': [], 'gpu': [], 'waits': []}
     for event in events:
         name, kind = event.get('name', ''), event.get('cat')
-        where = (
-            'gpu' if kind in ON_GPU
-            else 'waits' if name in WAITS
-            else 'step' if (name, kind) == (STEP, 'user_annotation')
-            else 'parts' if name.startswith(MARK) and kind == 'user_annotation'
-            else ''
-        )  # fmt: skip
-        if where and 'dur' in event:
-            spans[where].append((event['ts'], event['ts'] + event['dur']))
+        is_what = dict(
+            gpu=kind in ON_GPU,
+            waits=name in WAITS,
+            step=(name, kind) == (STEP, 'user_annotation'),
+            parts=name.startswith(MARK) and kind == 'user_annotation',
+        )
+        for what in [what for what, is_it in is_what.items() if is_it and 'dur' in event]:
+            spans[what].append((event['ts'], event['ts'] + event['dur']))
     parts, gpu = union(spans['parts']), union(spans['gpu'])
     whole, of_parts = length(spans['step']), length(parts)
     return {

@@ -1,4 +1,4 @@
-"""How every script of ``tools`` ends where the data or the settings are wrong."""
+"""How every script of ``tools`` ends: where data or settings are wrong, and on a signal."""
 
 import linecache
 import signal

@@ -119,6 +119,37 @@ def test_wau_is_kept_while_training_on(place, tool):
     assert not list((place / 'work_dirs/prune_curve').rglob('overlap*.png'))
 
 
+@pytest.mark.parametrize('found', [{}, {'top1': float('nan')}], ids=['none', 'nan'])
+def test_a_size_is_no_metric(place, tool, monkeypatch, found):
+    monkeypatch.setattr(TinyAccuracy, 'compute_metrics', lambda self, results: found)
+    with pytest.raises(ValueError, match=r'gave no metric|No metric of the whole network is a'):
+        tool.main(TRAINED)
+    with pytest.raises(ValueError, match=r'--metric size/bytes is unknown|gave no metric'):
+        tool.main([*TRAINED, '--overwrite', '--metric', 'size/bytes'])
+
+
+def test_averaged_weights_are_those_of_the_small_network(place, tool):
+    (place / 'ema.py').write_text(
+        "_base_ = './config.py'\ncustom_hooks = [dict(type='EMAHook', momentum=0.0002)]\n"
+    )
+    tool.main(['ema.py', *TRAINED[1:]])
+    # They hardly move in these few iterations, and the four filters that are left are enough.
+    assert points(place)['l1', 0.5]['accuracy/top1'] == 1
+
+
+def test_a_training_that_diverges_is_no_measurement(place, tool, capsys):
+    tool.main([*TRAINED, '--cfg-options', 'optim_wrapper.optimizer.lr=1e30'])
+    assert points(place)['l1', 0.5]['accuracy/top1'] is None
+    assert points(place)['l1', 0.5]['size/parameters'] == 68
+    assert 'nan' in capsys.readouterr().out
+
+
+def test_data_without_a_whole_batch_are_reported(place, tool):
+    options = ['train_dataloader.batch_size=32', 'train_dataloader.drop_last=True']
+    with pytest.raises(ValueError, match='train_dataloader has no whole batch'):
+        tool.main([*TRAINED, '--cfg-options', *options])
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
@@ -180,6 +211,9 @@ def report(values, tolerance):
         ((0.5, 0.5, 0.45, 0.44), 0.0, (0.25, 0.5)),
         ((0.5, 0.4, 0.5, 0.5), 0.1, (0.0, 0.25)),
         ((0.5, 0.5, 0.5, 0.6), 0.0, (0.75, None)),
+        # What is lost is the tolerance, however it is rounded.
+        ((0.8, 0.8, 0.72, 0.71), 0.1, (0.5, 0.75)),
+        ((0.5, 0.5, 0.45, 0.44), 0.1, (0.5, 0.75)),
         ((0.5, float('nan'), 0.5, 0.1), 0.0, (None, None)),
         ((0.0, 0.0, 0.0, 0.0), 0.1, (None, None)),
     ],

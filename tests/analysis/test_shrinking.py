@@ -163,6 +163,50 @@ def test_a_network_with_layers_that_are_not_known_is_an_error():
         shrink_by(Fixed(), {'conv': range(8)}, 0.5)
 
 
+def test_a_network_that_asserts_its_channels_is_an_error():
+    class Asserting(nn.Sequential):
+        def forward(self, x):
+            x = super().forward(x)
+            assert x.shape[1] == 8
+            return x
+
+    with pytest.raises(ValueError, match=r'does not run without.*--targets'):
+        shrink_by(Asserting(nn.Conv2d(3, 8, 1)), {'0': range(8)}, 0.5)
+
+
+def test_what_was_one_parameter_stays_one():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+            self.one, self.other = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+            self.other.weight = self.one.weight
+
+        def forward(self, x):
+            x = self.conv(x).relu()
+            return self.one(x) - 2 * self.other(x)
+
+    model = Tied()
+    shrink_by(model, {'conv': range(8)}, 0.5)
+    assert model.other.weight is model.one.weight
+    # 3 × 4 weights and 4 biases; 4 × 4 weights, once, and two times 4 biases.
+    assert sum(param.numel() for param in model.parameters()) == 16 + 16 + 8
+
+
+def test_one_parameter_that_would_lose_different_parts_is_an_error():
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+            self.other.weight = self.one.weight
+
+        def forward(self, x):
+            return self.other(self.one(x).relu())
+
+    with pytest.raises(ValueError, match=r'one.weight and other.weight are one parameter, and'):
+        shrink_by(Chain(), {'one': range(3)}, 0.5)
+
+
 def test_layers_that_run_for_nothing_read_fewer_channels_too():
     class Wasteful(nn.Sequential):
         def forward(self, x):

@@ -144,6 +144,22 @@ def test_a_layer_without_influence_has_zeros(network):
         assert each.eq(0).all()
 
 
+def test_a_loss_that_is_no_number_has_no_order(network):
+    layers, _ = find_removable(network, ('',), lambda: network(images()))
+    losses = (factor * network(images()).sum() for factor in (1, float('nan')))
+    with pytest.raises(ValueError, match='gradients of the loss are not finite in first'):
+        taylor_criterion(network, layers, losses)
+
+
+def test_a_layer_that_no_gradient_reaches_is_named(network):
+    layers, _ = find_removable(network, ('',), lambda: network(images()))
+    network.norm.forward = torch.no_grad()(network.norm.forward)
+    losses = (network(images()).sum() for _ in range(1))
+    with pytest.raises(ValueError, match=r'No gradient reaches the output of first.*with_cp'):
+        taylor_criterion(network, layers, losses)
+    assert not network.norm._forward_hooks
+
+
 def test_frozen_again_by_name_though_replaced(network):
     network.first.requires_grad_(False)
     with all_trainable(network):
@@ -165,7 +181,7 @@ def test_losses_are_those_of_images_spread_over_the_training_data(tmp_path):
     expected = runner.model(image, torch.tensor([0]), mode='loss')['loss'].item()
     assert losses == pytest.approx([expected] * 4)
     assert not runner.model.training
-    assert len(list(training_losses(runner, 99))) == 16
+    assert [len(list(training_losses(runner, count))) for count in (9, 15, 99)] == [9, 15, 16]
     # Augmentation by chance is the same each time.
     data.noise = 0.1
     both = [[loss.item() for loss in training_losses(runner, 3)] for _ in range(2)]

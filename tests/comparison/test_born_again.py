@@ -137,6 +137,27 @@ def test_the_teacher_is_in_no_checkpoint_and_a_resumed_run_ends_with_the_same_bi
     assert all(one[name].equal(two[name]) for name in one)
 
 
+def test_a_teacher_that_diverged_is_refused(tmp_path):
+    model = Classifier()
+    with torch.no_grad():
+        model.head.bias[0] = float('nan')
+    torch.save(model.state_dict(), tmp_path / 'broken.pth')
+    with pytest.raises(ValueError, match=r'broken.pth has values in head.bias that are not finite'):
+        load(str(tmp_path / 'broken.pth'), None)
+
+
+def test_a_single_output_has_no_probabilities_of_classes(tmp_path):
+    class Binary(Classifier):
+        def forward(self, inputs, target=None, mode='tensor'):
+            logits = super().forward(inputs)
+            return {'loss': logits.square().mean()} if mode == 'loss' else logits
+
+    torch.save(Binary(1).state_dict(), tmp_path / 'one.pth')
+    hook = dict(type='BornAgainHook', teacher=str(tmp_path / 'one.pth'))
+    with pytest.raises(TypeError, match='the model has a single output'):
+        runner_of(tmp_path / 'run', [hook], model=Binary(1)).train()
+
+
 def test_a_checkpoint_of_a_student_is_a_teacher(tmp_path, teacher):
     hook = dict(type='BornAgainHook', teacher=teacher)
     student = runner_of(tmp_path / 'one', [hook], max_epochs=1)

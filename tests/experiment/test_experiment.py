@@ -239,6 +239,8 @@ def test_the_seed_of_a_training_stands_in_its_options(place):
     for one in suite.trainings:
         assert one.options['a'] == f'runs/seed{one.seed}/1.pth'
         assert f'a=runs/seed{one.seed}/1.pth' in one.command
+        # As the script that trains it reads it.
+        assert one.options['b'] == int(f'1{one.seed}')
 
 
 def test_files_that_do_not_exist_are_reported(place):
@@ -492,6 +494,10 @@ def test_the_time_to_the_metric_of_the_baseline_is_shown_where_it_was_measured_o
     report = report_of([record(arm, 0, mean=0.3, curves=curves) for arm in ('baseline', 'WAU')])
     (setting,) = report.settings
     assert rows(setting.table())['WAU']["time to baseline's metric"] == '0.50 (1/1)'
+    # Of a metric that falls less is better: it would be reached at once.
+    falling = dict(metric=[(step, 1 - step / 10) for step in range(1, 7)])
+    report = report_of([record(arm, 0, mean=0.4, curves=falling) for arm in ('baseline', 'WAU')])
+    assert report.settings[0].table().columns[-1] == 'time'
 
 
 def test_nothing_is_dropped_silently():

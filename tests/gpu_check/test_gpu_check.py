@@ -1,11 +1,15 @@
 """The check of a machine with a GPU, in the tiny form that a CPU can do."""
 
 import json
+import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
+import psutil
 import pytest
 import torch
 from detection import ROOT, run
@@ -14,7 +18,7 @@ from torch import multiprocessing, nn
 from mmwau import find_layers
 from mmwau.gpu_check import check, ops, profile, speed
 from mmwau.gpu_check.bits import HeldBits
-from mmwau.gpu_check.part import FAILED, NOT_POSSIBLE, PARTS, PASSED, Part, Place, do_part
+from mmwau.gpu_check.part import FAILED, NOT_POSSIBLE, PARTS, PASSED, RESULT, Part, Place, do_part
 from mmwau.gpu_check.tests import run_tests
 
 SCRIPT = ROOT / 'tools' / 'gpu_check.py'
@@ -239,6 +243,43 @@ def test_a_process_that_ends_before_its_part_has_failed(tmp_path, monkeypatch):
     (told,) = parts_of(['unknown'], tmp_path).values()
     assert told['status'] == FAILED
     assert told['told'].startswith('its process ended with status 1 (all of it: ')
+
+
+def test_nothing_of_an_earlier_check_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'executable', '/bin/false')
+    own = tmp_path / 'parts' / 'float16'
+    parts_of(['float16'], tmp_path)
+    (own / RESULT).write_text('{"status": "passed", "told": "earlier", "values": {}}')
+    # A folder that is not of this tool keeps what it has.
+    other = tmp_path / 'parts' / 'bfloat16' / 'mine.txt'
+    other.parent.mkdir()
+    other.write_text('mine')
+    found = parts_of(['float16', 'bfloat16'], tmp_path)
+    assert [part['status'] for part in found.values()] == [FAILED, FAILED]
+    assert other.read_text() == 'mine'
+
+
+def started_by(folder):
+    """The processes of parts that work in a folder."""
+    return [
+        process
+        for process in psutil.process_iter(['cmdline'])
+        if {'mmwau.gpu_check', str(folder)} <= set(process.info['cmdline'] or ())
+    ]
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_check_that_is_stopped_leaves_nothing_running(tmp_path, number):
+    command = [sys.executable, str(SCRIPT), '--device', 'cpu', '--parts', 'processes']
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    tool = subprocess.Popen([*command, '--out', str(tmp_path)], env=env)
+    folder, end = tmp_path / 'parts' / 'processes', time.monotonic() + 60
+    while not started_by(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert started_by(folder)
+    tool.send_signal(number)
+    assert tool.wait(30) == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert not started_by(folder)
 
 
 def test_a_part_that_hangs_is_ended(tmp_path, monkeypatch):

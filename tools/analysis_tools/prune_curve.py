@@ -29,7 +29,7 @@ from mmwau.analysis.evaluation import (
     run_first_images,
 )
 from mmwau.analysis.finetune_report import FinetuneReport
-from mmwau.analysis.finetuning import Finetuning, find_shrinkable, prepare_training
+from mmwau.analysis.finetuning import SIZES, Finetuning, find_shrinkable, prepare_training
 from mmwau.analysis.prune_report import PruneReport
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
@@ -160,6 +160,12 @@ def choose_layers(layers: Mapping[str, Removable], args: argparse.Namespace) -> 
     }
 
 
+def metric_of(measured: Mapping[str, float], args: argparse.Namespace) -> str:
+    """The metric to show, see ``choose_metric``; sizes, measured beside metrics, are none."""
+    metrics = {name: value for name, value in measured.items() if name not in SIZES}
+    return choose_metric(metrics, args.metric)
+
+
 def measure_all(
     args: argparse.Namespace,
     curves: Curves,
@@ -187,7 +193,7 @@ def measure_all(
         for label, path in zip(labels, args.checkpoints, strict=True):
             whole = planned[label][0]
             if whole in results.metrics:
-                choose_metric(results.metrics[whole], args.metric)
+                metric_of(results.metrics[whole], args)
             missing = [point for point in planned[label] if point not in results.metrics]
             if missing:
                 progress.update(task, description=f'{label}, loading')
@@ -196,7 +202,7 @@ def measure_all(
                 progress.update(task, description=describe(point, label))
                 metrics = measurements.measure(point)
                 if point == whole:
-                    choose_metric(metrics, args.metric)
+                    metric_of(metrics, args)
                 results.add(point, metrics)
                 done += weights[point]
                 progress.update(task, completed=done)
@@ -297,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_all(args, curves, results, measurements, console)
     except KeyboardInterrupt:
         sys.exit(f'Stopped. What is measured is in {results.path}; the same command goes on')
-    metric = choose_metric(results.metrics[next(curves.points(labels[0]))], args.metric)
+    metric = metric_of(results.metrics[next(curves.points(labels[0]))], args)
     report = PruneReport(curves, results.metrics, metric)
     if args.finetune_epochs is not None:
         report = FinetuneReport(
