@@ -272,7 +272,9 @@ def started_by(folder):
 def test_a_check_that_is_stopped_leaves_nothing_running(tmp_path, number):
     command = [sys.executable, str(SCRIPT), '--device', 'cpu', '--parts', 'processes']
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    tool = subprocess.Popen([*command, '--out', str(tmp_path)], env=env)
+    # Whoever runs the tests in the background may have SIGINT ignored.
+    plain = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    tool = subprocess.Popen([*command, '--out', str(tmp_path)], env=env, preexec_fn=plain)
     folder, end = tmp_path / 'parts' / 'processes', time.monotonic() + 60
     while not started_by(folder) and time.monotonic() < end:
         time.sleep(0.05)
