@@ -118,7 +118,12 @@ class SuiteReport:
         wanted = dict.fromkeys((self.suite.metric, *self.suite.other_metrics))
         names = [name for name in wanted if not is_measured(values.get(name))]
         if not names:
-            return []
+            if 'metric' not in record.curves or record.curve(self.suite.metric):
+                return []
+            return [
+                f'{training.name} has no curve of {self.suite.metric}: the version of mmwau that '
+                'trained it kept that of another metric'
+            ]
         measured = [name for name, value in values.items() if is_measured(value)]
         others = [name for name in measured if '/' in name] or measured
         return [

@@ -229,7 +229,7 @@ class Setting:
             axes.set_title(draw_means(axes, curves), **NOTE)
             axes.set_xlabel('iterations')
             axes.set_ylabel(label)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
             tidy(axes)
         panels[0].set_xlim(0, 1.06 * max(1, *(axes.dataLim.x1 for axes in panels)))
 
@@ -260,7 +260,7 @@ class Setting:
             axes.plot(where, means, markerfacecolor='white', markevery=every, **look)
         axes.set_xlabel(ALONG[along])
         axes.set_ylabel(OVERLAP)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         tidy(axes)
         if along == 'loss':
             axes.invert_xaxis()

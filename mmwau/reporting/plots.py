@@ -76,7 +76,7 @@ def draw_layers(
         expected = [random[layer] for layer in layers]
         line: dict[str, Any] = dict(marker='|', s=90, color='black', linewidth=1.5, zorder=1)
         axes.scatter(expected, range(len(layers)), label='random filters of that shape', **line)
-    axes.set_yticks(range(len(layers)), layers, fontsize=7)
+    axes.set_yticks(range(len(layers)), layers, fontsize=8)
     axes.set_ylim(len(layers) - 0.3, -0.7)
     axes.set_xlim(left=0)
     tidy(axes)

@@ -619,6 +619,10 @@ def test_the_curve_of_an_earlier_version_is_that_of_the_metric_that_it_ends_with
     assert old.curve('top') == []
     report = report_of([old], seeds=(0,))
     report = replace(report, suite=replace(report.suite, metric='top'))
+    told = (
+        'small / baseline / seed 0 has no curve of top: the version of mmwau that trained it kept'
+    )
+    assert report.warnings()[0].startswith(told)
     # What is not known is no training that never came there.
     assert report.settings[0].times_to_baseline('baseline') == []
 
@@ -1085,7 +1089,7 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
         assert arms[0] == 'baseline'
     # What options change is there, or is an argument that the config leaves at its default.
     defaults = {'indices', 'persistent_workers', 'overlap_interval', 'movement', 'hold', 'rescale'}
-    defaults |= {'max_keep_ckpts', 'ratio_schedule'}
+    defaults |= {'max_keep_ckpts', 'ratio_schedule', 'axis'}
     first = {}
     for one in suite.trainings:
         if one.setting == suite.trainings[0].setting and one.seed == suite.trainings[0].seed:
@@ -1098,6 +1102,14 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
                 if key in defaults and key not in place:
                     break
                 place = place[int(key) if isinstance(place, list) else key]
+
+
+@pytest.mark.parametrize('name', ['demo', 'cifar10_long_rates', 'optimizers_cpu'])
+def test_suites_for_two_cores_validate_ten_times(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for one in read_suite(f'configs/suites/{name}.py').trainings:
+        loop = one.cfg.train_cfg
+        assert loop.max_epochs // loop.val_interval >= 10
 
 
 def test_the_suite_in_the_docs_is_one(tmp_path, monkeypatch):
