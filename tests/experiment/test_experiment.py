@@ -833,7 +833,7 @@ class TestTool:
             means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
             assert [step for step, _ in one.curves['loss']] == [2, 5]
             assert [value for _, value in one.curves['loss']] == pytest.approx(means, rel=1e-5)
-            assert [step for step, _ in one.curves['metric']] == [3, 6]
+            assert [step for step, _ in one.curves['mean']] == [3, 6]
             # Processor time of the whole process, most of which is its start; on a GPU the median
             # time of an iteration times their number.
             assert one.seconds > (1 if get_device() == 'cpu' else 0)
