@@ -21,7 +21,7 @@ def draw(results: Mapping, path: str | PathLike) -> None:
     growth, networks = results.get('growth', {}), results['networks']
     heights = [1.2 + 0.75 * len(networks), *([4] if growth else [])]
     figure = Figure(figsize=(12, sum(heights)), layout='constrained')
-    places = [['networks'] * 3, *([['width', 'ratio', 'layers']] if growth else [])]
+    places: list = [['networks'] * 3, *([['width', 'ratio', 'layers']] if growth else [])]
     panels = figure.subplot_mosaic(places, height_ratios=heights)
     _draw_networks(panels['networks'], networks)
     if growth:

@@ -90,7 +90,7 @@ class BornAgainHook(AddedLossHook):
                 'BornAgainHook teaches classifiers with a head, such as ImageClassifier of '
                 f'MMPreTrain; {type(model).__name__} has none'
             )
-        _check_head(model.head)
+        _check_head(model.get_submodule('head'))
         content, _ = read_checkpoint(self.teacher)
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
         self._teacher = make_teacher(model, self.teacher, content, metainfo.get('classes'))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from .plots import styles
-from .statistics import summarise_curves
+from .statistics import Step, summarise_curves
 
 # Lines in a panel.
 MOST_LINES = 6
@@ -30,7 +30,7 @@ def in_panels(arms: Sequence[str]) -> list[list[str]]:
     return [[first, *others[size * index : size * (index + 1)]] for index in range(panels)]
 
 
-def draw_means(axes: Axes, curves: Mapping[str, Sequence[Mapping[float, float]]]) -> str:
+def draw_means(axes: Axes, curves: Mapping[str, Sequence[Mapping[Step, float]]]) -> str:
     """Draw the mean over the runs of each arm, with a band of ± their standard deviation.
 
     Where all curves have fewer than :data:`FEW_POINTS` points, marks with error bars stand in the
@@ -43,7 +43,7 @@ def draw_means(axes: Axes, curves: Mapping[str, Sequence[Mapping[float, float]]]
             runs of the arm have.
 
     Returns:
-        What the band or bars are, ``''`` where there are none.
+        What is to be said of it: what the band or bars are; ``''`` for nothing.
     """
     found = {arm: summarise_curves([run for run in runs if run]) for arm, runs in curves.items()}
     few = max(map(len, found.values()), default=0) < FEW_POINTS
@@ -73,6 +73,7 @@ def draw_means(axes: Axes, curves: Mapping[str, Sequence[Mapping[float, float]]]
     if few:
         axes.margins(x=0.1)
         axes.autoscale_view()
-    if all(one.std is None for points in found.values() for one in points.values()):
-        return ''
-    return f'{"arms side by side; bars" if few else "bands"}: ± std over the seeds'
+    notes = ['arms side by side'] if few and len(found) > 1 else []
+    if any(one.std is not None for points in found.values() for one in points.values()):
+        notes.append(f'{"bars" if few else "bands"}: ± std over the seeds')
+    return '; '.join(notes)
