@@ -107,8 +107,9 @@ class RandomStates(Hook):
 class Watch(Hook):
     """Tells how far training is, and measures it at some points.
 
-    What is measured is the processor time of updates and that of what is between two epochs, the
-    memory of the process, and the objects that Python's garbage collector leaves.
+    What is measured is the processor time of an update and that of what is between two epochs, the
+    memory of the process, and the objects that came since the start and that Python's garbage
+    collector leaves.
     """
 
     priority = 'LOWEST'
@@ -116,28 +117,32 @@ class Watch(Hook):
     def __init__(self, updates, progress):
         self.every, self.progress = math.ceil(updates / POINTS), progress
         self.points, self.process = [], psutil.Process()
-        self.saving = 0.0
+        self.times, self.saving, self.ended = [], 0.0, None
+
+    def before_train(self, runner):
+        gc.freeze()  # what is there already is looked at no more
 
     def before_train_epoch(self, runner):
         now = time.process_time()
-        self.saving = now - self.ended if runner.iter else 0.0
-        self.in_updates = 0.0
+        if self.ended is not None:
+            self.saving = now - self.ended
         self.ended = now
 
     def after_train_iter(self, runner, *args, **kwargs):
-        self.in_updates += time.process_time() - self.ended
+        self.times.append(time.process_time() - self.ended)
         done = self.progress.value = runner.iter + 1
         if done % self.every == 0:
             gc.collect()
             self.points.append(
                 dict(
                     update=done,
-                    milliseconds=1000 * self.in_updates / (done % EPOCH or EPOCH),
+                    milliseconds=1000 * float(np.median(self.times)),
                     saving=1000 * self.saving,
                     memory=self.process.memory_info().rss / MIB,
                     objects=len(gc.get_objects()),
                 )
             )
+            self.times.clear()
         self.ended = time.process_time()
 
     def after_train(self, runner):
@@ -276,10 +281,10 @@ def draw_points(runs: Mapping[str, Sequence[Mapping]], path: Path) -> None:
         for name, look in styles(runs).items():
             at, values = ([point[what] for point in runs[name]] for what in ('update', key))
             axes.plot(at, values, color=look['color'], label=name, linewidth=1.8)
+        axes.set_ylim(0, 1.1 * max(point[key] for points in runs.values() for point in points))
         axes.set_title(label, fontsize=10)
         axes.set_xlabel('updates')
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
         tidy(axes)
     legend_above(figure, panels[0])
     figure.savefig(path, dpi=130)
