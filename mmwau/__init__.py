@@ -1,6 +1,5 @@
 """mmwau: weight asynchronous update (WAU) for OpenMMLab. Importing it registers everything."""
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
 from .core import openmp  # noqa: F401  (before torch)
@@ -14,7 +13,15 @@ from .wau import WAU
 
 __all__ = ['WAU', 'HeldGradSkipper', '__version__', 'attach', 'find_layers']
 
-if TYPE_CHECKING or find_spec('mmengine'):  # the method itself needs only torch
+# The method itself needs only torch.
+try:
+    import mmengine.runner  # noqa: F401
+except ModuleNotFoundError as error:
+    _lacking = error.name
+else:
+    _lacking = None
+
+if TYPE_CHECKING or _lacking is None:
     from . import models  # noqa: F401
     from .comparison import BornAgainHook, DropoutHook, DSDHook, OrthogonalityHook, RePrHook
     from .datasets import cifar  # noqa: F401
@@ -28,9 +35,10 @@ else:
 
     def __getattr__(name: str) -> NoReturn:
         if name.endswith(('Hook', 'OptimWrapper')):
+            of_it = '' if _lacking == 'mmengine' else f', and that {_lacking}'
             raise ModuleNotFoundError(
-                f'mmwau.{name} needs MMEngine, which is not installed. Install it with: '
+                f'mmwau.{name} needs MMEngine{of_it}, which is not installed. Install it with: '
                 "pip install 'mmwau[engine]', or mmengine of OpenMMLab",
-                name='mmengine',
+                name=_lacking,
             )
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

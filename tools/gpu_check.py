@@ -1,8 +1,8 @@
 """Find out with one command what WAU does on a GPU: `make gpu-check`.
 
 Each part runs in a process of its own and ends as passed, failed, or not possible with the reason:
-what a machine lacks never ends the others. Without a GPU each part is done on the CPU in a tiny
-form, as far as it can be. Nothing is fetched. The exit status is 1 if a part failed.
+what a machine or an environment lacks never ends the others. Without a GPU each part is done on the
+CPU in a tiny form, as far as it can be. Nothing is fetched. The exit status is 1 if a part failed.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import torch
 from mmwau.files.whole import check_folder
 from mmwau.gpu_check.check import check
 from mmwau.gpu_check.part import PARTS
-from mmwau.reporting.terminal import text_console
 from mmwau.scripts.errors import end_on_signals, run_script
 
 
@@ -47,17 +46,16 @@ def main() -> int:
     args = parse_args()
     end_on_signals()
     check_folder(args.out, '--out')
-    console = text_console()
     if args.device is None:
         args.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         if args.device == 'cpu':
-            console.print('PyTorch finds no GPU here: each part is tiny, on the CPU')
+            print('PyTorch finds no GPU here: each part is tiny, on the CPU')
     device = torch.device(args.device)
     parts = list(dict.fromkeys(args.parts))
     try:
-        return int(not check(console, parts, device, args.out.resolve(), args.minutes))
+        return int(not check(parts, device, args.out.resolve(), args.minutes))
     except KeyboardInterrupt:
-        console.print(f'Stopped; the report of what was done: {args.out}')
+        print(f'Stopped; the report of what was done: {args.out}')
         return 130
 
 

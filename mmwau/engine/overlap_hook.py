@@ -12,7 +12,6 @@ from torch import nn
 from mmwau.core.checks import check_bool
 from mmwau.movement import Movement
 from mmwau.overlap import STAGE_OVERLAP, layer_overlap, layer_shape, mean_overlap, random_overlap
-from mmwau.reporting.plots import plot_overlap, plot_overlap_curve
 from mmwau.targets import DEFAULT_TARGETS, check_targets, find_convolutions, find_layers
 
 from .bare_model import bare_model
@@ -102,7 +101,10 @@ class OverlapHook(Planned, Hook):
 
         Raises:
             ValueError: If two hooks measure the overlap, or no layer matches ``targets``.
+            ModuleNotFoundError: If Matplotlib is missing, which would be so after training too.
         """
+        import mmwau.reporting.plots  # noqa: F401  (mmwau can be imported without it)
+
         self.check(Plan.of_runner(runner))
         # The layers found at the start are measured throughout, whatever is frozen later.
         model = bare_model(runner.model)
@@ -154,6 +156,8 @@ class OverlapHook(Planned, Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Measure the overlap at the end, and draw layers and curves."""
+        from mmwau.reporting.plots import plot_overlap, plot_overlap_curve
+
         end = self._measure(runner)
         if not is_main_process() or not end:
             return

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from mmwau.files.json_text import to_json
 from mmwau.files.whole import write_whole
@@ -22,7 +21,6 @@ from mmwau.files.whole import write_whole
 from .part import FAILED, NOT_POSSIBLE, PARTS, PASSED, ROOT, read_result
 
 LOG = 'log.txt'
-STYLES = {PASSED: 'green', FAILED: 'red', NOT_POSSIBLE: 'yellow'}
 PACKAGES = (
     *('mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection'),
     'torchvision',
@@ -112,13 +110,10 @@ def line_of(name: str, result: Mapping[str, Any]) -> str:
     return f'{name:<10} {result["status"]:<13} {seconds:>6}  {because}{result["told"]}'
 
 
-def check(
-    console: Console, names: Sequence[str], device: torch.device, out: Path, minutes: float
-) -> bool:
-    """Do the parts, show them, and write ``gpu_check.json`` and ``gpu_check.txt``.
+def check(names: Sequence[str], device: torch.device, out: Path, minutes: float) -> bool:
+    """Do the parts, print them, and write ``gpu_check.json`` and ``gpu_check.txt``.
 
     Args:
-        console: Where to show them.
         names: Names of the parts.
         device: The device.
         out: Folder of what is written.
@@ -130,19 +125,18 @@ def check(
     machine = describe_machine(device)
     results: dict[str, dict] = {}
     lines = [', '.join(f'{name}: {value}' for name, value in machine.items())]
-    console.print(lines[0], soft_wrap=True, highlight=False)
+    print(lines[0], flush=True)
     for name, result in run_parts(names, device, out, minutes):
         results[name] = result
         lines.append(line_of(name, result))
-        style = STYLES[result['status']]
-        console.print(lines[-1], style=style, soft_wrap=True, highlight=False)
+        print(lines[-1], flush=True)
         # After each part, so that nothing that goes wrong later loses what was found.
         content = to_json(dict(machine=machine, parts=results))
         write_whole(content.encode(), out / 'gpu_check.json')
         write_whole('\n'.join([*lines, '']).encode(), out / 'gpu_check.txt')
-    counts = dict.fromkeys(STYLES, 0)
+    counts = dict.fromkeys((PASSED, FAILED, NOT_POSSIBLE), 0)
     for result in results.values():
         counts[result['status']] += 1
     told = ', '.join(f'{count} {status}' for status, count in counts.items())
-    console.print(f'{told}. Report: {out / "gpu_check.json"}, {out / "gpu_check.txt"}')
+    print(f'{told}. Report: {out / "gpu_check.json"}, {out / "gpu_check.txt"}')
     return not counts[FAILED]

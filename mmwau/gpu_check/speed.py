@@ -1,9 +1,10 @@
 """The benchmark, and the peak of memory."""
 
 import json
-import subprocess
+import runpy
 import sys
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -68,18 +69,18 @@ def time_detector(place: Place) -> Finding:
 
 
 def _time(place: Place, network: str, arms: Sequence[str], sections: Sequence[str]) -> Finding:
-    """Run the benchmark's script.
+    """Run the benchmark's script, in this process, so that what goes wrong is an error here.
 
     Raises:
         NotPossibleError: If the script is not there.
-        subprocess.CalledProcessError: If it fails.
     """
     if not SCRIPT.is_file():
         raise NotPossibleError(f'there is no {SCRIPT}: it is in a clone of the repository')
     options = ['--quick', '--device', str(place.device), '--networks', network, '--arms', *arms]
     options += ['--threads', str(torch.get_num_threads())]
-    command = [sys.executable, str(SCRIPT), *options, '--sections', *sections]
-    subprocess.run([*command, '--work-dir', str(place.folder)], check=True, cwd=ROOT)
+    options += ['--sections', *sections, '--work-dir', str(place.folder)]
+    with patch.object(sys, 'argv', [str(SCRIPT), *options]):
+        runpy.run_path(str(SCRIPT), run_name='__main__')
     results = json.loads((place.folder / 'benchmark.json').read_text())
     of_network = results['networks'][network]
     (table,) = of_network['steps'].values()

@@ -1,14 +1,17 @@
 """The tests of a GPU, simulated and real."""
 
 import importlib
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from .part import ROOT, Finding, NotPossibleError, Place
 
 TESTS = ROOT / 'tests' / 'gpu'
+LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 
 
 def run_tests(place: Place, tests: Path = TESTS) -> Finding:
@@ -25,26 +28,37 @@ def run_tests(place: Place, tests: Path = TESTS) -> Finding:
     """
     if not tests.is_dir():
         raise NotPossibleError(f'there is no {tests}: it is in a clone of the repository')
-    for package in ('pytest', 'hypothesis', 'mmengine'):
-        importlib.import_module(package)
+    importlib.import_module('pytest')
     report = place.folder / 'tests.xml'
     command = [sys.executable, '-m', 'pytest', str(tests), '-q', '-p', 'no:cacheprovider']
-    done = subprocess.run([*command, f'--junitxml={report}'], cwd=ROOT)
+    command.append(f'--junitxml={report}')
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(done.stdout)
     if not report.is_file():
+        _refuse_lacking([done.stdout])
         raise AssertionError(f'pytest ended with status {done.returncode} before the first test')
-    suites = list(ElementTree.parse(report).iter('testsuite'))
+    root = ElementTree.parse(report)
     counts = {
-        kind: sum(int(suite.get(kind, 0)) for suite in suites)
+        kind: sum(int(suite.get(kind, 0)) for suite in root.iter('testsuite'))
         for kind in ('tests', 'failures', 'errors', 'skipped')
     }
     if done.returncode:
-        names = [
-            case.get('name', '')
-            for case in ElementTree.parse(report).iter('testcase')
+        failed = [
+            case
+            for case in root.iter('testcase')
             if case.find('failure') is not None or case.find('error') is not None
         ]
-        raise AssertionError(
-            f'{len(names)} of {counts["tests"]} tests failed: {", ".join(names[:3])}'
-        )
+        _refuse_lacking([''.join(case.itertext()) for case in failed])
+        names = ', '.join(case.get('name', '') for case in failed[:3])
+        raise AssertionError(f'{len(failed)} of {counts["tests"]} tests failed: {names}')
     passed = counts['tests'] - counts['skipped']
     return Finding(f'{passed} tests passed, {counts["skipped"]} were skipped', counts)
+
+
+def _refuse_lacking(texts: Sequence[str]) -> None:
+    """Raise if each of what failed did so because a package is missing; ``texts`` are of these."""
+    lacking = [LACKING.search(text) for text in texts]
+    if lacking[0] and all(lacking):
+        raise ModuleNotFoundError(lacking[0][0], name=lacking[0][1])

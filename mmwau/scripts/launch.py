@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -84,7 +85,9 @@ def build_runner(cfg: Config) -> Runner:
     """
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
         if not distributed.is_initialized():
-            distributed.init_process_group('gloo')
+            seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+            timeout = None if seconds is None else timedelta(seconds=seconds)
+            distributed.init_process_group('gloo', timeout=timeout)
         if cfg.get('model_wrapper_cfg') is None:
             cfg.model_wrapper_cfg = dict(
                 type='MMDistributedDataParallel',

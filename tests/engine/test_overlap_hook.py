@@ -196,7 +196,7 @@ def test_a_network_of_depthwise_layers_trains_without_a_picture(tmp_path):
 def test_the_line_of_random_filters_is_the_mean_of_the_layers(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        'mmwau.engine.overlap_hook.plot_overlap_curve',
+        'mmwau.reporting.plots.plot_overlap_curve',
         lambda points, expected, path: drawn.append(expected),
     )
     small_runner(tmp_path, PLAIN, [dict(type='OverlapHook')]).train()

@@ -73,16 +73,17 @@ def test_benchmark_is_that_of_the_script(place, monkeypatch):
     """The script itself is run in tests/benchmark; here its options are read."""
     asked = []
 
-    def run_nothing(command, check, cwd):
-        monkeypatch.setattr(sys, 'argv', command[1:])
-        asked.append(runpy.run_path(command[1])['parse_args']())
+    read = runpy.run_path
+
+    def run_nothing(path, run_name):
+        asked.append(read(path)['parse_args']())
         step = {'training step': [1.02, 1.0, 1.04]}
         table = {arm: dict(ratios=step, seconds={'training step': 0.5}) for arm in asked[0].arms}
         counts = {'baseline': {'a': 9}, 'weight 0.5': {'a': 14}}
         networks = {name: dict(steps={'1': table}, operations=counts) for name in asked[0].networks}
         (asked[0].work_dir / 'benchmark.json').write_text(json.dumps(dict(networks=networks)))
 
-    monkeypatch.setattr(speed.subprocess, 'run', run_nothing)
+    monkeypatch.setattr(speed.runpy, 'run_path', run_nothing)
     done = do_part('benchmark', place)
     assert done['status'] == PASSED, done
     assert done['told'] == (
@@ -108,9 +109,8 @@ def test_what_is_not_installed_is_named(place, monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmengine', None)
     for part in ('runner', 'speed', 'profile'):
         monkeypatch.delitem(sys.modules, f'mmwau.gpu_check.{part}', raising=False)
-    done = do_part('tests', place)
+    done = do_part('MMEngine', place)
     assert (done['status'], done['told']) == (NOT_POSSIBLE, 'mmengine is not installed')
-    assert do_part('MMEngine', place)['told'] == 'mmengine is not installed'
 
 
 def test_a_detector_needs_the_ops_of_mmcv(place, on_a_gpu, monkeypatch):
@@ -169,9 +169,19 @@ def test_tests_are_counted(place, monkeypatch):
     )
     # The report is there already; now all is well.
     monkeypatch.setattr(
-        subprocess, 'run', lambda command, cwd: subprocess.CompletedProcess(command, 0)
+        subprocess, 'run', lambda command, **_: subprocess.CompletedProcess(command, 0, '')
     )
     assert do_part('tests', place)['told'] == '1 tests passed, 1 were skipped'
+
+
+@pytest.mark.parametrize('name', ['conftest.py', 'test_own.py'])
+def test_tests_that_lack_a_package_name_it(place, monkeypatch, name):
+    folder = place.folder / 'own'
+    folder.mkdir()
+    (folder / name).write_text('import no_such_package\n')
+    monkeypatch.setattr(run_tests, '__defaults__', (folder,))
+    done = do_part('tests', place)
+    assert (done['status'], done['told']) == (NOT_POSSIBLE, 'no_such_package is not installed')
 
 
 def test_tests_are_those_of_the_repository(place):
@@ -231,6 +241,26 @@ def test_script_does_the_parts_and_reports(tmp_path):
     }
     text = (tmp_path / 'found here' / 'gpu_check.txt').read_text()
     assert all(line in done.stdout for line in text.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('package', 'passes', 'lacks'),
+    [('rich', 'bfloat16', ['benchmark']), ('matplotlib', 'memory', ['MMEngine', 'benchmark'])],
+)
+def test_a_package_that_is_missing_is_named_and_the_others_go_on(tmp_path, package, passes, lacks):
+    """MMEngine can't be imported without rich; what draws or trains with hooks needs Matplotlib."""
+    text = f'raise ModuleNotFoundError("No module named {package!r}", name={package!r})'
+    (tmp_path / 'lacks').mkdir()
+    (tmp_path / 'lacks' / f'{package}.py').write_text(text)
+    command = [sys.executable, SCRIPT, '--device', 'cpu', '--out', 'found']
+    command += ['--parts', *lacks, passes]
+    done = run(command, tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path / 'lacks'), str(ROOT)]))
+    assert done.returncode == 0, done.stdout
+    report = json.loads((tmp_path / 'found' / 'gpu_check.json').read_text())['parts']
+    told = {name: (part['status'], part['told']) for name, part in report.items()}
+    assert told.pop(passes)[0] == PASSED
+    assert told == dict.fromkeys(lacks, (NOT_POSSIBLE, f'{package} is not installed'))
 
 
 def parts_of(names, folder, minutes=1.0):
