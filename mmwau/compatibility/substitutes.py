@@ -122,6 +122,16 @@ def _rgb2id(colour):  # type: ignore[no-untyped-def]
     return red + 256 * green + 256**2 * blue
 
 
+def _odvg(dataset: dict, root: Path, num_classes: int) -> dict:
+    return dict(
+        data_root=str(root / 'detection'),
+        ann_file='annotations/odvg_train.jsonl',
+        label_map_file='annotations/odvg_labels.json',
+        data_prefix=dict(img='train/'),
+        **_kept(dataset, 'type', 'pipeline', 'filter_cfg', 'return_classes'),
+    )
+
+
 def _videos(dataset: dict, root: Path, num_classes: int) -> dict:
     settings = _kept(dataset, 'type', 'pipeline', 'filter_cfg', 'visibility_thr', 'dataset_version')
     return dict(
@@ -150,6 +160,7 @@ def _captions(dataset: dict, root: Path, num_classes: int, name: str) -> dict:
 
 OF_KIND: dict[str, Callable[[dict, Path, int], dict]] = {
     'CocoPanopticDataset': _panoptic,
+    'ODVGDataset': _odvg,
     'MOTChallengeDataset': _videos,
     'YouTubeVISDataset': _videos,
     'ReIDDataset': _crops,
