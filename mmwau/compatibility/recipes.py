@@ -173,7 +173,8 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     if project == 'mmdet':
         for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
             visit(part, lambda key, value: _at_most(value, side) if key in SIZES else value)
-    num_classes = min(_values(cfg.model, 'num_classes'), default=80)
+    numbers = _values(cfg.model, 'num_classes')
+    num_classes = min((one for one in numbers if isinstance(one, int)), default=80)
     drawn = partial(drawn_dataset, root=data, num_classes=num_classes, project=project)
     loader.dataset = _replace_files(loader.dataset, drawn)
     # A sampler that mixes sources has a batch of its own.

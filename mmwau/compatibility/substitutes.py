@@ -8,12 +8,13 @@ from types import ModuleType
 
 import torch
 
+from mmwau.datasets.shapes import CLASSES
 from mmwau.files.whole import whole_folder
 
 from .data import NUM_THINGS, class_names, panoptic_names
 
-# What the drawn language model knows; the rest are unknown words to it.
-WORDS = 'a and of picture object circle square triangle star cross class stuff . ? , :'
+# What the drawn language model knows beside CLASSES; the rest are unknown words to it.
+WORDS = 'a and of picture object class stuff . ? , :'
 NUMBERS = 100
 BERT_SIZE = dict(hidden_size=768, num_attention_heads=12, intermediate_size=768)
 
@@ -32,12 +33,8 @@ def drawn_dataset(dataset: dict, root: Path, num_classes: int, project: str) -> 
         return OF_KIND[kind](dataset, root, num_classes)
     if project == 'mmdet':
         return _detection(dataset, root, num_classes)
-    kept = _kept(dataset, 'pipeline')
-    return (
-        dict(type='CustomDataset', data_root=str(root / 'classification'))
-        | kept
-        | dict(data_prefix='train')
-    )
+    place = dict(data_root=str(root / 'classification'), data_prefix='train')
+    return dict(type='CustomDataset', **place, **_kept(dataset, 'pipeline'))
 
 
 def bert_folder(root: Path) -> str:
@@ -51,7 +48,7 @@ def bert_folder(root: Path) -> str:
         from transformers import BertConfig, BertModel, BertTokenizerFast
 
         special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-        words = [*special, *WORDS.split(), *map(str, range(NUMBERS))]
+        words = [*special, *WORDS.split(), *CLASSES, *map(str, range(NUMBERS))]
         with whole_folder(place) as unfinished:
             vocabulary = unfinished / 'vocab.txt'
             vocabulary.write_text('\n'.join(words))
