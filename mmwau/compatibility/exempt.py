@@ -120,7 +120,11 @@ EXEMPT = {
     'mmpretrain/efficientformer': NO_DISTILLATION,
     'mmpretrain/levit': NO_DISTILLATION,
     'mmpretrain/replknet': Exempt(
-        'with the channels of the smallest of the family, whose own recipe can not be read',
-        settings={'model.backbone.arch': '31B', 'model.head.in_channels': 1024},
+        'RepLKNet-31B with 224 pixels, whose own recipe MMEngine can not read',
+        settings={
+            'model.backbone.arch': '31B',
+            'model.head.in_channels': 1024,
+            'train_dataloader.dataset.pipeline.1.scale': 224,
+        },
     ),
 }

@@ -15,8 +15,8 @@ from threads import write_threads
 from mmwau import WAUOptimWrapper
 from mmwau.compatibility import recipes, trial
 from mmwau.compatibility.data import SIDE, make_data
+from mmwau.compatibility.exempt import EXEMPT
 from mmwau.compatibility.recipes import (
-    EXEMPT,
     NotTriedError,
     choose_recipe,
     find_families,
