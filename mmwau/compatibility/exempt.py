@@ -119,6 +119,10 @@ EXEMPT = {
     ),
     'mmpretrain/efficientformer': NO_DISTILLATION,
     'mmpretrain/levit': NO_DISTILLATION,
+    'mmpretrain/milan': Exempt(
+        'a neck for the 768 values of its backbone: the recipe leaves it at 1024',
+        settings={'model.neck.embed_dim': 768},
+    ),
     'mmpretrain/replknet': Exempt(
         'RepLKNet-31B with 224 pixels, whose own recipe MMEngine can not read',
         settings={
