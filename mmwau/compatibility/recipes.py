@@ -205,6 +205,8 @@ def prepare(recipe: Recipe, data: Path) -> Config:
     shrink(cfg, recipe.project, data, exempt.image_side)
     add_wau(cfg)
     cfg.merge_from_dict(exempt.settings)
+    for name in exempt.without:
+        cfg.model.pop(name, None)
     return cfg
 
 

@@ -19,7 +19,7 @@ from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 from mmwau.targets import DEFAULT_TARGETS
 
-from .exempt import EXEMPT
+from .exempt import EXEMPT, FAULTS
 from .recipes import SEED, UPDATES, Recipe, prepare, short, zoo_of
 from .watch import Watch
 
@@ -129,6 +129,8 @@ def try_recipe(recipe: Recipe, data: Path, work_dir: Path) -> TrialRecord:
         result, reason = explain(error)
         if result == FAILED and reason == error_of_plain(recipe, data):
             result = FAILS_PLAIN
+            if recipe.name in FAULTS:
+                reason += f': {FAULTS[recipe.name]}'
     seconds = round(time.monotonic() - start, 1)
     return TrialRecord(**found, result=result, reason=reason, seconds=seconds)
 

@@ -15,7 +15,7 @@ from threads import write_threads
 from mmwau import WAUOptimWrapper
 from mmwau.compatibility import recipes, trial
 from mmwau.compatibility.data import SIDE, make_data
-from mmwau.compatibility.exempt import EXEMPT
+from mmwau.compatibility.exempt import EXEMPT, FAULTS
 from mmwau.compatibility.recipes import (
     NotTriedError,
     choose_recipe,
@@ -143,7 +143,7 @@ def test_exemptions_are_those_of_families_that_exist():
         for project in ('mmdet', 'mmpretrain')
         for name in find_families(project)
     ]
-    assert set(EXEMPT) <= set(known)
+    assert set(EXEMPT) | set(FAULTS) <= set(known)
     assert all(exempt.reason for exempt in EXEMPT.values())
 
 
@@ -235,6 +235,12 @@ def test_a_recipe_that_raises_is_a_row(data, tmp_path, monkeypatch):
     assert record.result == 'failed'
     assert 'NoSuchWrapper' in record.reason
     assert 'NoSuchWrapper' in page_of([record], {})
+    # The same without WAU, for a reason that is known.
+    monkeypatch.setattr(trial, 'error_of_plain', lambda *_: record.reason)
+    monkeypatch.setitem(trial.FAULTS, recipe.name, 'its own fault')
+    again = try_recipe(recipe, data, tmp_path)
+    assert again.result == 'fails without WAU too'
+    assert again.reason == f'{record.reason}: its own fault'
 
 
 def test_rows_show_the_reasons():
