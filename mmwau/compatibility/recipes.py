@@ -173,6 +173,8 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     if project == 'mmdet':
         for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
             visit(part, lambda key, value: _at_most(value, side) if key in SIZES else value)
+    else:  # as the script of MMPreTrain does
+        loader.setdefault('collate_fn', dict(type='default_collate'))
     numbers = _values(cfg.model, 'num_classes')
     num_classes = min((one for one in numbers if isinstance(one, int)), default=80)
     drawn = partial(drawn_dataset, root=data, num_classes=num_classes, project=project)
@@ -205,8 +207,6 @@ def prepare(recipe: Recipe, data: Path) -> Config:
     shrink(cfg, recipe.project, data, exempt.image_side)
     add_wau(cfg)
     cfg.merge_from_dict(exempt.settings)
-    for name in exempt.without:
-        cfg.model.pop(name, None)
     return cfg
 
 
