@@ -40,6 +40,7 @@ what is held (or of its bias) changed, and active filters moved in every layer t
 This shows that WAU does to a recipe what it should; it says nothing about what a network learns.
 
 ```bash
+pip install '.[compatibility]'            # packages that single families ask for
 python tools/compatibility.py             # train what is not done yet
 python tools/compatibility.py --only fcos # train again what has this in its name
 python tools/compatibility.py --report    # write this page, and the records in compatibility.json
@@ -50,10 +51,12 @@ Versions: {versions}; 1 CPU thread.
 Each recipe is changed by the same [rules](../mmwau/compatibility/recipes.py):
 
 - {batch} drawn images in a batch, of {side} pixels for detectors (classifiers keep their size),
-  with boxes as masks;
-- at most 20 queries, 50 proposals and 16 sampled regions;
-- no pretrained weights; norms that start at zero start at 0.1, so that their branches have a
-  gradient;
+  with boxes as masks; for what is trained on them, also panoptic maps, proposals, captions, videos
+  in which a camera moves over the shapes, crops of single shapes, and small grey images as MNIST;
+- at most 20 queries, 50 proposals, 16 sampled regions and 2 layers of a language model;
+- no pretrained weights, but random ones, as for the networks that give targets or read texts (they
+  know the words of the drawn data only); norms that start at zero start at 0.1, so that their
+  branches have a gradient;
 - a constant learning rate, and BN instead of SyncBN;
 - no workers, validation or checkpoints;
 - float32 instead of automatic mixed precision, since MMEngine's wrapper for it needs an
@@ -64,8 +67,10 @@ groups, clipping, gradient accumulation (at most 2), EMA and other hooks stay as
 family needs anything else, its row says so.
 
 A recipe that stops has **failed**, or **fails without WAU too** if the same small recipe stops in
-the same way without WAU, because of the recipe itself, the versions here or the rules above. A
-family without a row has not been tried yet.
+the same way without WAU, because of the recipe itself, the versions here or the rules above. **Not
+tried** is what has no training, what needs a GPU, a language model of billions of weights, or a
+package that can't be installed from PyPI (Detectron2). A family without a row has not been tried
+yet.
 
 Columns:
 

@@ -19,7 +19,8 @@ from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 from mmwau.targets import DEFAULT_TARGETS
 
-from .recipes import EXEMPT, SEED, UPDATES, Recipe, prepare, short, zoo_of
+from .exempt import EXEMPT, FAULTS
+from .recipes import SEED, UPDATES, Recipe, prepare, short, zoo_of
 from .watch import Watch
 
 WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'
@@ -32,7 +33,10 @@ NO_GPU = (
     r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|'
     r'implementation for device cpu not found|Found no NVIDIA driver'
 )
-NO_PACKAGE = r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed"
+NO_PACKAGE = (
+    r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed|"
+    r'Please run "pip install ([\w.-]+)'
+)
 NO_INTERNET = r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect'
 REASONS = (
     (NO_CONVOLUTION, NOT_FOR_IT, 'no convolution that trains in backbone and neck'),
@@ -125,6 +129,8 @@ def try_recipe(recipe: Recipe, data: Path, work_dir: Path) -> TrialRecord:
         result, reason = explain(error)
         if result == FAILED and reason == error_of_plain(recipe, data):
             result = FAILS_PLAIN
+            if recipe.name in FAULTS:
+                reason += f': {FAULTS[recipe.name]}'
     seconds = round(time.monotonic() - start, 1)
     return TrialRecord(**found, result=result, reason=reason, seconds=seconds)
 

@@ -3,26 +3,26 @@
 import importlib
 import json
 import sys
+from multiprocessing import get_context
 
 import pytest
 from detection import ROOT
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from threads import write_threads
 
 from mmwau import WAUOptimWrapper
 from mmwau.compatibility import recipes, trial
 from mmwau.compatibility.data import SIDE, make_data
+from mmwau.compatibility.exempt import EXEMPT, FAULTS
 from mmwau.compatibility.recipes import (
-    EXEMPT,
     NotTriedError,
     choose_recipe,
     find_families,
     prepare,
     size_of,
     visit,
-    why_not_tried,
-    zoo_of,
 )
 from mmwau.compatibility.report import page_of
 from mmwau.compatibility.trial import TrialRecord, explain, try_recipe
@@ -76,21 +76,13 @@ def test_the_smallest_of_the_familys_own_recipes_is_chosen(larger, smaller, mark
 @pytest.mark.parametrize(
     ('project', 'family', 'reason'),
     [
-        ('mmdet', 'masktrack_rcnn', 'videos'),
-        ('mmdet', 'glip', 'language model'),
-        ('mmdet', 'panoptic_fpn', 'panoptic data'),
+        ('mmpretrain', 'minigpt4', 'language model of billions of weights'),
         ('mmpretrain', 'dinov2', 'no recipe with a training part'),
     ],
 )
 def test_what_cannot_be_drawn_is_reported(project, family, reason):
     with pytest.raises(NotTriedError, match=reason):
         choose_recipe(project, family)
-
-
-def test_proposals_from_a_file_are_not_tried():
-    cfg = Config.fromfile(zoo_of('mmdet') / 'fast_rcnn' / 'fast-rcnn_r50_fpn_1x_coco.py')
-    with pytest.raises(NotTriedError, match='a file of proposals'):
-        why_not_tried(cfg)
 
 
 def test_a_recipe_becomes_small_and_keeps_the_rest(data):
@@ -151,7 +143,7 @@ def test_exemptions_are_those_of_families_that_exist():
         for project in ('mmdet', 'mmpretrain')
         for name in find_families(project)
     ]
-    assert set(EXEMPT) <= set(known)
+    assert set(EXEMPT) | set(FAULTS) <= set(known)
     assert all(exempt.reason for exempt in EXEMPT.values())
 
 
@@ -164,6 +156,11 @@ def test_exemptions_are_those_of_families_that_exist():
             'no convolution that trains in backbone and neck',
         ),
         (ModuleNotFoundError("No module named 'lap'"), 'not tried', 'needs the package lap'),
+        (
+            ImportError('Please run "pip install sklearn" to install sklearn first.'),
+            'not tried',
+            'needs the package sklearn',
+        ),
         (RuntimeError('carafe_forward_impl is not implemented on CPU'), 'not tried', 'GPU'),
         (KeyError('loss_cls'), 'failed', "KeyError: 'loss_cls'"),
         (RuntimeError('first line\nsecond'), 'failed', 'RuntimeError: first line'),
@@ -238,6 +235,12 @@ def test_a_recipe_that_raises_is_a_row(data, tmp_path, monkeypatch):
     assert record.result == 'failed'
     assert 'NoSuchWrapper' in record.reason
     assert 'NoSuchWrapper' in page_of([record], {})
+    # The same without WAU, for a reason that is known.
+    monkeypatch.setattr(trial, 'error_of_plain', lambda *_: record.reason)
+    monkeypatch.setitem(trial.FAULTS, recipe.name, 'its own fault')
+    again = try_recipe(recipe, data, tmp_path)
+    assert again.result == 'fails without WAU too'
+    assert again.reason == f'{record.reason}: its own fault'
 
 
 def test_rows_show_the_reasons():
@@ -290,6 +293,18 @@ def test_a_recipe_that_takes_too_long_is_a_row(tool, data, tmp_path):
     recipe = choose_recipe('mmpretrain', 'mobilenet_v3')
     record = tool.try_in_process(recipe, data, tmp_path, time_limit=1)
     assert (record.result, record.reason) == ('failed', 'not done after 1 seconds')
+    log = (tmp_path / 'mmpretrain' / 'mobilenet_v3' / 'log.txt').read_text()
+    assert 'in train_in_process' in log
+
+
+@pytest.mark.slow
+def test_a_recipe_is_tried_with_one_thread(tool, data, tmp_path, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.setattr(tool, 'train_in_process', write_threads)
+    # A server of other tests could have loaded torch already.
+    monkeypatch.setattr(tool, 'get_context', lambda _: get_context('spawn'))
+    tool.try_in_process(choose_recipe('mmpretrain', 'mobilenet_v3'), data, tmp_path, 60)
+    assert (tmp_path / 'mmpretrain' / 'mobilenet_v3' / 'threads.txt').read_text() == '1'
 
 
 def test_the_page_shows_the_records():
