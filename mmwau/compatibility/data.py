@@ -9,6 +9,9 @@ from PIL import Image, ImageDraw
 from mmwau.datasets.shapes import CLASSES, make_shapes
 from mmwau.files.whole import check_new
 
+from .rotated import draw_rotated
+from .segmentation import draw_foreground
+
 SIDE = 128
 NUM_IMAGES = 8
 
@@ -18,7 +21,7 @@ def make_data(root: str | Path) -> Path:
 
     ``detection/`` is laid out like COCO, with the box of each shape as its mask too, and a semantic
     map for each image (0 is background, then the classes). ``classification/`` has the same images
-    in two folders, one for each class.
+    in two folders, one for each class. The other projects read their own forms of the first folder.
 
     Raises:
         FileExistsError: If ``root`` exists and is not an empty folder.
@@ -27,6 +30,8 @@ def make_data(root: str | Path) -> Path:
     check_new(root)
     detection = root / 'detection'
     make_shapes(detection, {'train': NUM_IMAGES}, image_size=SIDE)
+    draw_rotated(detection)
+    draw_foreground(detection)
     path = detection / 'annotations' / 'instances_train.json'
     content = json.loads(path.read_text())
     maps = {image['id']: Image.new('L', (SIDE, SIDE)) for image in content['images']}

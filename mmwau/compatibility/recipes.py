@@ -1,19 +1,25 @@
-"""The recipes of MMDetection and MMPreTrain: which to try, how to make them small, WAU added."""
+"""The recipes of OpenMMLab's projects: which to try, how to make them small, WAU added."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmwau.engine.package_configs import EXTRAS
 from mmwau.scripts.presets import use_wau
 
 from .data import SIDE, drawn_classification, drawn_detection
+from .pose import drawn_pose
+from .rotated import drawn_rotated
+from .segmentation import SIZES as SIZES_OF_MODEL
+from .segmentation import drawn_segmentation
 
-PROJECTS = ('mmdet', 'mmpretrain')
+PROJECTS = tuple(EXTRAS)
 WRAPPER = 'WAUOptimWrapper'
 SEED = 3
 UPDATE_RATIO = 0.5
@@ -38,6 +44,15 @@ FEW = {
     **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
     'num': 16,  # regions that a sampler draws
 }
+# What draws the data of a project's recipes. The images of some are cut to one side.
+DRAWN: dict[str, Callable[..., dict]] = {
+    'mmdet': drawn_detection,
+    'mmpretrain': drawn_classification,
+    'mmseg': drawn_segmentation,
+    'mmrotate': drawn_rotated,
+    'mmpose': drawn_pose,
+}
+CUT = ('mmdet', 'mmseg', 'mmrotate')
 # What this tool can't draw, and the names in models and data sets that ask for it.
 NOT_DRAWN = {
     'texts and the weights of a language model': (
@@ -124,6 +139,11 @@ class Recipe:
         return f'{self.project}/{self.family}'
 
 
+def installed_projects() -> list[str]:
+    """Those of :data:`PROJECTS` that are installed."""
+    return [project for project in PROJECTS if find_spec(project)]
+
+
 def zoo_of(project: str) -> Path:
     """Folder of the configs that a project brings along when it is installed.
 
@@ -140,8 +160,13 @@ def zoo_of(project: str) -> Path:
 
 
 def find_families(project: str) -> list[str]:
-    """Folders of configs of a project, in alphabetical order."""
-    return sorted(path.name for path in zoo_of(project).iterdir() if path.name != '_base_')
+    """Folders of configs of a project, in alphabetical order.
+
+    MMPose has folders for tasks, and in these those of methods, which have one for each data set.
+    """
+    zoo = zoo_of(project)
+    found = [path.relative_to(zoo) for path in zoo.glob('*/*' if project == 'mmpose' else '*')]
+    return sorted(str(path) for path in found if path.parts[0] != '_base_')
 
 
 def choose_recipe(project: str, family: str) -> Recipe:
@@ -156,9 +181,10 @@ def choose_recipe(project: str, family: str) -> Recipe:
         raise ValueError(f'{project} has no configs in {folder}; got family={family!r}')
     reasons = []
     mark = EXEMPT.get(f'{project}/{family}', NOTHING).mark or family
-    for path in sorted(folder.glob('*.py'), key=lambda path: size_of(path.stem, mark)):
+    paths = folder.glob('*/*.py' if project == 'mmpose' else '*.py')
+    for path in sorted(paths, key=lambda path: size_of(path.stem, mark)):
         try:
-            why_not_tried(Config.fromfile(path))
+            why_not_tried(Config.fromfile(path, import_custom_modules=False))
             return Recipe(project, family, path)
         except NotTriedError as error:
             reasons.append(str(error))
@@ -222,14 +248,15 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     """
     visit(cfg.model, _shrink_model)
     loader = cfg.train_dataloader
-    if project == 'mmdet':
-        for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
-            visit(part, lambda key, value: _at_most(value, side) if key in SIZES else value)
-        num_classes = min(_values(cfg.model, 'num_classes'), default=80)
-        drawn = partial(drawn_detection, root=data, num_classes=num_classes)
-    else:
-        drawn = partial(drawn_classification, root=data)
-    loader.dataset = _replace_files(loader.dataset, drawn)
+    if project in CUT:
+        _cut(loader.dataset, SIZES, side)
+        _cut(cfg.model.get('data_preprocessor', ConfigDict()), SIZES, side)
+    if project == 'mmseg':
+        _cut(cfg.model, SIZES_OF_MODEL, side)
+    draw = partial(DRAWN[project], root=data)
+    if project in CUT:
+        draw = partial(draw, num_classes=min(_values(cfg.model, 'num_classes'), default=80))
+    loader.dataset = _replace_files(loader.dataset, draw)
     # A sampler that mixes sources has a batch of its own.
     if 'batch_size' not in (loader.get('sampler') or {}):
         loader.batch_size = BATCH_SIZE
@@ -291,6 +318,10 @@ def _shrink_model(key: str, value: object) -> object:
     if key in FEW and isinstance(value, int):
         return min(value, FEW[key])
     return value
+
+
+def _cut(part: object, names: Sequence[str], side: int) -> None:
+    visit(part, lambda key, value: _at_most(value, side) if key in names else value)
 
 
 def _at_most(value: object, limit: int) -> object:

@@ -22,8 +22,17 @@ PACKAGES = {
     'MMCV': ('onedl-mmcv', 'mmcv'),
     'MMDetection': ('onedl-mmdetection', 'mmdet'),
     'MMPreTrain': ('onedl-mmpretrain', 'mmpretrain'),
+    'MMSegmentation': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'MMRotate': ('onedl-mmrotate', 'mmrotate'),
+    'MMPose': ('mmpose',),
 }
-TITLES = {'mmdet': 'MMDetection', 'mmpretrain': 'MMPreTrain'}
+TITLES = {
+    'mmdet': 'MMDetection',
+    'mmpretrain': 'MMPreTrain',
+    'mmseg': 'MMSegmentation',
+    'mmrotate': 'MMRotate',
+    'mmpose': 'MMPose',
+}
 COLUMNS = ('Family', 'Recipe', 'Backbone', 'Held', 'Filters', 'Skip', 'Active that moved', 'Result')
 PAGE = """\
 # Which recipes train with WAU

@@ -32,7 +32,10 @@ NO_GPU = (
     r'not implemented on CPU|CUDA error|compiled with CUDA|not compiled with GPU|'
     r'implementation for device cpu not found|Found no NVIDIA driver'
 )
-NO_PACKAGE = r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed"
+NO_PACKAGE = (
+    r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed|"
+    r"Failed to import custom modules from {'imports': \['(\w+)"
+)
 NO_INTERNET = r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect'
 REASONS = (
     (NO_CONVOLUTION, NOT_FOR_IT, 'no convolution that trains in backbone and neck'),
