@@ -64,7 +64,8 @@ class Stack(NamedTuple):
 
 
 PINS = ROOT / 'requirements'
-OURS = ('-e', '.[detection,classification,analysis,dev,docs]')
+EXTRAS = 'detection,classification,segmentation,rotate,pose,analysis,dev,docs'
+OURS = ('-e', f'.[{EXTRAS}]')
 UPSTREAM = ('mmengine', 'mmdet', 'mmpretrain', 'pycocotools', '-e', '.[analysis,dev]')
 STACKS = {
     'tested': Stack(PINS / 'tested.txt', 'onedl-mmcv', OURS),
@@ -316,7 +317,7 @@ def main() -> None:
     wheel, origin = mmcv_wheel(venv)
     venv.pip_install(str(wheel))
     steps.end(origin)
-    steps.begin('MMDetection, MMPreTrain for models; mmwau')
+    steps.begin('MMDetection, MMPreTrain and others for models; mmwau')
     venv.pip_install(*stack.packages)
     steps.end()
     steps.begin('Check')

@@ -3,4 +3,4 @@
 _base_ = ['./td_hm_r50_keypoints.py', '../_base_/wau/paper.py']
 
 optim_wrapper = _base_.pop('wau')
-custom_hooks = [dict(type='WAUHook')]
+custom_hooks = [*_base_.custom_hooks[:-1], dict(type='WAUHook')]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -9,8 +10,9 @@ from PIL import Image, ImageDraw
 from mmwau.datasets.shapes import CLASSES, make_shapes
 from mmwau.files.whole import check_new
 
-from .rotated import draw_rotated
-from .segmentation import draw_foreground
+from .pose import drawn_pose
+from .rotated import draw_rotated, drawn_rotated
+from .segmentation import draw_foreground, drawn_segmentation
 
 SIDE = 128
 NUM_IMAGES = 8
@@ -73,3 +75,14 @@ def drawn_classification(dataset: dict, root: Path) -> dict:
     """The same for data sets of MMPreTrain."""
     place = dict(data_root=str(root / 'classification'), data_prefix='train')
     return dict(type='CustomDataset', pipeline=dataset['pipeline'], **place)
+
+
+# What draws the data of a project's recipes. The images of some are cut to one side.
+DRAWN: dict[str, Callable[..., dict]] = {
+    'mmdet': drawn_detection,
+    'mmpretrain': drawn_classification,
+    'mmseg': drawn_segmentation,
+    'mmrotate': drawn_rotated,
+    'mmpose': drawn_pose,
+}
+CUT = ('mmdet', 'mmseg', 'mmrotate')

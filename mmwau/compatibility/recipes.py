@@ -13,11 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmwau.engine.package_configs import EXTRAS
 from mmwau.scripts.presets import use_wau
 
-from .data import SIDE, drawn_classification, drawn_detection
-from .pose import drawn_pose
-from .rotated import drawn_rotated
+from .data import CUT, DRAWN, SIDE
 from .segmentation import SIZES as SIZES_OF_MODEL
-from .segmentation import drawn_segmentation
 
 PROJECTS = tuple(EXTRAS)
 WRAPPER = 'WAUOptimWrapper'
@@ -44,15 +41,6 @@ FEW = {
     **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
     'num': 16,  # regions that a sampler draws
 }
-# What draws the data of a project's recipes. The images of some are cut to one side.
-DRAWN: dict[str, Callable[..., dict]] = {
-    'mmdet': drawn_detection,
-    'mmpretrain': drawn_classification,
-    'mmseg': drawn_segmentation,
-    'mmrotate': drawn_rotated,
-    'mmpose': drawn_pose,
-}
-CUT = ('mmdet', 'mmseg', 'mmrotate')
 # What this tool can't draw, and the names in models and data sets that ask for it.
 NOT_DRAWN = {
     'texts and the weights of a language model': (

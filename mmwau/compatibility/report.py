@@ -37,7 +37,7 @@ COLUMNS = ('Family', 'Recipe', 'Backbone', 'Held', 'Filters', 'Skip', 'Active th
 PAGE = """\
 # Which recipes train with WAU
 
-A family is a folder of configs that comes with MMDetection or MMPreTrain. Of each family, the
+A family is a folder of configs that comes with one of OpenMMLab's projects. Of each family, the
 smallest recipe that can be tried on drawn images got
 [WAU's three lines](../README.md#add-it-to-your-training), was made small enough for a CPU, and was
 trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
@@ -58,8 +58,8 @@ Versions: {versions}; 1 CPU thread.
 
 Each recipe is changed by the same [rules](../mmwau/compatibility/recipes.py):
 
-- {batch} drawn images in a batch, of {side} pixels for detectors (classifiers keep their size),
-  with boxes as masks;
+- {batch} drawn images in a batch, of {side} pixels for detectors and segmenters (classifiers and
+  pose estimators keep their size), with boxes as masks, and keypoints at random places;
 - at most 20 queries, 50 proposals and 16 sampled regions;
 - no pretrained weights; norms that start at zero start at 0.1, so that their branches have a
   gradient;

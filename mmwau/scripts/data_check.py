@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 # What to do about a folder that is missing, by its place.
 ADVICE = {
+    'data/demo/maps': (
+        'remove data/demo, which was drawn before it had maps, and draw it again with: '
+        'python tools/make_demo_data.py'
+    ),
     'data/demo': 'draw it with: python tools/make_demo_data.py',
     'data/bccd': (
         'convert BCCD with: python tools/dataset_converters/voc_to_coco.py BCCD_Dataset/BCCD '
