@@ -1,4 +1,4 @@
-# A small FCN R-18 on the demo's shapes, from scratch: a minute on one CPU core.
+# A small FCN R-18 on the demo's shapes, from scratch: a minute or two on one CPU core.
 # The baseline of fcn_r18_wau_shapes.py.
 _base_ = ['mmseg::_base_/models/fcn_r50-d8.py', 'mmseg::_base_/default_runtime.py']
 

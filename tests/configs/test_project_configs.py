@@ -1,5 +1,7 @@
-"""The configs of MMSegmentation, MMRotate and MMPose; those of a project that is not installed are
-skipped."""
+"""The configs of MMSegmentation, MMRotate and MMPose, where these are installed.
+
+That an arm is its baseline with WAU is tested in tests/scripts/test_presets.py.
+"""
 
 import json
 import re
@@ -45,20 +47,6 @@ def test_every_config_is_in_a_pair():
         for path in (CONFIGS / folder).glob('*.py')
     }
     assert found == {name.format(arm) for name, _ in PAIRS for arm in ('', 'wau_')}
-
-
-@pytest.mark.parametrize(('name', 'project'), PAIRS)
-def test_pairs_differ_only_in_the_lines_of_wau(name, project):
-    wau, baseline = load(name, project, 'wau_').to_dict(), load(name, project).to_dict()
-    (*others, hook), (*same, baseline_hook) = wau.pop('custom_hooks'), baseline.pop('custom_hooks')
-    assert others == same
-    assert (hook.pop('type'), baseline_hook.pop('type')) == ('WAUHook', 'OverlapHook')
-    assert hook == baseline_hook
-    assert wau['optim_wrapper'].pop('type') == 'WAUOptimWrapper'
-    assert wau['optim_wrapper'].pop('update_ratio') == 0.5
-    assert baseline['optim_wrapper'].pop('type', 'OptimWrapper') == 'OptimWrapper'
-    assert 'mmwau' in wau['custom_imports']['imports']
-    assert wau == baseline
 
 
 @pytest.mark.parametrize(('name', 'project'), RECIPES)
