@@ -16,7 +16,6 @@ from pathlib import Path
 
 from mmwau.compatibility.data import make_data
 from mmwau.compatibility.recipes import (
-    PROJECTS,
     NotTriedError,
     Recipe,
     choose_recipe,
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
     path = args.work_dir / 'records.json'
     records = {record.name: record for record in read_records(TrialRecord, path)}
     projects = installed_projects()
-    for project in sorted(set(PROJECTS) - set(projects)):
+    for project in sorted(set(EXTRAS) - set(projects)):
         advice = f"pip install 'mmwau[{EXTRAS[project]}]'"
         print(f'{project} is not installed, its families are left out: {advice}', flush=True)
     names = [f'{project}/{family}' for project in projects for family in find_families(project)]

@@ -16,7 +16,6 @@ from mmwau.scripts.presets import use_wau
 from .data import CUT, DRAWN, SIDE
 from .segmentation import SIZES as SIZES_OF_MODEL
 
-PROJECTS = tuple(EXTRAS)
 WRAPPER = 'WAUOptimWrapper'
 SEED = 3
 UPDATE_RATIO = 0.5
@@ -115,7 +114,7 @@ class NotTriedError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A config that a project of :data:`PROJECTS` ships; its family is the folder."""
+    """A config that a project ships; its family is the folder."""
 
     project: str
     family: str
@@ -128,8 +127,8 @@ class Recipe:
 
 
 def installed_projects() -> list[str]:
-    """Those of :data:`PROJECTS` that are installed."""
-    return [project for project in PROJECTS if find_spec(project)]
+    """The projects of :data:`EXTRAS` that are installed."""
+    return [project for project in EXTRAS if find_spec(project)]
 
 
 def zoo_of(project: str) -> Path:
@@ -203,7 +202,8 @@ def why_not_tried(cfg: Config) -> None:
     Raises:
         NotTriedError: If so; the message says why.
     """
-    if 'model' not in cfg or not cfg.get('train_dataloader'):
+    loader = cfg.get('train_dataloader')
+    if 'model' not in cfg or not loader or loader.dataset.get('pipeline') == []:
         raise NotTriedError('no recipe with a training part')
     found = {key for key, _ in _entries(cfg.model)}
     found |= set(_values(cfg.train_dataloader.dataset, 'type'))
