@@ -33,13 +33,14 @@ def drawn_pose(dataset: dict, root: Path) -> dict:
 
 
 def _with_keypoints(path: Path, count: int) -> dict:
-    """Annotations of COCO form with so many keypoints each, all of them visible."""
+    """Annotations of COCO form, of one class, with so many keypoints each, all of them visible."""
     rng = np.random.default_rng(0)
     content = json.loads(path.read_text())
+    content['categories'] = [dict(id=1, name='person')]
     for annotation in content['annotations']:
         left, top, width, height = annotation['bbox']
         places = rng.uniform((left, top), (left + width, top + height), (count, 2)).round(2)
         visible = np.full((count, 1), 2)
         annotation['keypoints'] = np.hstack([places, visible]).ravel().tolist()
-        annotation['num_keypoints'] = count
+        annotation.update(category_id=1, num_keypoints=count)
     return content

@@ -91,7 +91,9 @@ def test_poses_have_the_keypoints_of_their_data_set(data):
     cfg = prepare(choose_recipe('mmpose', 'hand_2d_keypoint/rtmpose'), data)
     dataset = cfg.train_dataloader.dataset
     content = json.loads((data / 'detection' / dataset.ann_file).read_text())
+    assert [category['id'] for category in content['categories']] == [1]
     for annotation in content['annotations']:
+        assert annotation['category_id'] == 1
         keypoints = np.reshape(annotation['keypoints'], (-1, 3))
         assert len(keypoints) == 21
         left, top, width, height = annotation['bbox']
@@ -105,8 +107,8 @@ def test_poses_have_the_keypoints_of_their_data_set(data):
 @pytest.mark.parametrize(
     ('project', 'family', 'held', 'left_out'),
     [
-        ('mmseg', 'fcn', 22, {}),
-        ('mmrotate', 'rotated_retinanet', 52, {'frozen': 11}),
+        ('mmseg', 'fcn', 55, {}),
+        ('mmrotate', 'rotated_retinanet', 50, {'frozen': 11}),
         ('mmpose', 'body_2d_keypoint/simcc', 52, {}),
     ],
 )
