@@ -180,7 +180,7 @@ def train(console: Console, trainings: Sequence[Training]) -> list[TrainingRecor
     """Train both arms at a time with the script that users train with; return their records."""
     done = find_records(trainings, WORK_DIR)
     missing = [one for one in trainings if one not in done]
-    trainer = SuiteTrainer(WORK_DIR, AP50, jobs=2, threads=max(1, torch.get_num_threads() // 2))
+    trainer = SuiteTrainer(WORK_DIR, jobs=2, threads=max(1, torch.get_num_threads() // 2))
     for training in trainings:
         folder = WORK_DIR / training.folder
         told = f'trained already; to train anew, remove {folder}'

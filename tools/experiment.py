@@ -170,7 +170,7 @@ def write_report(report: SuiteReport, out: Path, console: Console) -> None:
         console.print(table.to_terminal())
     print_warnings(console, report.warnings())
     for file, figure in pictures.items():
-        write_whole(png(figure, dpi=110), out / file)
+        write_whole(png(figure, dpi=130), out / file)
     command = shlex.join(['python', 'tools/experiment.py', *sys.argv[1:]])
     write_whole(report.to_markdown(command, list(pictures)).encode(), out / f'{name}.md')
     print_written(console, out, (f'{name}.md', f'{name}.json', *pictures))
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = out / f'{suite.name}.json'
     published = read_records(TrainingRecord, results)
     done = find_records(suite.trainings, folder, published)
-    trainer = SuiteTrainer(folder, suite.metric, args.jobs, args.threads, args.gpus)
+    trainer = SuiteTrainer(folder, args.jobs, args.threads, args.gpus)
     if args.list:
         show_list(choose(suite, args.only), done, trainer, console)
         return 0

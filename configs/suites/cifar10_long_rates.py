@@ -19,7 +19,7 @@ options = {
     'custom_hooks.0.overlap_interval': 100,
     'default_hooks.checkpoint.interval': 10,
     'train_cfg.max_epochs': 100,
-    'train_cfg.val_interval': 25,
+    'train_cfg.val_interval': 10,
     # As in the recipe the rate falls after 1/2 and 3/4 of the epochs.
     'param_scheduler.milestones': [50, 75],
 }

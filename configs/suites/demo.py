@@ -4,7 +4,7 @@ metric = 'coco/bbox_mAP'
 other_metrics = ['coco/bbox_mAP_50']
 seeds = [0, 1, 2]
 options = {
-    'train_cfg.val_interval': 2,
+    'train_cfg.val_interval': 1,
     'train_dataloader.num_workers': 0,
     'train_dataloader.persistent_workers': False,
     'val_dataloader.num_workers': 0,

@@ -149,7 +149,7 @@ class FinetuneReport(PruneReport):
                 tidy(axes)
         for axes in panels[:, 0]:
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
-            axes.set_ylabel(f'{self.metric} / whole')
+            axes.set_ylabel(f"{self.metric},\npart of the whole network's")
         legend_above(figure, panels[0][0])
         return figure
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
@@ -16,11 +17,11 @@ from .overlap_report import Features, Measured, layer_names
 def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
     """Draw overlap, largest |cosine| and effective rank of each layer."""
     layers = layer_names(checkpoints)
-    figure = Figure(figsize=(14, 1.9 + 0.2 * len(layers)), layout='constrained')
+    figure = Figure(figsize=(12, 1.9 + 0.2 * len(layers)), layout='constrained')
     panels = figure.subplots(1, 3, sharey=True)
     parts = {
         'overlap': 'filter overlap (0: orthogonal)',
-        'largest_cosine': 'largest |cosine| of a filter (mean; 1: duplicates)',
+        'largest_cosine': 'largest |cosine| of a filter (mean; 1: duplicate)',
         'effective_rank': 'effective rank / its value at random',
     }
     for axes, (measure_name, label) in zip(panels, parts.items(), strict=True):
@@ -33,7 +34,8 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
             values[name] = {k: own[k] / expected[k] for k in own} if relative else own
             random.update(dict.fromkeys(expected, 1.0) if relative else expected)
         draw_layers(axes, layers, values, 'mean overlap', random)
-        axes.set_xlabel(label)
+        axes.set_xlabel(label, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         if relative:  # what lies far below 1 is the exception
             axes.set_xlim(auto=True)
             axes.autoscale(axis='x')
@@ -46,10 +48,10 @@ def draw_features(features: Features) -> Figure:
     """Draw the overlap of each layer's channels, and how alike the first checkpoint's are."""
     first, *others = features.overlap
     layers = list(features.overlap[first])
-    figure = Figure(figsize=(14 if others else 8, 1.9 + 0.2 * len(layers)), layout='constrained')
+    figure = Figure(figsize=(12 if others else 8, 1.9 + 0.2 * len(layers)), layout='constrained')
     panels = figure.subplots(1, 3 if others else 1, sharey=True, squeeze=False)[0]
     draw_layers(panels[0], layers, features.overlap)
-    panels[0].set_xlabel('feature overlap: mean |correlation| between channels')
+    panels[0].set_xlabel('feature overlap: mean |correlation| of channels', fontsize=9)
     parts = {'linear CKA': features.alike, 'matched correlation': features.matched}
     # With one checkpoint there are no more panels.
     for axes, (measure_name, alike) in zip(panels[1:], parts.items(), strict=False):
@@ -59,7 +61,7 @@ def draw_features(features: Features) -> Figure:
                 draw_marks(axes, list(alike[label].values()), range(len(layers)), look)
         axes.set_xlim(0, 1.02)
         tidy(axes)
-        axes.set_xlabel(f'{measure_name} with {first} (1: alike)')
+        axes.set_xlabel(f'{measure_name} with {first} (1: alike)', fontsize=9)
     legend_above(figure, panels[0])
     return figure
 

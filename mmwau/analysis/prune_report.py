@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmwau.reporting.labels import name_some
+from mmwau.reporting.labels import metric_label, name_some
 from mmwau.reporting.page import Part, Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
 from mmwau.runs.metrics import is_measured, why_left_out
@@ -22,6 +22,13 @@ from .prune_results import Curves, Point, describe
 LEVEL = 0.9
 HOLLOW: dict[str, Any] = dict(markersize=5, markerfacecolor='none')
 NO_VALUE = '-'
+ORDER_TITLES = dict(
+    l1='l1: least norm first',
+    overlap='overlap: most first',
+    apoz='apoz: most zeros first',
+    taylor='taylor: least influence first',
+    random='random',
+)
 HOW_TO_READ = (
     'Filters (output channels of a convolution) are removed step by step: their channels are zero '
     'behind the norm that follows the convolution. Nothing is trained afterwards, and the '
@@ -172,8 +179,8 @@ class PruneReport:
                 whole = 1.0 if self.whole(label) > 0 else math.nan
                 self._draw_curve(panels[1][column], label, style, whole, relative)
             panels[1][column].axhline(LEVEL, color='#9a9a9a', linestyle=':', linewidth=1)
-        panels[0][0].set_ylabel(self.metric)
-        panels[1][0].set_ylabel(f'/ whole (dotted: {percent(LEVEL)})')
+        panels[0][0].set_ylabel(metric_label(self.metric))
+        panels[1][0].set_ylabel(f"part of the whole network's\n(dotted: {percent(LEVEL)})")
         for axes in panels.flat:
             axes.set_ylim(bottom=0)
             tidy(axes)
@@ -195,7 +202,8 @@ class PruneReport:
 
     def _title(self, order: str) -> str:
         many = order == 'random' and len(self.curves.seeds) > 1
-        return f'random, mean ± std of {len(self.curves.seeds)} seeds' if many else order
+        title = ORDER_TITLES[order]
+        return f'{title}, ± std of {len(self.curves.seeds)} seeds' if many else title
 
     def draw_layers(self, fraction: float) -> Figure:
         """What is left with the fraction removed from one layer at a time: a row for each layer."""
@@ -212,7 +220,7 @@ class PruneReport:
                 axes.errorbar(means, rows, xerr=spreads, label=label, **look)
             axes.set_title(self._title(order), fontsize=10)
             tidy(axes)
-        panels[0].set_yticks(rows, curves.layers, fontsize=7)
+        panels[0].set_yticks(rows, curves.layers, fontsize=8)
         panels[0].set_ylim(len(rows) - 0.3, -0.7)
         figure.supxlabel(
             f'{self.metric} / whole network, {percent(fraction)} of one layer removed', fontsize=10

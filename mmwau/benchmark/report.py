@@ -123,7 +123,7 @@ def print_tables(results: Mapping, console: Console) -> None:
     """Print the tables of each network, and those of the other sections."""
     for network in results.get('networks', {}).values():
         for number, steps in network['steps'].items():
-            console.print(_steps_table(network, number, steps))
+            console.print(steps_table(f'{network["name"]}, {network["data"]}', number, steps))
         if network['parts']:
             console.print(_parts_table(network))
         if 'operations' in network:
@@ -148,8 +148,9 @@ def print_tables(results: Mapping, console: Console) -> None:
     console.print(table)
 
 
-def _steps_table(network: Mapping, threads: str, steps: Mapping) -> Table:
-    title = f'{network["name"]}, {network["data"]}, threads: {threads}'
+def steps_table(network: str, threads: int | str, steps: Mapping) -> Table:
+    """The table of the training steps of a network, from ``rounds.phase_table``."""
+    title = f'{network}, threads: {threads}'
     columns = 'ms', 'ratio to baseline', "processor's ms", 'ratio to baseline', 'rounds'
     table = _table(title, 'arm', *columns)
     table.caption = (

@@ -18,6 +18,9 @@ from mmwau.files.weights_file import read_checkpoint
 
 from .added_loss import AddedLossHook
 
+# Of MMPreTrain and torch, those that have no argument ``use_sigmoid``.
+SIGMOID_KINDS = {'MultiLabelClsHead', 'FocalLoss', 'BCEWithLogitsLoss', 'BCELoss'}
+
 
 @HOOKS.register_module()
 class BornAgainHook(AddedLossHook):
@@ -32,6 +35,9 @@ class BornAgainHook(AddedLossHook):
 
     The teacher sees the images as the student does, augmented. It is no part of the model: neither
     checkpoints nor the optimizer know of it.
+
+    The probabilities are those of a softmax, so heads with a sigmoid for each class, such as those
+    for several labels an image, are refused.
 
     Args:
         teacher: Checkpoint of the teacher.
@@ -70,8 +76,9 @@ class BornAgainHook(AddedLossHook):
 
         Raises:
             FileNotFoundError: See :meth:`check`.
-            TypeError: If the model is no classifier with a head, its parameters are cut over
-                processes, or the train loop has no ``run_iter``.
+            TypeError: If the model is no classifier with a head, the head's classes don't exclude
+                one another, its parameters are cut over processes, or the train loop has no
+                ``run_iter``.
             ValueError: See :meth:`check`; or if the checkpoint can't be read, or is of another
                 network or other classes.
         """
@@ -83,6 +90,7 @@ class BornAgainHook(AddedLossHook):
                 'BornAgainHook teaches classifiers with a head, such as ImageClassifier of '
                 f'MMPreTrain; {type(model).__name__} has none'
             )
+        _check_head(model.get_submodule('head'))
         content, _ = read_checkpoint(self.teacher)
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
         self._teacher = make_teacher(model, self.teacher, content, metainfo.get('classes'))
@@ -167,6 +175,19 @@ def make_teacher(
         )
     teacher.load_state_dict(weights)
     return teacher
+
+
+def _check_head(head: nn.Module) -> None:
+    """Raise if a head, or its loss, takes each class by itself."""
+    for part in head.modules():
+        kinds = {kind.__name__ for kind in type(part).__mro__}
+        if getattr(part, 'use_sigmoid', False) or kinds & SIGMOID_KINDS:
+            loss = '' if part is head else f'{type(part).__name__} of '
+            raise TypeError(
+                'BornAgainHook compares probabilities of classes that exclude one another '
+                f'(softmax); {loss}the head, {type(head).__name__}, takes each class by itself '
+                '(sigmoid). Give the head a loss with softmax, or leave the hook out'
+            )
 
 
 def _find(content: object, *keys: str) -> object:

@@ -37,7 +37,7 @@ class TrainingRecord(Named):
             of the whole process, which other processes on the machine disturb less.
         values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'path_length'``, ...;
             what is no measurement (:func:`mmwau.runs.metrics.is_measured`) is left out.
-        curves: Points (iteration, value) by name: the metric, ``'loss'`` as the mean of each
+        curves: Points (iteration, value) by name: each metric, ``'loss'`` as the mean of each
             epoch, which stands at its middle, ``'overlap'``, ``'path_length'``, ...
     """
 
@@ -62,11 +62,19 @@ class TrainingRecord(Named):
         """Whether it has final values to compare."""
         return self.status == 'finished'
 
+    def curve(self, name: str) -> Curve:
+        """The points of a curve, empty if there is none."""
+        # Earlier versions kept one metric's curve, under a name that does not say which one's.
+        unnamed = self.curves.get('metric', [])
+        if name not in self.curves and unnamed and unnamed[-1][1] == self.values.get(name):
+            return unnamed
+        return self.curves.get(name, [])
+
 
 def summarise_run(
-    training: Training, run: Run, metric: str, command: str, processor_seconds: float
+    training: Training, run: Run, command: str, processor_seconds: float
 ) -> TrainingRecord:
-    """What is kept of a training that came to its end, with the curve of one metric.
+    """What is kept of a training that came to its end.
 
     Its process took so many seconds of the processor; 0 where it is not known.
     """
@@ -74,10 +82,12 @@ def summarise_run(
     last = max([*run.loss, *run.overlaps.get('overlap', {})])
     names = [*run.metrics, 'loss', 'overlap', *run.movements]
     values = {name: run.final(name) for name in names}
-    curves: dict[str, Curve] = {'loss': _binned(run), 'overlap': list(run.curve('overlap').items())}
+    curves: dict[str, Curve] = {}
     # Metrics count epochs; all curves of a record count iterations.
     per_unit = last / run.length if run.by_epoch else 1
-    curves['metric'] = [(at * per_unit, value) for at, value in run.curve(metric).items()]
+    for name in run.metrics:
+        curves[name] = [(at * per_unit, value) for at, value in run.curve(name).items()]
+    curves |= {'loss': _binned(run), 'overlap': list(run.curve('overlap').items())}
     for name in run.movements:
         points: Curve = list(run.curve(name).items())
         # As many points as epochs, where each logged one would fill a file.

@@ -8,7 +8,8 @@ from statistics import median
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmwau.reporting.labels import name_some
+from mmwau.reporting.curves import FEW_POINTS, MOST_LINES
+from mmwau.reporting.labels import metric_label, name_some
 from mmwau.reporting.numbers import MINUS, number_text
 from mmwau.reporting.page import Table
 from mmwau.reporting.plots import COLOURS, tidy
@@ -42,6 +43,10 @@ HOW_TO_READ = (
     'Over all settings: the mean of the settings, and the gap over all pairs of a setting and a '
     'seed. p: paired t test, two-sided; corrected by Holm for the number of arms beside it. It '
     'speaks of these settings, not of others.',
+    'Pictures: upper row, the mean over the seeds with a band, or bars, of ± their sample standard '
+    f'deviation; a curve with fewer than {FEW_POINTS} points is shown as these points, those of '
+    'the arms side by side. Lower row, the mean over the seeds. With more than '
+    f'{MOST_LINES} arms there are more panels, each with the baseline.',
 )
 
 
@@ -113,7 +118,12 @@ class SuiteReport:
         wanted = dict.fromkeys((self.suite.metric, *self.suite.other_metrics))
         names = [name for name in wanted if not is_measured(values.get(name))]
         if not names:
-            return []
+            if 'metric' not in record.curves or record.curve(self.suite.metric):
+                return []
+            return [
+                f'{training.name} has no curve of {self.suite.metric}: the version of mmwau that '
+                'trained it kept that of another metric'
+            ]
         measured = [name for name, value in values.items() if is_measured(value)]
         others = [name for name in measured if '/' in name] or measured
         return [
@@ -155,21 +165,23 @@ class SuiteReport:
             return None
         heights = [len(setting.others) for setting in settings]
         figure = Figure(figsize=(9, 0.42 * sum(heights) + 1.1 * len(heights)), layout='constrained')
-        grid = figure.subplots(len(settings), 1, squeeze=False, height_ratios=heights)[:, 0]
+        shared: dict = dict(sharex=True, squeeze=False, height_ratios=heights)
+        grid = figure.subplots(len(settings), 1, **shared)[:, 0]
         for axes, setting in zip(grid, settings, strict=True):
             arms = setting.others
             for arm, gap in setting.gaps().items():
                 self._draw_gap(axes, setting, arm, gap, arms.index(arm))
             axes.axvline(0, color='#707070', linewidth=1, zorder=1)
-            axes.set_yticks(range(len(arms)), arms, fontsize=8)
+            axes.set_yticks(range(len(arms)), arms, fontsize=9)
             axes.set_ylim(len(arms) - 0.5, -0.5)
             axes.set_title(setting.name, fontsize=10, loc='left')
+            axes.tick_params(labelbottom=True)
             tidy(axes)
             axes.grid(visible=False, axis='y')
         baseline = settings[-1].baseline
         grid[-1].set_xlabel(
-            f'{self.suite.metric}: arm {MINUS} {baseline} (points: pairs of one seed; line: mean '
-            'with its 95 % interval)',
+            f'{metric_label(self.suite.metric)}: arm {MINUS} {baseline}\n'
+            '(points: pairs of one seed; tick: their mean; line: 95 % interval)',
             fontsize=9,
         )
         return figure
@@ -181,7 +193,8 @@ class SuiteReport:
         if half is not None:
             ends = found.mean - half, found.mean + half
             axes.hlines(row, *ends, color=COLOURS[1], linewidth=2, zorder=2)
-        axes.plot(found.mean, row, marker='|', markersize=14, color=COLOURS[1], zorder=3)
+        mark: dict = dict(marker='|', markersize=16, markeredgewidth=2.5, zorder=3)
+        axes.plot(found.mean, row, color=COLOURS[1], **mark)
         axes.scatter(pairs, [row] * len(pairs), s=16, color=COLOURS[2], zorder=4)
 
 

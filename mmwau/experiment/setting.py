@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from statistics import fmean, median
 
 from matplotlib.axes import Axes
@@ -10,14 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmwau.engine.overlap_hook import MOVEMENTS
+from mmwau.reporting.curves import MARKERS_OF_A_LINE, NOTE, OVERLAP, draw_means, in_panels
+from mmwau.reporting.labels import metric_label
 from mmwau.reporting.numbers import NO_BREAK, NO_VALUE, mean_text, number_text
 from mmwau.reporting.page import Table
-from mmwau.reporting.plots import COLOURS, legend_above, styles, tidy
-from mmwau.reporting.statistics import Summary, difference, half_width, mean_curve, summarise
+from mmwau.reporting.plots import legend_above, styles, tidy
+from mmwau.reporting.statistics import Summary, difference, half_width, summarise, summarise_curves
 from mmwau.runs.metrics import is_measured, is_number
 
 from .equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
-from .record import TrainingRecord
+from .record import Curve, TrainingRecord
 
 # Columns with a mean: heading, name of the value, decimals.
 COLUMNS = (
@@ -29,6 +32,11 @@ COLUMNS = (
 # From so many measurements of the metric on it is of use when one was reached. (A metric that falls
 # is one of which less is better: it is reached at once.)
 FOLLOWED = 5
+ALONG = dict(
+    loss='training loss, lowest so far',
+    path_length='path length of filters (radians)',
+    displacement='displacement from the start (radians)',
+)
 EQUAL_TERMS: dict[str, Callable[[TrainingRecord, TrainingRecord], tuple[float, float] | None]] = {
     'at equal training loss': at_equal_loss,
     'at equal path length': at_equal_movement,
@@ -128,14 +136,14 @@ class Setting:
         """Training time until an arm first has the metric that the baseline ends with.
 
         Returns:
-            For each pair whose times are known the time relative to the baseline's whole training;
-            None where the arm does not come to that metric.
+            For each pair whose times and curve are known the time relative to the baseline's whole
+            training; None where the arm does not come to that metric.
         """
         times: list[float | None] = []
         for ours, theirs in self.pairs(arm):
             level = theirs.values.get(self.metric)
-            curve = [point for point in ours.curves.get('metric', []) if is_number(point[1])]
-            if level is None or not (ours.seconds and theirs.seconds):
+            curve = self._curve(ours, self.metric)
+            if level is None or not (curve and ours.seconds and theirs.seconds):
                 continue
             if any(value >= level for _, value in curve):
                 share = first_reach(curve, level) / ours.iterations
@@ -157,7 +165,7 @@ class Setting:
     def table(self) -> Table:
         """What came out."""
         shown = [*((name, name, self.decimals) for name in self.other_metrics), *COLUMNS]
-        curves = [one.curves.get('metric', []) for one in self.arms[self.baseline]]
+        curves = [self._curve(one, self.metric) for one in self.arms[self.baseline]]
         is_followed = bool(curves) and all(
             len(curve) >= FOLLOWED and curve[-1][1] > curve[0][1] for curve in curves
         )
@@ -191,60 +199,76 @@ class Setting:
         return Table(title, columns, rows)
 
     def draw_curves(self) -> Figure:
-        """Metric, loss and overlap as training goes on, and the overlap along the others."""
-        figure = Figure(figsize=(16, 8.4), layout='constrained')
-        panels = figure.subplots(2, 3).ravel()
-        drawn: list[tuple[str, str | None]] = [
-            (name, None) for name in ('metric', 'loss', 'overlap')
-        ]
-        drawn += [('overlap', along) for along in ('loss', *MOVEMENTS)]
-        for index, (arm, style) in enumerate(styles(self.arms).items()):
-            dashes = '-' if index < len(COLOURS) else '--'
-            look: dict = dict(style, label=arm, linestyle=dashes, linewidth=1.6)
-            look |= dict(markersize=5, markerfacecolor='white')
-            for axes, (name, along) in zip(panels, drawn, strict=True):
-                self._draw(axes, arm, name, along, look)
-        texts = dict(
-            metric=self.metric,
-            loss='training loss',
-            overlap='filter overlap',
-            path_length='path length of filters (radians)',
-            displacement='displacement of filters from the start (radians)',
-        )
-        for axes, (name, along) in zip(panels, drawn, strict=True):
-            axes.set_xlabel('iterations' if along is None else texts[along])
-            axes.set_ylabel(texts[name])
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-            tidy(axes)
-        panels[3].invert_xaxis()
-        panels[0].set_title(self.name, fontsize=10, loc='left')
-        legend_above(figure, max(panels, key=lambda axes: len(axes.get_lines())))
+        """Metric, loss and overlap as training goes on, and the overlap along the others.
+
+        Of many arms some stand in panels of their own, beside the baseline.
+        """
+        groups = in_panels(list(self.arms))
+        figure = Figure(figsize=(12, 7 * len(groups)), layout='constrained')
+        parts = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+        for number, (part, arms) in enumerate(zip(parts, groups, strict=True), start=1):
+            panels = part.subplots(2, 3).ravel()
+            self._draw_over_time(panels[:3], arms)
+            for axes, along in zip(panels[3:], ('loss', *MOVEMENTS), strict=True):
+                self._draw_overlap_along(axes, arms, along)
+            of = f' ({number} of {len(groups)})' if len(groups) > 1 else ''
+            most = max(panels[::-1], key=lambda axes: len(axes.get_lines()))
+            legend_above(part, most, self.name + of)
         return figure
 
-    def _draw(self, axes: Axes, arm: str, name: str, along: str | None, look: dict) -> None:
-        """Draw a curve, mean over seeds, over the iterations or along another curve."""
-        records = [
-            record
-            for record in self.arms[arm]
-            if record.curves.get(name) and (along is None or record.curves.get(along))
-        ]
-        if not records:
-            return
-        values = [
-            {step: value for step, value in record.curves[name] if self._counts(name, value)}
-            for record in records
-        ]
-        means = mean_curve(values)
-        if along == 'loss':  # before the first epoch ended there is none
-            first = records[0].curves['loss'][0][0]
-            means = {step: mean for step, mean in means.items() if step >= first}
-        where = list(means)
-        if along is not None:
-            # At the start of training nothing has moved yet.
-            start = [(0.0, 0.0)] if along in MOVEMENTS else []
-            curves = [[*start, *record.curves[along]] for record in records]
-            where = [fmean(interpolate(curve, step) for curve in curves) for step in means]
-        axes.plot(where, list(means.values()), markevery=max(1, len(means) // 8), **look)
+    def _draw_over_time(self, panels: Sequence[Axes], arms: Sequence[str]) -> None:
+        """Draw metric, loss and overlap over the iterations."""
+        names = {self.metric: metric_label(self.metric), 'loss': 'training loss'}
+        names['overlap'] = OVERLAP
+        for axes, (name, label) in zip(panels, names.items(), strict=True):
+            curves = {
+                arm: [dict(self._curve(record, name)) for record in self.arms[arm]] for arm in arms
+            }
+            if axes is not panels[0]:
+                axes.sharex(panels[0])
+            axes.set_title(draw_means(axes, curves), **NOTE)
+            axes.set_xlabel('iterations')
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+            tidy(axes)
+        panels[0].set_xlim(0, 1.06 * max(1, *(axes.dataLim.x1 for axes in panels)))
+
+    def _curve(self, record: TrainingRecord, name: str) -> Curve:
+        """The points of a curve that are measurements."""
+        return [(step, value) for step, value in record.curve(name) if self._counts(name, value)]
+
+    def _draw_overlap_along(self, axes: Axes, arms: Sequence[str], along: str) -> None:
+        """Draw the overlap, mean over seeds, over the mean of another curve."""
+        for arm, style in styles(arms).items():
+            both = [
+                (record.curve('overlap'), other)
+                for record in self.arms[arm]
+                if record.curve('overlap') and (other := self._curve(record, along))
+            ]
+            if not both:
+                continue
+            overlaps = summarise_curves([dict(overlap) for overlap, _ in both])
+            if along == 'loss':  # the lowest so far; before the first epoch ended there is none
+                overlaps = {at: one for at, one in overlaps.items() if at >= both[0][1][0][0]}
+                curves = [_lowest_so_far(other) for _, other in both]
+            else:  # at the start of training nothing has moved yet
+                curves = [[(0.0, 0.0), *other] for _, other in both]
+            where = [fmean(interpolate(curve, step) for curve in curves) for step in overlaps]
+            means = [one.mean for one in overlaps.values()]
+            look: dict = dict(style, label=arm, linewidth=1.6, markersize=5)
+            every = max(1, len(means) // MARKERS_OF_A_LINE)
+            axes.plot(where, means, markerfacecolor='white', markevery=every, **look)
+        axes.set_xlabel(ALONG[along])
+        axes.set_ylabel(OVERLAP)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        tidy(axes)
+        if along == 'loss':
+            axes.invert_xaxis()
+
+
+def _lowest_so_far(curve: Curve) -> Curve:
+    steps, values = zip(*curve, strict=True)
+    return list(zip(steps, accumulate(values, min), strict=True))
 
 
 def gap_text(found: Summary | None, decimals: int) -> str:

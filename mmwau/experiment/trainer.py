@@ -59,17 +59,14 @@ class SuiteTrainer:
 
     Args:
         folder: Work_dir of the suite.
-        metric: Name of the metric to keep a curve of.
         jobs: Trainings at a time.
         threads: CPU threads of each process.
         gpus: Numbers of the GPUs to share out, one for each process of a training; none: trainings
             see what this process sees.
     """
 
-    def __init__(
-        self, folder: Path, metric: str, jobs: int = 1, threads: int = 1, gpus: Sequence[str] = ()
-    ):
-        self.folder, self.metric = folder, metric
+    def __init__(self, folder: Path, jobs: int = 1, threads: int = 1, gpus: Sequence[str] = ()):
+        self.folder = folder
         self.jobs, self.threads = jobs, threads
         self.gpus, self._free = gpus, list(gpus)
         self.running: list[Process] = []
@@ -201,7 +198,7 @@ class SuiteTrainer:
                 )
             if one.starts > 1:
                 seconds = 0.0
-            record = summarise_run(training, run, self.metric, command, seconds)
+            record = summarise_run(training, run, command, seconds)
             write_records([record], folder / RECORD)
         # Whatever is wrong with one training, the others go on.
         except Exception as error:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+# Metrics of MMPreTrain that are in percent; those of COCO and VOC are fractions.
+IN_PERCENT = ('accuracy/', 'single-label/', 'multi-label/')
+
 
 def short_labels(paths: Sequence[str | PathLike]) -> list[str]:
     """Name each path, of a file or folder, by the parts in which the paths differ; no two alike.
@@ -44,3 +47,8 @@ def name_some(names: Sequence[str], most: int) -> str:
     """The first names with commas between, and how many more there are: ``'a, b and 3 more'``."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
+
+
+def metric_label(metric: str) -> str:
+    """A metric's name with its unit, for the axis of a picture."""
+    return f'{metric} (%)' if metric.startswith(IN_PERCENT) else metric

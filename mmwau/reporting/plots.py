@@ -6,9 +6,10 @@ from itertools import cycle
 from os import PathLike
 from typing import Any
 
+import numpy as np
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -75,7 +76,7 @@ def draw_layers(
         expected = [random[layer] for layer in layers]
         line: dict[str, Any] = dict(marker='|', s=90, color='black', linewidth=1.5, zorder=1)
         axes.scatter(expected, range(len(layers)), label='random filters of that shape', **line)
-    axes.set_yticks(range(len(layers)), layers, fontsize=7)
+    axes.set_yticks(range(len(layers)), layers, fontsize=8)
     axes.set_ylim(len(layers) - 0.3, -0.7)
     axes.set_xlim(left=0)
     tidy(axes)
@@ -180,13 +181,21 @@ def plot_detections(
     figure.savefig(path, dpi=130)
 
 
-def legend_above(figure: Figure, axes: Axes) -> None:
-    """Put the legend of a panel above all panels, in as many columns as fit."""
+def legend_above(figure: Figure | SubFigure, axes: Axes, title: str | None = None) -> None:
+    """Put the legend of a panel above all panels, in as few rows as fit."""
     handles, labels = axes.get_legend_handles_labels()
-    # Characters of the default size that a figure's inch has room for.
-    fits = int(12 * figure.get_figwidth() / (max(map(len, labels)) + 6))
-    columns = max(1, min(len(labels), fits))
-    figure.legend(handles, labels, loc='outside upper center', frameon=False, ncols=columns)
+    # Characters of the default size that the figure has room for.
+    room = 12 * figure.bbox.width / figure.dpi
+    columns = next(n for n in range(len(labels), 0, -1) if n == 1 or _width(labels, n) <= room)
+    # As many rows with columns that are as long as one another.
+    columns = math.ceil(len(labels) / math.ceil(len(labels) / columns))
+    look: dict = dict(loc='outside upper center', frameon=False, title=title, title_fontsize=12)
+    figure.legend(handles, labels, ncols=columns, **look)
+
+
+def _width(labels: Sequence[str], columns: int) -> int:
+    """Characters from the left to the right of a legend."""
+    return sum(6 + max(map(len, column)) for column in np.array_split(labels, columns))
 
 
 def tidy(axes: Axes) -> None:

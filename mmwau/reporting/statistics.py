@@ -35,10 +35,11 @@ def summarise(values: Sequence[float]) -> Summary | None:
     return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
-def mean_curve(curves: Sequence[Mapping[Step, float]]) -> dict[Step, float]:
-    """Mean of curves at the points that all of them have, in order; empty if there is no curve."""
+def summarise_curves(curves: Sequence[Mapping[Step, float]]) -> dict[Step, Summary]:
+    """Mean and spread at the points that all curves have, in order; empty if there is no curve."""
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
-    return {step: fmean(curve[step] for curve in curves) for step in steps}
+    found = {step: summarise([curve[step] for curve in curves]) for step in steps}
+    return {step: one for step, one in found.items() if one is not None}
 
 
 def half_width(found: Summary) -> float | None:

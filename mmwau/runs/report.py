@@ -11,10 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.overlap import STAGE_OVERLAP
+from mmwau.reporting.curves import FEW_POINTS, MOST_LINES, NOTE, OVERLAP, draw_means, in_panels
+from mmwau.reporting.labels import metric_label
 from mmwau.reporting.numbers import MINUS, NO_BREAK, NO_VALUE, mean_text, number_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
-from mmwau.reporting.statistics import Summary, difference, mean_curve, summarise
+from mmwau.reporting.statistics import Summary, difference, summarise
 
 from .arms import Arm
 from .checks import metric_names
@@ -40,8 +42,10 @@ HOW_TO_READ = (
     'Path length: the sum over updates of the angle in radians between a filter before and after, '
     'mean over filters and layers; displacement: the angle between a filter and itself at the '
     'start. Both are measured where OverlapHook or WAUHook has movement=True.',
-    'In pictures a thick line is the mean over the runs of an arm, at the points that all of them '
-    'have; thin lines are the runs.',
+    'In pictures a line is the mean over the runs of an arm, at the points that all of them have; '
+    'the band, or bar, is ± their sample standard deviation. A curve with fewer than '
+    f'{FEW_POINTS} points is shown as these points, those of the arms side by side. With more than '
+    f'{MOST_LINES} arms there are more panels, each with the baseline.',
 )
 
 
@@ -164,47 +168,57 @@ class RunsReport:
         return Table('Runs', columns, rows)
 
     def draw_curves(self) -> Figure:
-        """The metric, the loss and the overlap of the network as training goes on."""
+        """The metric, the loss and the overlap of the network as training goes on.
+
+        Of many arms some stand in panels of their own, beside the baseline.
+        """
         drawn = [name for name in (self.metric, 'loss') if name is not None]
         if 'overlap' in self.names():
             drawn.append('overlap')
-        panels = [(name, self._curves(name)) for name in drawn]
-        figure = Figure(figsize=(max(6.5, 4.6 * len(panels)), 4.6), layout='constrained')
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        labels = {
-            'loss': 'training loss',
-            'overlap': 'filter overlap of the network (0: orthogonal)',
-        }
-        for axes, (name, curves) in zip(grid, panels, strict=True):
-            if name == self.metric and all(len(run) < 2 for arm in curves.values() for run in arm):
-                self._draw_points(axes, curves)
-            else:
-                self._draw(axes, curves)
-                axes.set_xlabel(f'{self.runs[0].unit}s' if name == self.metric else 'iterations')
-            if name == self.metric and self.at is not None:
-                axes.axvline(self.at, color='#707070', linestyle=':', linewidth=1, zorder=0)
-            axes.set_ylabel(labels.get(name, name))
-            tidy(axes)
-        legend_above(figure, grid[-1])
+        groups = in_panels([arm.label for arm in self.arms])
+        size = max(6.5, 4.1 * len(drawn)), 4.1 * len(groups)
+        figure = Figure(figsize=size, layout='constrained')
+        parts = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+        labels = {'loss': 'training loss', 'overlap': OVERLAP}
+        for part, group in zip(parts, groups, strict=True):
+            grid = part.subplots(1, len(drawn), squeeze=False)[0]
+            for axes, name in zip(grid, drawn, strict=True):
+                curves = self._curves(name, group)
+                runs = [run for arm in curves.values() for run in arm]
+                if name == self.metric and all(len(run) < 2 for run in runs):
+                    self._draw_points(axes, curves)
+                else:
+                    axes.set_title(self._draw(axes, curves), **NOTE)
+                    unit = f'{self.runs[0].unit}s' if name == self.metric else 'iterations'
+                    axes.set_xlabel(unit)
+                if name == self.metric and self.at is not None:
+                    axes.axvline(self.at, color='#707070', linestyle=':', linewidth=1, zorder=0)
+                axes.set_ylabel(labels.get(name, metric_label(name)))
+                tidy(axes)
+            legend_above(part, grid[-1])
         return figure
 
     def draw_stages(self) -> Figure:
-        """The overlap of each stage as training goes on, a panel for each."""
+        """The overlap of each stage as training goes on, a panel for each; see draw_curves."""
+        groups = in_panels([arm.label for arm in self.arms])
         columns = min(4, len(self.stages))
         rows = math.ceil(len(self.stages) / columns)
-        figure = Figure(figsize=(max(6.5, 3.4 * columns), 2.5 * rows + 0.8), layout='constrained')
-        grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-        for axes, name in zip(grid, self.stages, strict=False):
-            self._draw(axes, self._curves(name))
-            axes.set_title(_label(name), fontsize=10)
-            tidy(axes)
-        for axes in grid[len(self.stages) :]:
-            axes.set_axis_off()
-        for axes in grid[len(self.stages) - columns : len(self.stages)]:
-            axes.tick_params(labelbottom=True)
-        figure.supxlabel('iterations', fontsize=10)
-        figure.supylabel('filter overlap (0: orthogonal)', fontsize=10)
-        legend_above(figure, grid[0])
+        size = max(6.5, 3.4 * columns), (2.5 * rows + 0.8) * len(groups)
+        figure = Figure(figsize=size, layout='constrained')
+        parts = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+        for part, group in zip(parts, groups, strict=True):
+            grid = part.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+            for axes, name in zip(grid, self.stages, strict=False):
+                note = self._draw(axes, self._curves(name, group))
+                axes.set_title(_label(name), fontsize=10)
+                tidy(axes)
+            for axes in grid[len(self.stages) :]:
+                axes.set_axis_off()
+            for axes in grid[len(self.stages) - columns : len(self.stages)]:
+                axes.tick_params(labelbottom=True)
+            part.supxlabel(f'iterations ({note})' if note else 'iterations', fontsize=10)
+            part.supylabel(OVERLAP, fontsize=10)
+            legend_above(part, grid[0])
         return figure
 
     def sections(self, warnings: Sequence[str]) -> list[Section]:
@@ -240,23 +254,17 @@ class RunsReport:
         minus = {name: _as_dict(self.difference(arm, name)) for name in compared}
         return arm.label, dict(wau=arm.runs[0].wau, runs=runs, values=values, differences=minus)
 
-    def _curves(self, name: str) -> dict[str, list[dict[int, float]]]:
-        return {arm.label: [run.curve(name) for run in arm.runs] for arm in self.arms}
+    def _curves(self, name: str, arms: Sequence[str]) -> dict[str, list[dict[int, float]]]:
+        return {
+            arm.label: [run.curve(name) for run in arm.runs]
+            for arm in self.arms
+            if arm.label in arms
+        }
 
-    def _draw(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
-        """Draw a curve for each run, and one for the mean of each arm."""
-        for index, (label, style) in enumerate(styles(curves).items()):
-            runs = [curve for curve in curves[label] if curve]
-            thin: dict = dict(color=style['color'], linewidth=0.8, alpha=0.35, zorder=2)
-            for curve in runs if len(runs) > 1 else ():
-                axes.plot(list(curve), list(curve.values()), **thin)
-            means = mean_curve(runs)
-            # Not all arms at the same points, where their markers would hide each other.
-            every = max(1, len(means) // 8)
-            first = index * every // len(self.arms)
-            look: dict = dict(MARKED, label=label, linewidth=2, markersize=5, **style)
-            axes.plot(list(means), list(means.values()), markevery=(first, every), **look)
+    def _draw(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> str:
+        """Draw the mean of each arm with its spread, and tell how this is shown."""
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        return draw_means(axes, curves)
 
     def _draw_points(self, axes: Axes, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
         """Draw the only value of each run, arms side by side, with a line for the mean."""
@@ -268,7 +276,7 @@ class RunsReport:
                 ends = index - 0.3, index + 0.3
                 axes.hlines(fmean(values), *ends, color=style['color'], linewidth=2)
         steps = {step for runs in curves.values() for curve in runs for step in curve}
-        axes.set_xlim(-0.6, len(self.arms) - 0.4)
+        axes.set_xlim(-0.6, len(curves) - 0.4)
         axes.set_xticks([])
         axes.set_xlabel(
             f'after {self.runs[0].unit} {", ".join(map(str, sorted(steps)))} '

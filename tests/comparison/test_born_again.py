@@ -2,11 +2,14 @@
 
 from copy import deepcopy
 
+import mmpretrain.models
+import mmpretrain.registry
 import pytest
 import torch
 from hooks import Recorder, StopAfter, log
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from small import SmallData, small_runner
 from torch import nn
 from torch.nn import functional
@@ -156,6 +159,58 @@ def test_a_single_output_has_no_probabilities_of_classes(tmp_path):
     hook = dict(type='BornAgainHook', teacher=str(tmp_path / 'one.pth'))
     with pytest.raises(TypeError, match='the model has a single output'):
         runner_of(tmp_path / 'run', [hook], model=Binary(1)).train()
+
+
+class WithHead(Classifier):
+    """A classifier with a head of MMPreTrain."""
+
+    def __init__(self, **head):
+        super().__init__()
+        self.head = mmpretrain.registry.MODELS.build(dict(num_classes=2, in_channels=6, **head))
+
+    def forward(self, inputs, target=None, mode='tensor'):
+        logits = self.head((self.backbone(inputs).mean(dim=(2, 3)),))
+        if mode == 'loss':
+            return {'loss': functional.cross_entropy(logits, (target > 0).long())}
+        return logits
+
+
+LINEAR = 'LinearClsHead'
+
+
+@pytest.mark.parametrize(
+    ('head', 'part'),
+    [
+        (dict(type='MultiLabelLinearClsHead'), ''),
+        (
+            dict(type=LINEAR, loss=dict(type='CrossEntropyLoss', use_sigmoid=True)),
+            'CrossEntropyLoss of ',
+        ),
+        (dict(type=LINEAR, loss=dict(type='AsymmetricLoss')), 'AsymmetricLoss of '),
+        (dict(type=LINEAR, loss=dict(type='FocalLoss')), 'FocalLoss of '),
+        (
+            dict(
+                type=LINEAR,
+                loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, use_sigmoid=True),
+            ),
+            'CrossEntropyLoss of ',
+        ),
+        (dict(type=LINEAR, loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1)), None),
+        (dict(type=LINEAR), None),
+    ],
+)
+def test_a_head_that_takes_each_class_by_itself_is_refused(tmp_path, head, part):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = WithHead(**head)
+    torch.save(model.state_dict(), tmp_path / 'teacher.pth')
+    hook = dict(type='BornAgainHook', teacher=str(tmp_path / 'teacher.pth'))
+    runner = runner_of(tmp_path / 'run', [hook], model=model, max_epochs=1)
+    if part is None:
+        runner.train()
+        return
+    words = rf'exclude one another \(softmax\); {part}the head, {head["type"]}, takes each'
+    with pytest.raises(TypeError, match=words):
+        runner.train()
 
 
 def test_a_checkpoint_of_a_student_is_a_teacher(tmp_path, teacher):

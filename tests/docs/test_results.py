@@ -51,3 +51,11 @@ def test_every_record_has_its_command(name, monkeypatch):
     for training, record in report_of(name).records.items():
         assert record.command.split()[:3] == training.command[:3]
         assert f'randomness.seed={record.seed}' in record.command
+
+
+@pytest.mark.parametrize('name', SUITES)
+def test_every_record_has_the_curve_of_the_metric(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    report = report_of(name)
+    for record in report.records.values():
+        assert record.curve(report.suite.metric)[-1][0] == record.iterations

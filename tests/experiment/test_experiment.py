@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -468,7 +469,7 @@ def test_one_setting_has_no_table_over_all():
 
 def test_the_time_to_the_metric_of_the_baseline():
     def trained(arm, seed, end, curve, seconds):
-        found = record(arm, seed, mean=end, curves=dict(metric=curve))
+        found = record(arm, seed, mean=end, curves=dict(mean=curve))
         return replace(found, seconds=seconds, iterations=40)
 
     report = report_of(
@@ -490,12 +491,12 @@ def test_the_time_to_the_metric_of_the_baseline():
 
 
 def test_the_time_to_the_metric_of_the_baseline_is_shown_where_it_was_measured_often():
-    curves = dict(metric=[(step, step / 10) for step in range(1, 7)])
+    curves = dict(mean=[(step, step / 10) for step in range(1, 7)])
     report = report_of([record(arm, 0, mean=0.3, curves=curves) for arm in ('baseline', 'WAU')])
     (setting,) = report.settings
     assert rows(setting.table())['WAU']["time to baseline's metric"] == '0.50 (1/1)'
     # Of a metric that falls less is better: it would be reached at once.
-    falling = dict(metric=[(step, 1 - step / 10) for step in range(1, 7)])
+    falling = dict(mean=[(step, 1 - step / 10) for step in range(1, 7)])
     report = report_of([record(arm, 0, mean=0.4, curves=falling) for arm in ('baseline', 'WAU')])
     assert report.settings[0].table().columns[-1] == 'time'
 
@@ -575,7 +576,7 @@ def test_what_is_no_measurement_has_no_mean_and_no_gap(nothing):
             mean=nothing,
             top=50.0 + seed,
             loss=-1.0,
-            curves=dict(metric=[[3, nothing], [6, 0.5]]),
+            curves=dict(mean=[[3, nothing], [6, 0.5]]),
         )
         for arm in ('baseline', 'WAU')
         for seed in (0, 1)
@@ -599,6 +600,95 @@ def test_what_is_no_measurement_has_no_mean_and_no_gap(nothing):
     assert setting.draw_curves().axes[0].lines[0].get_xydata().tolist() == [[6, 0.5]]
 
 
+def test_a_suite_whose_metric_was_changed_has_the_curve_of_the_new_one(place):
+    (training,) = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0])).trainings
+    run = log_run(place / 'run', [2.0, 1.0], mean=0.25, top=0.75)
+    ended = replace(summarise_run(training, run, '', 0.0), setting='small')
+    for metric, value in (('mean', 0.25), ('top', 0.75)):
+        report = SuiteReport(Suite('suite', 'One', metric, [training]), {training: ended})
+        (setting,) = report.settings
+        assert setting.draw_curves().axes[0].lines[0].get_xydata().tolist() == [
+            [1, value],
+            [2, value],
+        ]
+
+
+def test_the_curve_of_an_earlier_version_is_that_of_the_metric_that_it_ends_with():
+    old = record(mean=0.5, top=0.9, curves=dict(metric=[[3, 0.25], [6, 0.5]]))
+    assert old.curve('mean') == [[3, 0.25], [6, 0.5]]
+    assert old.curve('top') == []
+    report = report_of([old], seeds=(0,))
+    report = replace(report, suite=replace(report.suite, metric='top'))
+    told = (
+        'small / baseline / seed 0 has no curve of top: the version of mmwau that trained it kept'
+    )
+    assert report.warnings()[0].startswith(told)
+    # What is not known is no training that never came there.
+    assert report.settings[0].times_to_baseline('baseline') == []
+
+
+def curves_of(steps, seed, **more):
+    curves = {name: [(step, step + seed) for step in steps] for name in ('mean', 'overlap', 'loss')}
+    return dict(curves, **more)
+
+
+def test_pictures_have_six_arms_in_a_panel_and_the_baseline_in_all():
+    names = ['baseline', *'abcdefg']
+    records = [
+        record(arm, seed, curves=curves_of([1, 2], seed)) for arm in names for seed in (0, 2)
+    ]
+    figure = report_of(records, seeds=(0, 2)).settings[0].draw_curves()
+    figure.canvas.draw()
+    first, second = figure.subfigs
+    shown = [[text.get_text() for text in part.legends[0].get_texts()] for part in (first, second)]
+    assert shown == [['baseline', *'abcd'], ['baseline', *'efg']]
+    for part in (first, second):
+        (legend,) = part.legends
+        above = max(axes.get_tightbbox().y1 for axes in part.axes)
+        assert legend.get_window_extent().y0 >= above
+        assert legend.get_window_extent().y1 <= part.bbox.y1
+        assert len(part.axes) == 6
+
+
+@pytest.mark.parametrize('points', [9, 10])
+def test_few_points_are_marks_with_bars_and_many_are_lines_with_bands(points):
+    steps = [10 * step for step in range(1, points + 1)]
+    records = [record(arm, seed, curves=curves_of(steps, seed)) for arm in 'ab' for seed in (0, 2)]
+    figure = report_of(records, seeds=(0, 2)).settings[0].draw_curves()
+    metric = figure.axes[0]
+    assert [line.get_label() for line in metric.lines] == ['a', 'b']
+    for line in metric.lines:
+        assert line.get_xydata().tolist() == [[step, step + 1] for step in steps]
+    band, bars = 'bands: ± std over the seeds', 'arms side by side; bars: ± std over the seeds'
+    assert metric.get_title('right') == (bars if points == 9 else band)
+    # Mean ± the standard deviation of 0 and 2, around the mean at the first step.
+    half = math.sqrt(2)
+    ends = np.array([11 - half, 11 + half])
+    figure.canvas.draw()
+    if points == 9:
+        drawn = [part.get_segments()[0][:, 1] for part in metric.collections]
+        # Nothing of it is cut off, and no arm hides the other.
+        boxes = [line.get_window_extent() for line in metric.lines]
+        assert all(metric.bbox.x0 <= box.x0 and box.x1 <= metric.bbox.x1 for box in boxes)
+        assert boxes[1].x0 - boxes[0].x0 == pytest.approx(5 * figure.dpi / 72)
+        assert all(line.get_linestyle() == ':' for line in metric.lines)
+    else:
+        drawn = [
+            np.unique(path.vertices[path.vertices[:, 0] == 10][:, 1])
+            for part in metric.collections
+            for path in part.get_paths()
+        ]
+    assert len(drawn) == 2
+    for one in drawn:
+        assert np.sort(one) == pytest.approx(ends)
+
+
+def test_the_overlap_is_drawn_along_the_lowest_loss_so_far():
+    curves = dict(overlap=[(0, 0.1), (2, 0.2), (4, 0.3)], loss=[(0, 3.0), (2, 1.0), (4, 2.0)])
+    axes = report_of([record(curves=curves)], seeds=(0,)).settings[0].draw_curves().axes[3]
+    assert axes.lines[0].get_xydata().tolist() == [[3.0, 0.1], [1.0, 0.2], [1.0, 0.3]]
+
+
 def log_run(work_dir, losses, **metrics):
     """The log of a training of 2 epochs with one iteration each, as MMEngine writes it."""
     folder = work_dir / '20260101_000000' / 'vis_data'
@@ -616,18 +706,19 @@ def log_run(work_dir, losses, **metrics):
 def test_records_hold_only_measurements(place):
     (training,) = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0])).trainings
     metrics = {'mean': -1.0, 'coco/bbox_mAP': 0.5, 'coco/cat_precision': math.nan}
-    one = summarise_run(training, log_run(place / 'a', [2.0, 1.0], **metrics), 'mean', '', 0.0)
+    one = summarise_run(training, log_run(place / 'a', [2.0, 1.0], **metrics), '', 0.0)
     assert (one.status, one.values) == (
         'finished',
         {'coco/bbox_mAP': 0.5, 'loss': 1.0, 'overlap': 0.25},
     )
-    assert one.curves['metric'] == []
-    one = summarise_run(training, log_run(place / 'b', [2.0, math.nan]), 'mean', '', 0.0)
+    assert one.curves['mean'] == []
+    assert one.curves['coco/bbox_mAP'] == [(1, 0.5), (2, 0.5)]
+    one = summarise_run(training, log_run(place / 'b', [2.0, math.nan]), '', 0.0)
     assert (one.status, one.values) == ('diverged', {'overlap': 0.25})
     assert one.curves['loss'] == [(1, 2.0)]
     assert one.iterations == 2
     # It lost its way and found it again.
-    one = summarise_run(training, log_run(place / 'c', [math.inf, 1.0]), 'mean', '', 0.0)
+    one = summarise_run(training, log_run(place / 'c', [math.inf, 1.0]), '', 0.0)
     assert (one.status, one.values['loss']) == ('finished', 1.0)
 
 
@@ -742,7 +833,7 @@ class TestTool:
             means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
             assert [step for step, _ in one.curves['loss']] == [2, 5]
             assert [value for _, value in one.curves['loss']] == pytest.approx(means, rel=1e-5)
-            assert [step for step, _ in one.curves['metric']] == [3, 6]
+            assert [step for step, _ in one.curves['mean']] == [3, 6]
             # Processor time of the whole process, most of which is its start; on a GPU the median
             # time of an iteration times their number.
             assert one.seconds > (1 if get_device() == 'cpu' else 0)
@@ -917,7 +1008,7 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
     with (place / 'configs/small.py').open('a') as config:
         config.write("custom_hooks += [dict(type='WaitFor', path='go'), dict(type='KeepGPUs')]\n")
     suite = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0, 1], processes=2))
-    trainer = SuiteTrainer(Path('runs'), 'mean', jobs=4, gpus=['3', '5', '7'])
+    trainer = SuiteTrainer(Path('runs'), jobs=4, gpus=['3', '5', '7'])
     folder = Path('runs/small/baseline/seed0')
     seen, ended = [], []
 
@@ -933,7 +1024,7 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
     assert find_processes([folder]) == []
     assert not list(folder.glob('epoch_2.pth'))
     (place / 'go').touch()
-    trainer = SuiteTrainer(Path('runs'), 'mean', jobs=4, gpus=['3', '5', '7'])
+    trainer = SuiteTrainer(Path('runs'), jobs=4, gpus=['3', '5', '7'])
     trainer.train(suite.trainings, ended.append, lambda: None)
     told = [(one.status, one.starts, one.error) for one in ended]
     assert told == [('finished', 2, ''), ('finished', 1, '')]
@@ -947,7 +1038,7 @@ def test_processes_of_a_training_get_their_gpus_and_none_is_left_behind(place, m
 def test_too_few_gpus_are_reported(tmp_path):
     trainings = [Training('s', 'a', seed, None, {}, processes=2) for seed in range(3)]
     with pytest.raises(ValueError, match=r'--gpus must name at least 2 GPUs.*got 5'):
-        SuiteTrainer(tmp_path, 'mean', gpus=['5']).train(trainings, print, print)
+        SuiteTrainer(tmp_path, gpus=['5']).train(trainings, print, print)
 
 
 @pytest.mark.parametrize('gpus', [['0', '0'], ['99']])
@@ -968,7 +1059,7 @@ def test_a_config_that_changes_meanwhile_is_reported(place, monkeypatch):
     (place / 'configs/small.py').write_text(text.replace('lr=0.01', 'lr=0.02'))
     ended = []
     monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests' / 'helpers'))
-    SuiteTrainer(Path('runs'), 'mean').train([training], ended.append, lambda: None)
+    SuiteTrainer(Path('runs')).train([training], ended.append, lambda: None)
     assert ended[0].status == 'failed'
     assert 'configs/small.py was changed after the tool had read it' in ended[0].error
 
@@ -998,7 +1089,7 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
         assert arms[0] == 'baseline'
     # What options change is there, or is an argument that the config leaves at its default.
     defaults = {'indices', 'persistent_workers', 'overlap_interval', 'movement', 'hold', 'rescale'}
-    defaults |= {'max_keep_ckpts', 'ratio_schedule'}
+    defaults |= {'max_keep_ckpts', 'ratio_schedule', 'axis'}
     first = {}
     for one in suite.trainings:
         if one.setting == suite.trainings[0].setting and one.seed == suite.trainings[0].seed:
@@ -1011,6 +1102,14 @@ def test_published_suites_name_configs_that_exist(path, monkeypatch):
                 if key in defaults and key not in place:
                     break
                 place = place[int(key) if isinstance(place, list) else key]
+
+
+@pytest.mark.parametrize('name', ['demo', 'cifar10_long_rates', 'optimizers_cpu'])
+def test_suites_for_two_cores_validate_ten_times(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for one in read_suite(f'configs/suites/{name}.py').trainings:
+        loop = one.cfg.train_cfg
+        assert loop.max_epochs // loop.val_interval >= 10
 
 
 def test_the_suite_in_the_docs_is_one(tmp_path, monkeypatch):

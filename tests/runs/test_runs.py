@@ -13,7 +13,7 @@ from small import SmallData, small_runner
 
 from mmwau.files.json_text import to_json
 from mmwau.overlap import layer_overlap
-from mmwau.reporting.statistics import difference, mean_curve, summarise
+from mmwau.reporting.statistics import difference, summarise, summarise_curves
 from mmwau.runs.arms import group_into_arms
 from mmwau.runs.checks import (
     baseline_first,
@@ -406,11 +406,13 @@ def test_of_no_values_there_is_no_mean_no_difference_and_no_curve():
     assert summarise([]) is None
     assert difference([], [(0, 1.0)]) is None
     assert difference([(0, 1.0)], []) is None
-    assert mean_curve([]) == {}
+    assert summarise_curves([]) == {}
 
 
 def test_a_mean_curve_has_the_points_that_all_curves_have():
-    assert mean_curve([{3: 1.0, 1: 2.0, 2: 0.0}, {1: 4.0, 3: 3.0}]) == {1: 3.0, 3: 2.0}
+    found = summarise_curves([{3: 1.0, 1: 2.0, 2: 0.0}, {1: 4.0, 3: 3.0}])
+    assert [(step, one.mean) for step, one in found.items()] == [(1, 3.0), (3, 2.0)]
+    assert [one.std for one in found.values()] == pytest.approx([math.sqrt(2)] * 2)
 
 
 def test_tables_show_mean_spread_and_difference(tmp_path):
@@ -529,7 +531,8 @@ def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
     results = json.loads(to_json(report.results([])))
     assert results['arms']['baseline']['runs'][1]['values'][large] is None
     drawn = [line.get_xydata().tolist() for line in report.draw_curves().axes[0].lines]
-    assert drawn[:3] == [[[1, 0.25], [2, 0.5]], [[1, 0.75]], [[1, 0.5]]]
+    # The mean at the only point that both runs have.
+    assert drawn[0] == [[1, 0.5]]
     reason = {-1.0: "-1, COCO's mark for nothing to count"}.get(nothing, str(nothing))
     begin = f'Left out, being no measurement ({reason}): '
     assert find_warnings(arms, large, None) == [
@@ -711,7 +714,7 @@ def test_wrong_configs_are_reported(tmp_path):
         read_run(tmp_path / 'run')
 
 
-def test_pictures_show_each_run_and_the_mean_of_each_arm(tmp_path):
+def test_pictures_show_the_mean_and_the_spread_of_each_arm(tmp_path):
     folders = [
         write(tmp_path / f'{name}{seed}', two_epochs(0.5 + seed / 4), seed=seed, optim_wrapper=kind)
         for name, kind in (('baseline', PLAIN), ('wau', wau()))
@@ -721,7 +724,14 @@ def test_pictures_show_each_run_and_the_mean_of_each_arm(tmp_path):
     metric, loss, overlap = report.draw_curves().axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in metric.lines}
     assert lines['WAU'] == [[1, 0.375], [2, 0.625]]
-    assert len(metric.lines) == 6
+    assert len(metric.lines) == 2
+    # Runs with 0.5 and 0.75 at the end, and 0.25 less after the first epoch.
+    half = math.sqrt(2) / 8
+    bars = [bar[:, 1].tolist() for bar in metric.collections[1].get_segments()]
+    assert bars == [
+        pytest.approx([0.375 - half, 0.375 + half]),
+        pytest.approx([0.625 - half, 0.625 + half]),
+    ]
     assert [axes.get_xlabel() for axes in (metric, loss, overlap)] == [
         'epochs',
         'iterations',
@@ -737,7 +747,7 @@ def test_the_mean_of_an_arm_is_drawn_where_all_its_runs_have_a_point(tmp_path):
     write(tmp_path / 'b', two_epochs(0.75)[:4], seed=1)
     metric = RunsReport(arms_of(tmp_path / 'a', tmp_path / 'b'), BOX).draw_curves().axes[0]
     drawn = [line.get_xydata().tolist() for line in metric.lines]
-    assert drawn == [[[1, 0.25], [2, 0.5]], [[1, 0.5]], [[1, 0.375]]]
+    assert drawn == [[[1, 0.375]]]
 
 
 def test_a_single_validation_is_drawn_as_points_side_by_side(tmp_path):
@@ -761,13 +771,17 @@ def test_legend_of_many_arms_stays_within_the_picture(tmp_path):
     report = RunsReport(arms_of(*folders), BOX)
     for figure in (report.draw_curves(), report.draw_stages()):
         figure.canvas.draw()
-        (legend,) = figure.legends
-        box = legend.get_window_extent()
-        assert len(legend.get_texts()) == 8
-        assert box.x0 >= 0
-        assert box.y0 >= 0
-        assert box.x1 <= figure.bbox.x1
-        assert box.y1 <= figure.bbox.y1
+        shown = []
+        for part in figure.subfigs:
+            (legend,) = part.legends
+            box = legend.get_window_extent()
+            shown.append(len(legend.get_texts()))
+            assert box.x0 >= 0
+            assert box.x1 <= part.bbox.x1
+            assert box.y0 >= part.bbox.y0
+            assert box.y1 <= part.bbox.y1
+        # Seven beside the baseline, which is in both.
+        assert shown == [5, 4]
 
 
 def test_what_json_has_no_number_for_is_left_open(tmp_path):

@@ -1,0 +1,25 @@
+# ResNet-20 with a long schedule, 6,300 updates, at the learning rates that cifar10_long_rates.py has
+# chosen, on the test images. Its data are those of cifar10_cpu.py.
+_base_ = './cifar10_long_rates.py'
+
+title = 'ResNet-20, long schedule'
+seeds = [0, 1, 2, 3, 4]
+options = {
+    'val_dataloader.dataset.split': 'test',
+    'val_dataloader.dataset.indices': None,
+    'custom_hooks.0.movement': True,
+    'train_cfg.val_interval': 10,
+}
+arms = dict(
+    _delete_=True,
+    **{
+        'baseline': dict(options={'optim_wrapper.optimizer.lr': 0.1}),
+        'WAU': dict(config='_wau', options={'optim_wrapper.optimizer.lr': 0.1}),
+        "WAU, authors' code": dict(
+            config='_wau_authors', options={'optim_wrapper.optimizer.lr': 0.1}
+        ),
+        'WAU, whole layers': dict(
+            config='_wau_layers', options={'optim_wrapper.optimizer.lr': 0.1}
+        ),
+    },
+)

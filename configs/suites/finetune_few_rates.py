@@ -1,0 +1,18 @@
+# Fine-tuning with 24 images: the learning rate of each arm, as in finetune_rates.py. The images:
+#   python tools/dataset_converters/split_coco.py data/raccoon/annotations/train.json few=24
+# and so for data/cards/annotations/train.json and data/bccd/annotations/fit.json.
+_base_ = './finetune_rates.py'
+
+title = 'Fine-tuning with 24 images: learning rates'
+options = {
+    'train_dataloader.dataset.ann_file': 'annotations/few.json',
+    'train_cfg.max_epochs': 30,
+    'param_scheduler.1.T_max': 30,
+    'train_cfg.val_interval': 15,
+}
+arms = {
+    f'WAU, whole layers, 0.5 to 1, {rate:g}': dict(
+        options={'custom_hooks.0.ratio_schedule.end': 30}
+    )
+    for rate in (0.001, 0.0005, 0.002)
+}

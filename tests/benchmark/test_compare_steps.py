@@ -1,0 +1,88 @@
+"""Steps of a config with WAU and without: real steps, a table with each reading and ratio."""
+
+import logging
+import runpy
+import sys
+
+import pytest
+import tiny_classifier
+import torch
+from detection import ROOT
+from mmengine.config import Config
+
+from mmwau.benchmark.arms import PROCESSOR, WALL
+from mmwau.benchmark.config_steps import BATCHES, ConfigTrainer, load_batches, with_wau
+
+TOOL = ROOT / 'tools/analysis_tools/compare_steps.py'
+
+
+def read_tiny(tmp_path):
+    path = tmp_path / 'tiny.py'
+    path.write_text(tiny_classifier.CONFIG)
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path / 'log')
+    return cfg
+
+
+def call(monkeypatch, *arguments):
+    # The tool switches warnings of the log off.
+    monkeypatch.setattr(logging.root.manager, 'disable', logging.root.manager.disable)
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+    runpy.run_path(str(TOOL), run_name='__main__')
+
+
+@pytest.mark.parametrize(('ratio', 'moved'), [(0.5, 1), (1.0, 2)])
+def test_steps_train_the_config_with_wau(tmp_path, ratio, moved):
+    cfg = read_tiny(tmp_path)
+    batches = load_batches(cfg)
+    assert len(batches) == 2  # all 16 images; of more there would be BATCHES
+    assert (
+        len(
+            load_batches(
+                Config({**cfg, 'train_dataloader': {**cfg.train_dataloader, 'batch_size': 1}})
+            )
+        )
+        == BATCHES
+    )
+    trainer = ConfigTrainer(with_wau(cfg, 'layers', ratio), batches, f'moves {moved}')
+    weights = [trainer.model.backbone[place].weight for place in (0, 3)]
+    before = [weight.detach().clone() for weight in weights]
+    seconds = trainer.step()
+    assert set(seconds) == {WALL, PROCESSOR}
+    assert all(value > 0 for value in seconds.values())
+    changed = [not torch.equal(old, new) for old, new in zip(before, weights, strict=True)]
+    assert sum(changed) == moved
+    assert 'WAU' not in cfg.optim_wrapper.get('type', '')
+
+
+def test_table_has_each_reading_and_ratio(tmp_path, monkeypatch, capsys):
+    read_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    call(
+        monkeypatch,
+        *('tiny.py', '--wau', 'layers', 'authors', '--ratios', '0.25', '1'),
+        *('--rounds', '6', '--max-rounds', '6'),
+    )
+    told = capsys.readouterr().out
+    rows = [line.split('│')[1].strip() for line in told.splitlines() if line.startswith('│')]
+    named = [row for row in rows if row]
+    assert named == ['baseline', 'layers 0.25', 'layers 1', 'authors 0.25', 'authors 1']
+    assert 'tiny.py, batch 8, threads:' in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['tiny.py']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--ratios', '0'], '--ratios must be in (0, 1], got 0.0'),
+        (['--rounds', '5'], '--rounds must be at least 6 and at most --max-rounds, 100, got 5'),
+        (['--rounds', '9', '--max-rounds', '8'], 'at most --max-rounds, 8, got 9'),
+        (['--cfg-options', 'optim_wrapper.type=WAUOptimWrapper'], 'the config has WAU already'),
+    ],
+)
+def test_what_it_can_not_measure(tmp_path, monkeypatch, capsys, arguments, words):
+    read_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, 'tiny.py', *arguments)
+    assert words in capsys.readouterr().err
