@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
             )
     else:
         chosen = [name for name in names if name not in records]
-    data = args.work_dir / 'data'
+    data = args.work_dir / 'drawn'
     if not data.exists():
         make_data(data)
     start = time.monotonic()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 
-def drawn_pose(dataset: dict, root: Path) -> dict:
+def drawn_pose(dataset: dict, root: Path, num_classes: int) -> dict:
     """A recipe's data set of files, with the drawn images for its own and its own pipeline.
 
     Which keypoints there are is that of the recipe's data set. They are drawn when a first recipe

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,8 +13,10 @@ from mmengine.config import Config, ConfigDict
 from mmwau.engine.package_configs import EXTRAS
 from mmwau.scripts.presets import use_wau
 
-from .data import CUT, DRAWN, SIDE
+from .data import SIDE
+from .exempt import EXEMPT, NOTHING
 from .segmentation import SIZES as SIZES_OF_MODEL
+from .substitutes import bert_folder, clip_file, drawn_dataset
 
 WRAPPER = 'WAUOptimWrapper'
 SEED = 3
@@ -34,80 +36,26 @@ WORDS = (
 SMALL_RESNETS = r'(?:r|resnet)(18|34|50)(?![0-9])'
 # Sizes of images, in transforms and batch augmentations of detectors.
 SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'random_size_range', 'pad_size')
-# At most so many regions and queries.
+# At most so many regions, queries and layers.
 FEW = {
     **dict.fromkeys(('num_queries', 'num_proposals', 'num_dn_queries'), 20),
     **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
     'num': 16,  # regions that a sampler draws
+    'num_hidden_layers': 2,  # of a language model
 }
 # What this tool can't draw, and the names in models and data sets that ask for it.
 NOT_DRAWN = {
-    'texts and the weights of a language model': (
-        'language_model tokenizer text_backbone lang_encoder'
+    'CIFAR, whose files are checked by their sums': 'CIFAR10 CIFAR100',
+    'a language model of billions of weights; all that trains beside it is a linear layer': (
+        'lang_encoder'
     ),
-    'videos, or images of tracked objects': 'MOTChallengeDataset YouTubeVISDataset ReIDDataset',
-    'MNIST or CIFAR': 'MNIST FashionMNIST CIFAR10 CIFAR100',  # pipelines of images in memory
-    'a file of proposals': 'LoadProposals ProposalBroadcaster',
     'keypoints in three dimensions': 'Human36mDataset InterHand3DDataset',
-    'panoptic data, and the package panopticapi': 'CocoPanopticDataset',
 }
+# Of their recipes images are cut to one side.
+CUT = ('mmdet', 'mmseg', 'mmrotate')
+BERT = 'bert-base-uncased'
 # Names of what is for other uses than training on a CPU.
 OTHER_USES = ('deploy', 'delopy', 'ipu', 'tta')
-
-
-@dataclass(frozen=True)
-class Exempt:
-    """What one family needs beside the general rules.
-
-    Args:
-        reason: Why.
-        mark: What names of the family's own recipes have, where it is not the family's name.
-        image_side: Side of the images of a detector, in pixels.
-        settings: Settings of the config, by their dotted names.
-    """
-
-    reason: str
-    mark: str = ''
-    image_side: int = SIDE
-    settings: dict = field(default_factory=dict)
-
-
-NOTHING = Exempt('none')
-TARGETS = 'optim_wrapper.targets'
-IN_DETECTOR = Exempt(
-    'targets name the detector', settings={TARGETS: ('detector.backbone', 'detector.neck')}
-)
-EXEMPT = {
-    'mmdet/ssd': Exempt(
-        'SSD itself, not the light one; the sizes of its feature maps are fixed', 'ssd300', 300
-    ),
-    'mmdet/dcn': Exempt('deformable convolution, not pooling', 'dconv'),
-    'mmdet/dcnv2': Exempt('deformable convolution, not pooling', 'mdconv'),
-    'mmdet/cascade_rpn': Exempt('with Faster R-CNN: its RPN alone is not built', 'faster-rcnn'),
-    # Deformable convolution crashes on numbers that are not finite.
-    'mmdet/detectors': Exempt(
-        'images of 96 pixels, norms with the statistics of the batch and clipped gradients: from '
-        'random weights its numbers overflow otherwise, without WAU too',
-        'detectors_cascade',
-        96,
-        {
-            'model.backbone.norm_eval': False,
-            'model.neck.rfp_backbone.norm_eval': False,
-            'optim_wrapper.clip_grad': {'max_norm': 1.0},
-        },
-    ),
-    'mmdet/ddod': Exempt(
-        'images of 320 pixels: its deformable convolution needs maps as large as its kernel',
-        image_side=320,
-    ),
-    'mmdet/gcnet': Exempt('with the global context block, not its baseline', 'gcb'),
-    'mmdet/soft_teacher': Exempt(
-        'targets name the student', settings={TARGETS: ('student.backbone', 'student.neck')}
-    ),
-    'mmdet/bytetrack': IN_DETECTOR,
-    'mmdet/ocsort': IN_DETECTOR,
-    'mmrotate/rotated_fcos': Exempt('loss of KLD: IoU of rotated boxes needs a GPU', 'kld'),
-}
 
 
 class NotTriedError(Exception):
@@ -230,23 +178,23 @@ def add_wau(cfg: Config) -> None:
 def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     """Make a recipe small enough for a CPU, by rules that are the same for all recipes.
 
-    No pretrained weights, SyncBN becomes BN, few regions and queries; images of
-    :func:`.data.make_data`, those of detectors cut to ``side`` pixels; 2 images in a batch, no
+    No pretrained weights, SyncBN becomes BN, few regions and queries, small language models; images
+    of :func:`.data.make_data`, those of detectors cut to ``side`` pixels; 2 images in a batch, no
     workers; a constant learning rate; two updates, of at most two iterations each; neither
     validation nor checkpoints. The rest stays: pipelines and wrappers of data sets, samplers,
     losses, optimizers and their parameter groups, clipping, EMA and other hooks.
     """
-    visit(cfg.model, _shrink_model)
+    visit(cfg.model, partial(_shrink_model, data=data))
     loader = cfg.train_dataloader
+    visit(loader.dataset, partial(_drawn_name, data=data))
     if project in CUT:
         _cut(loader.dataset, SIZES, side)
         _cut(cfg.model.get('data_preprocessor', ConfigDict()), SIZES, side)
     if project == 'mmseg':
         _cut(cfg.model, SIZES_OF_MODEL, side)
-    draw = partial(DRAWN[project], root=data)
-    if project in CUT:
-        draw = partial(draw, num_classes=min(_values(cfg.model, 'num_classes'), default=80))
-    loader.dataset = _replace_files(loader.dataset, draw)
+    num_classes = min(_values(cfg.model, 'num_classes'), default=80)
+    drawn = partial(drawn_dataset, root=data, num_classes=num_classes, project=project)
+    loader.dataset = _replace_files(loader.dataset, drawn)
     # A sampler that mixes sources has a batch of its own.
     if 'batch_size' not in (loader.get('sampler') or {}):
         loader.batch_size = BATCH_SIZE
@@ -296,8 +244,10 @@ def short(error: BaseException) -> str:
     return f'{type(error).__name__}: {said[:200]}' if said else type(error).__name__
 
 
-def _shrink_model(key: str, value: object) -> object:
-    if key == 'init_cfg' and 'Pretrained' in _values(value, 'type'):
+def _shrink_model(key: str, value: object, data: Path) -> object:
+    if key == 'init_cfg' and (
+        'Pretrained' in _values(value, 'type') or _values(value, 'checkpoint')
+    ):
         return None
     if key in ('pretrained', 'teacher_ckpt'):
         return False if value is True else None
@@ -307,7 +257,14 @@ def _shrink_model(key: str, value: object) -> object:
         return ConfigDict(model=Config.fromfile(zoo_of('mmdet').parent / value).model)
     if key in FEW and isinstance(value, int):
         return min(value, FEW[key])
-    return value
+    return _drawn_name(key, value, data)
+
+
+def _drawn_name(key: str, value: object, data: Path) -> object:
+    """A network with random weights for one that is asked for by its name."""
+    if value == BERT:
+        return bert_folder(data)
+    return clip_file(data) if key == 'tokenizer_path' else value
 
 
 def _cut(part: object, names: Sequence[str], side: int) -> None:

@@ -49,6 +49,7 @@ what is held (or of its bias) changed, and active filters moved in every layer t
 This shows that WAU does to a recipe what it should; it says nothing about what a network learns.
 
 ```bash
+pip install '.[compatibility]'            # packages that single families ask for
 python tools/compatibility.py             # train what is not done yet
 python tools/compatibility.py --only fcos # train again what has this in its name
 python tools/compatibility.py --report    # write this page, and the records in compatibility.json
@@ -59,10 +60,13 @@ Versions: {versions}; 1 CPU thread.
 Each recipe is changed by the same [rules](../mmwau/compatibility/recipes.py):
 
 - {batch} drawn images in a batch, of {side} pixels for detectors and segmenters (classifiers and
-  pose estimators keep their size), with boxes as masks, and keypoints at random places;
-- at most 20 queries, 50 proposals and 16 sampled regions;
-- no pretrained weights; norms that start at zero start at 0.1, so that their branches have a
-  gradient;
+  pose estimators keep their size), with boxes as masks, rectangles around shapes, and keypoints at
+  random places; for what is trained on them, also panoptic maps, proposals, captions, videos in
+  which a camera moves over the shapes, crops of single shapes, and small grey images as MNIST;
+- at most 20 queries, 50 proposals, 16 sampled regions and 2 layers of a language model;
+- no pretrained weights, but random ones, as for the networks that give targets or read texts (they
+  know the words of the drawn data only); norms that start at zero start at 0.1, so that their
+  branches have a gradient;
 - a constant learning rate, and BN instead of SyncBN;
 - no workers, validation or checkpoints;
 - float32 instead of automatic mixed precision, since MMEngine's wrapper for it needs an

@@ -22,8 +22,6 @@ from mmwau.compatibility.recipes import (
     prepare,
     size_of,
     visit,
-    why_not_tried,
-    zoo_of,
 )
 from mmwau.compatibility.report import page_of
 from mmwau.compatibility.trial import TrialRecord, explain, try_recipe
@@ -77,21 +75,13 @@ def test_the_smallest_of_the_familys_own_recipes_is_chosen(larger, smaller, mark
 @pytest.mark.parametrize(
     ('project', 'family', 'reason'),
     [
-        ('mmdet', 'masktrack_rcnn', 'videos'),
-        ('mmdet', 'glip', 'language model'),
-        ('mmdet', 'panoptic_fpn', 'panoptic data'),
+        ('mmpretrain', 'minigpt4', 'language model of billions of weights'),
         ('mmpretrain', 'dinov2', 'no recipe with a training part'),
     ],
 )
 def test_what_cannot_be_drawn_is_reported(project, family, reason):
     with pytest.raises(NotTriedError, match=reason):
         choose_recipe(project, family)
-
-
-def test_proposals_from_a_file_are_not_tried():
-    cfg = Config.fromfile(zoo_of('mmdet') / 'fast_rcnn' / 'fast-rcnn_r50_fpn_1x_coco.py')
-    with pytest.raises(NotTriedError, match='a file of proposals'):
-        why_not_tried(cfg)
 
 
 def test_a_recipe_becomes_small_and_keeps_the_rest(data):
@@ -162,6 +152,11 @@ def test_exemptions_are_those_of_families_that_exist():
             'no convolution that trains in backbone and neck',
         ),
         (ModuleNotFoundError("No module named 'lap'"), 'not tried', 'needs the package lap'),
+        (
+            ImportError('Please run "pip install sklearn" to install sklearn first.'),
+            'not tried',
+            'needs the package sklearn',
+        ),
         (RuntimeError('carafe_forward_impl is not implemented on CPU'), 'not tried', 'GPU'),
         (KeyError('loss_cls'), 'failed', "KeyError: 'loss_cls'"),
         (RuntimeError('first line\nsecond'), 'failed', 'RuntimeError: first line'),
