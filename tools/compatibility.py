@@ -7,6 +7,7 @@ the next recipe.
 """
 
 import argparse
+import faulthandler
 import os
 import resource
 import time
@@ -56,14 +57,17 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def train_in_process(recipe: Recipe, data: Path, folder: Path) -> None:
-    """Try a recipe and leave the record in a file; what it prints goes to ``log.txt``."""
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
+def train_in_process(recipe: Recipe, data: Path, folder: Path, time_limit: int) -> None:
+    """Try a recipe and leave the record in a file; what it prints goes to ``log.txt``.
+
+    There is also where it is at half of the time, in case that it hangs.
+    """
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     # What libraries print past Python goes there too.
     with open(folder / 'log.txt', 'w') as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    faulthandler.dump_traceback_later(time_limit / 2, file=2)
     write_records([try_recipe(recipe, data, folder / 'run')], folder / 'record.json')
 
 
@@ -73,10 +77,13 @@ def try_in_process(recipe: Recipe, data: Path, work_dir: Path, time_limit: int) 
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / 'record.json'
     result.unlink(missing_ok=True)
-    # Processes start from one that has imported everything, and has done nothing else.
+    # Processes start from one that has imported everything, and has done nothing else. It inherits
+    # the number of threads, which is read when torch is loaded: with more than one of them, some
+    # recipes take minutes where other processes want the cores too.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
     context = get_context('forkserver')
     context.set_forkserver_preload(list(IMPORTED_BEFORE))
-    process = context.Process(target=train_in_process, args=(recipe, data, folder))
+    process = context.Process(target=train_in_process, args=(recipe, data, folder, time_limit))
     start = time.monotonic()
     process.start()
     process.join(time_limit)

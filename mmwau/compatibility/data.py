@@ -53,6 +53,7 @@ def make_data(root: str | Path) -> Path:
         _draw_panoptic(content, detection)
         _write_proposals(content, detection / 'proposals.pkl')
         _write_captions(content, detection / 'annotations')
+        _write_odvg(content, detection / 'annotations')
         _sort_into_classes(content, detection / 'train', unfinished / 'classification' / 'train')
         _draw_mnist(sorted((detection / 'train').iterdir()), unfinished / 'mnist')
         draw_videos(unfinished / 'videos', SIDE)
@@ -172,6 +173,26 @@ def _write_captions(content: dict, folder: Path) -> None:
     images = [{'id': i, 'coco_url': f'drawn/train/{name}'} for i, name in enumerate(names)]
     texts = [{'id': i, 'image_id': i, 'caption': one} for i, one in enumerate(captions)]
     (folder / 'captions_coco.json').write_text(json.dumps({'images': images, 'annotations': texts}))
+
+
+def _write_odvg(content: dict, folder: Path) -> None:
+    """Boxes and the names of their classes, an image in each line, as for Grounding DINO."""
+    lines = [
+        {
+            'filename': image['file_name'],
+            'height': SIDE,
+            'width': SIDE,
+            'detection': {
+                'instances': [
+                    {'bbox': box, 'label': category - 1, 'category': CLASSES[category - 1]}
+                    for category, box in _boxes_of(content, image)
+                ]
+            },
+        }
+        for image in content['images']
+    ]
+    (folder / 'odvg_train.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    (folder / 'odvg_labels.json').write_text(json.dumps(dict(enumerate(CLASSES))))
 
 
 def _sort_into_classes(content: dict, images: Path, folder: Path) -> None:

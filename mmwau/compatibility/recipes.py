@@ -49,6 +49,7 @@ NOT_DRAWN = {
     'a language model of billions of weights; all that trains beside it is a linear layer': (
         'lang_encoder'
     ),
+    'the trained weights of its teacher': 'teacher_pretrained',
     'keypoints in three dimensions': 'Human36mDataset InterHand3DDataset',
 }
 # Of their recipes images are cut to one side.
@@ -118,7 +119,7 @@ def choose_recipe(project: str, family: str) -> Recipe:
         raise ValueError(f'{project} has no configs in {folder}; got family={family!r}')
     reasons = []
     mark = EXEMPT.get(f'{project}/{family}', NOTHING).mark or family
-    paths = folder.glob('*/*.py' if project == 'mmpose' else '*.py')
+    paths = folder.glob('**/*.py' if project == 'mmpose' else '*.py')
     for path in sorted(paths, key=lambda path: size_of(path.stem, mark)):
         try:
             why_not_tried(Config.fromfile(path, import_custom_modules=False))
@@ -192,7 +193,8 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
         _cut(cfg.model.get('data_preprocessor', ConfigDict()), SIZES, side)
     if project == 'mmseg':
         _cut(cfg.model, SIZES_OF_MODEL, side)
-    num_classes = min(_values(cfg.model, 'num_classes'), default=80)
+    numbers = _values(cfg.model, 'num_classes')
+    num_classes = min((one for one in numbers if isinstance(one, int)), default=80)
     drawn = partial(drawn_dataset, root=data, num_classes=num_classes, project=project)
     loader.dataset = _replace_files(loader.dataset, drawn)
     # A sampler that mixes sources has a batch of its own.

@@ -77,8 +77,10 @@ groups, clipping, gradient accumulation (at most 2), EMA and other hooks stay as
 family needs anything else, its row says so.
 
 A recipe that stops has **failed**, or **fails without WAU too** if the same small recipe stops in
-the same way without WAU, because of the recipe itself, the versions here or the rules above. A
-family without a row has not been tried yet.
+the same way without WAU, because of the recipe itself, the versions here or the rules above. **Not
+tried** is what has no training, what needs a GPU, a language model of billions of weights, or a
+package that can't be installed from PyPI (Detectron2). A family without a row has not been tried
+yet.
 
 Columns:
 

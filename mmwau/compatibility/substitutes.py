@@ -8,6 +8,7 @@ from types import ModuleType
 
 import torch
 
+from mmwau.datasets.shapes import CLASSES
 from mmwau.files.whole import whole_folder
 
 from .data import NUM_THINGS, class_names, panoptic_names
@@ -15,8 +16,8 @@ from .pose import drawn_pose
 from .rotated import drawn_rotated
 from .segmentation import drawn_segmentation
 
-# What the drawn language model knows; the rest are unknown words to it.
-WORDS = 'a and of picture object circle square triangle star cross class stuff . ? , :'
+# What the drawn language model knows beside CLASSES; the rest are unknown words to it.
+WORDS = 'a and of picture object class stuff . ? , :'
 NUMBERS = 100
 BERT_SIZE = dict(hidden_size=768, num_attention_heads=12, intermediate_size=768)
 
@@ -37,12 +38,8 @@ def drawn_dataset(dataset: dict, root: Path, num_classes: int, project: str) -> 
         return OF_KIND[kind](dataset, root, num_classes)
     if project == 'mmdet':
         return _detection(dataset, root, num_classes)
-    kept = _kept(dataset, 'pipeline')
-    return (
-        dict(type='CustomDataset', data_root=str(root / 'classification'))
-        | kept
-        | dict(data_prefix='train')
-    )
+    place = dict(data_root=str(root / 'classification'), data_prefix='train')
+    return dict(type='CustomDataset', **place, **_kept(dataset, 'pipeline'))
 
 
 def bert_folder(root: Path) -> str:
@@ -56,7 +53,7 @@ def bert_folder(root: Path) -> str:
         from transformers import BertConfig, BertModel, BertTokenizerFast
 
         special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-        words = [*special, *WORDS.split(), *map(str, range(NUMBERS))]
+        words = [*special, *WORDS.split(), *CLASSES, *map(str, range(NUMBERS))]
         with whole_folder(place) as unfinished:
             vocabulary = unfinished / 'vocab.txt'
             vocabulary.write_text('\n'.join(words))
@@ -127,6 +124,16 @@ def _rgb2id(colour):  # type: ignore[no-untyped-def]
     return red + 256 * green + 256**2 * blue
 
 
+def _odvg(dataset: dict, root: Path, num_classes: int) -> dict:
+    return dict(
+        data_root=str(root / 'detection'),
+        ann_file='annotations/odvg_train.jsonl',
+        label_map_file='annotations/odvg_labels.json',
+        data_prefix=dict(img='train/'),
+        **_kept(dataset, 'type', 'pipeline', 'filter_cfg', 'return_classes'),
+    )
+
+
 def _videos(dataset: dict, root: Path, num_classes: int) -> dict:
     settings = _kept(dataset, 'type', 'pipeline', 'filter_cfg', 'visibility_thr', 'dataset_version')
     return dict(
@@ -156,6 +163,7 @@ def _captions(dataset: dict, root: Path, num_classes: int, name: str) -> dict:
 OF_PROJECT = {'mmseg': drawn_segmentation, 'mmrotate': drawn_rotated, 'mmpose': drawn_pose}
 OF_KIND: dict[str, Callable[[dict, Path, int], dict]] = {
     'CocoPanopticDataset': _panoptic,
+    'ODVGDataset': _odvg,
     'MOTChallengeDataset': _videos,
     'YouTubeVISDataset': _videos,
     'ReIDDataset': _crops,

@@ -3,12 +3,14 @@
 import importlib
 import json
 import sys
+from multiprocessing import get_context
 
 import pytest
 from detection import ROOT
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from threads import write_threads
 
 from mmwau import WAUOptimWrapper
 from mmwau.compatibility import recipes, trial
@@ -285,6 +287,17 @@ def test_a_recipe_that_takes_too_long_is_a_row(tool, data, tmp_path):
     recipe = choose_recipe('mmpretrain', 'mobilenet_v3')
     record = tool.try_in_process(recipe, data, tmp_path, time_limit=1)
     assert (record.result, record.reason) == ('failed', 'not done after 1 seconds')
+    log = (tmp_path / 'mmpretrain' / 'mobilenet_v3' / 'log.txt').read_text()
+    assert 'in train_in_process' in log
+
+
+def test_a_recipe_is_tried_with_one_thread(tool, data, tmp_path, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.setattr(tool, 'train_in_process', write_threads)
+    # A server of other tests could have loaded torch already.
+    monkeypatch.setattr(tool, 'get_context', lambda _: get_context('spawn'))
+    tool.try_in_process(choose_recipe('mmpretrain', 'mobilenet_v3'), data, tmp_path, 60)
+    assert (tmp_path / 'mmpretrain' / 'mobilenet_v3' / 'threads.txt').read_text() == '1'
 
 
 def test_the_page_shows_the_records():

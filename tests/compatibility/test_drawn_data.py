@@ -15,11 +15,17 @@ from mmwau.compatibility.recipes import choose_recipe, prepare
 from mmwau.compatibility.substitutes import bert_folder, clip_file, drawn_dataset
 from mmwau.compatibility.trial import try_recipe
 from mmwau.compatibility.videos import FRAMES, NUM_VIDEOS, PEOPLE, PICTURES
+from mmwau.datasets.shapes import CLASSES
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp('drawn') / 'data')
+
+
+def bert_folder_or_skip(data):
+    pytest.importorskip('transformers')
+    return bert_folder(data)
 
 
 def build(data, dataset, num_classes, project='mmdet', pipeline=()):
@@ -91,6 +97,16 @@ def test_proposals_and_one_class(data):
     assert min(counts) >= 2
 
 
+def test_boxes_with_the_names_of_their_classes(data):
+    sample = dict(type='RandomSamplingNegPos', tokenizer_name=bert_folder_or_skip(data))
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), sample]
+    dataset = build(data, dict(type='ODVGDataset', return_classes=True), 80, pipeline=load)
+    assert len(dataset) == NUM_IMAGES
+    first = dataset[0]
+    assert set(first['text'].replace('.', ' ').split()) <= set(CLASSES)
+    assert len(first['gt_bboxes']) == len(dataset.get_data_info(0)['instances'])
+
+
 @pytest.mark.parametrize('kind', ['COCOCaption', 'COCORetrieval'])
 def test_captions_name_what_is_drawn(kind, data):
     dataset = build(data, dict(type=kind), 80, 'mmpretrain', [dict(type='LoadImageFromFile')])
@@ -103,7 +119,7 @@ def test_captions_name_what_is_drawn(kind, data):
 
 def test_the_drawn_language_model_knows_the_words_of_the_data(data):
     transformers = pytest.importorskip('transformers')
-    folder = bert_folder(data)
+    folder = bert_folder_or_skip(data)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     said = 'a picture of a circle and a star. class 37. object'
     assert '[UNK]' not in tokenizer.tokenize(said)
