@@ -38,7 +38,7 @@ SMALL_RESNETS = r'(?:r|resnet)(18|34|50)(?![0-9])'
 SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'random_size_range', 'pad_size')
 # At most so many regions, queries and layers.
 FEW = {
-    **dict.fromkeys(('num_queries', 'num_proposals', 'num_dn_queries'), 20),
+    **dict.fromkeys(('num_queries', 'num_proposals', 'num_dn_queries', 'sos_token_num'), 20),
     **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
     'num': 16,  # regions that a sampler draws
     'num_hidden_layers': 2,  # of a language model
@@ -50,6 +50,7 @@ NOT_DRAWN = {
         'lang_encoder'
     ),
     'the trained weights of its teacher': 'teacher_pretrained',
+    'the weights of a diffusion model': 'diffusion_cfg',
     'keypoints in three dimensions': 'Human36mDataset InterHand3DDataset',
 }
 # Of their recipes images are cut to one side.

@@ -8,7 +8,7 @@ from PIL import Image
 from mmwau.datasets.shapes import CLASSES
 
 # Of the models too: their parts are made for one size of images.
-SIZES = ('img_size', 'mask_size')
+SIZES = ('img_size', 'mask_size', 'size_divisor')
 FEW_CLASSES = 'foreground'
 
 
