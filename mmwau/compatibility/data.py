@@ -101,11 +101,10 @@ def _draw_panoptic(content: dict, detection: Path) -> None:
     annotations = []
     for image in content['images']:
         name = f'{Path(image["file_name"]).stem}.png'
-        background = 1, NUM_THINGS + 1, [0, 0, SIDE, SIDE]
         shapes = _boxes_of(content, image)
-        segments = [background, *((2 + i, *shape) for i, shape in enumerate(shapes))]
+        shapes.insert(0, (NUM_THINGS + 1, [0, 0, SIDE, SIDE]))
         drawn = Image.new('RGB', (SIDE, SIDE))
-        for segment, _, box in segments:
+        for segment, (_, box) in enumerate(shapes, start=1):
             # The number of a segment is red + 256 * green + 256² * blue.
             ImageDraw.Draw(drawn).rectangle(box, fill=(segment, 0, 0))
         drawn.save(folder / name)
@@ -117,7 +116,7 @@ def _draw_panoptic(content: dict, detection: Path) -> None:
                 'area': (right - left) * (bottom - top),
                 'iscrowd': 0,
             }
-            for segment, category, (left, top, right, bottom) in segments
+            for segment, (category, (left, top, right, bottom)) in enumerate(shapes, start=1)
         ]
         annotations.append(
             {'image_id': image['id'], 'file_name': name, 'segments_info': segments_info}

@@ -119,9 +119,17 @@ EXEMPT = {
     ),
     'mmpretrain/efficientformer': NO_DISTILLATION,
     'mmpretrain/levit': NO_DISTILLATION,
+    'mmpretrain/milan': Exempt(
+        'a neck for the 768 values of its backbone: the recipe leaves it at 1024',
+        settings={'model.neck.embed_dim': 768},
+    ),
     'mmpretrain/replknet': Exempt(
-        'with the channels of the smallest of the family, whose own recipe can not be read',
-        settings={'model.backbone.arch': '31B', 'model.head.in_channels': 1024},
+        'RepLKNet-31B with 224 pixels, whose own recipe MMEngine can not read',
+        settings={
+            'model.backbone.arch': '31B',
+            'model.head.in_channels': 1024,
+            'train_dataloader.dataset.pipeline.1.scale': 224,
+        },
     ),
     'mmseg/mobilenet_v3': Exempt(
         'images of 512 pixels: its head needs maps as large as its pooling', image_side=512

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -169,6 +170,6 @@ OF_KIND: dict[str, Callable[[dict, Path, int], dict]] = {
     'ReIDDataset': _crops,
     'MNIST': _mnist,
     'FashionMNIST': _mnist,
-    'COCOCaption': lambda *args: _captions(*args, 'captions_lavis.json'),
-    'COCORetrieval': lambda *args: _captions(*args, 'captions_coco.json'),
+    'COCOCaption': partial(_captions, name='captions_lavis.json'),
+    'COCORetrieval': partial(_captions, name='captions_coco.json'),
 }

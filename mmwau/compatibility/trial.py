@@ -19,7 +19,8 @@ from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 from mmwau.targets import DEFAULT_TARGETS
 
-from .recipes import EXEMPT, SEED, UPDATES, Recipe, prepare, short, zoo_of
+from .exempt import EXEMPT
+from .recipes import SEED, UPDATES, Recipe, prepare, short, zoo_of
 from .watch import Watch
 
 WORKS, NOT_FOR_IT, NOT_TRIED = 'works', 'does not apply', 'not tried'

@@ -15,8 +15,8 @@ from threads import write_threads
 from mmwau import WAUOptimWrapper
 from mmwau.compatibility import recipes, trial
 from mmwau.compatibility.data import SIDE, make_data
+from mmwau.compatibility.exempt import EXEMPT
 from mmwau.compatibility.recipes import (
-    EXEMPT,
     NotTriedError,
     choose_recipe,
     find_families,
@@ -291,6 +291,7 @@ def test_a_recipe_that_takes_too_long_is_a_row(tool, data, tmp_path):
     assert 'in train_in_process' in log
 
 
+@pytest.mark.slow
 def test_a_recipe_is_tried_with_one_thread(tool, data, tmp_path, monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     monkeypatch.setattr(tool, 'train_in_process', write_threads)
