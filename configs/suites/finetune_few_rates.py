@@ -14,5 +14,5 @@ arms = {
     f'WAU, whole layers, 0.5 to 1, {rate:g}': dict(
         options={'custom_hooks.0.ratio_schedule.end': 30}
     )
-    for rate in (0.001, 0.0005, 0.002)
+    for rate in (0.001, 0.0005, 0.00025, 0.002)
 }

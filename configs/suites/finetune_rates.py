@@ -40,7 +40,7 @@ kinds = {
     ),
 }
 # All are compared with the first one, which has the rate of the config.
-rates = (0.001, 0.0005, 0.002)
+rates = (0.001, 0.0005, 0.00025, 0.002)
 arms = {
     kind if (kind, rate) == ('baseline', 0.001) else f'{kind}, {rate:g}': dict(
         arm, options={**arm.get('options', {}), 'optim_wrapper.optimizer.lr': rate}
