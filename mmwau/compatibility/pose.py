@@ -16,6 +16,8 @@ def drawn_pose(dataset: dict, root: Path, num_classes: int) -> dict:
     from mmpose.registry import DATASETS
 
     metainfo = dataset.get('metainfo') or DATASETS.get(dataset['type']).METAINFO
+    if not metainfo:  # DeepFashion's, which has one for each kind of clothes
+        metainfo = dict(from_file=f'configs/_base_/datasets/deepfashion_{dataset["subset"]}.py')
     count = len(parse_pose_metainfo(dict(metainfo))['keypoint_id2name'])
     annotations = root / 'detection' / 'annotations'
     path = annotations / f'keypoints_{count}.json'
