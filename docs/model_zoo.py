@@ -29,6 +29,10 @@ DATA = {
     'cifar100': ('CIFAR-100', 'top-1 accuracy in % on the test images'),
     'in1k': ('ImageNet-1k', 'top-1 accuracy in % on the validation images'),
     'demo': ('Drawn shapes', 'box AP on the validation images'),
+    'shapes': ('Drawn shapes, segmented', 'mIoU on the validation images'),
+    'cityscapes': ('Cityscapes', 'mIoU on the validation images'),
+    'dota': ('DOTA 1.0', 'AP at IoU 0.5 of rotated boxes'),
+    'keypoints': ('COCO 2017 keypoints', 'keypoint AP on val2017'),
 }
 HEADER = """\
 | recipe | arm | runs | baseline | arm | Gap (95 % interval) | record |

@@ -1,4 +1,4 @@
-"""Train recipes of MMDetection and MMPreTrain for two updates with WAU, and report which work.
+"""Train recipes of OpenMMLab's projects for two updates with WAU, and report which work.
 
     python tools/compatibility.py
 
@@ -17,14 +17,15 @@ from pathlib import Path
 
 from mmwau.compatibility.data import make_data
 from mmwau.compatibility.recipes import (
-    PROJECTS,
     NotTriedError,
     Recipe,
     choose_recipe,
     find_families,
+    installed_projects,
 )
 from mmwau.compatibility.report import write_report
 from mmwau.compatibility.trial import FAILED, TrialRecord, try_recipe
+from mmwau.engine.package_configs import EXTRAS
 from mmwau.files.records import read_records, write_records
 from mmwau.files.whole import check_folder
 from mmwau.scripts.errors import run_script
@@ -104,7 +105,11 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
     """Try what is not done yet; return all records."""
     path = args.work_dir / 'records.json'
     records = {record.name: record for record in read_records(TrialRecord, path)}
-    names = [f'{project}/{family}' for project in PROJECTS for family in find_families(project)]
+    projects = installed_projects()
+    for project in sorted(set(EXTRAS) - set(projects)):
+        advice = f"pip install 'mmwau[{EXTRAS[project]}]'"
+        print(f'{project} is not installed, its families are left out: {advice}', flush=True)
+    names = [f'{project}/{family}' for project in projects for family in find_families(project)]
     if args.only:
         chosen = [name for name in names if args.only in name]
         if not chosen:
@@ -125,7 +130,9 @@ def run(args: argparse.Namespace) -> list[TrialRecord]:
         except NotTriedError as error:
             record = TrialRecord(project, family, reason=str(error))
         records[name] = record
-        write_records([records[name] for name in names if name in records], path)
+        # Those of a project that is not installed now stay, at the end.
+        others = [each for each in records.values() if each.project not in projects]
+        write_records([*(records[it] for it in names if it in records), *others], path)
         per_recipe = (time.monotonic() - start) / (done + 1)
         left = per_recipe * (len(chosen) - done - 1) / 60
         why = f' ({record.reason})' if record.reason else ''

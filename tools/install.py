@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil')
+BUILD_TOOLS = ('setuptools', 'wheel', 'packaging', 'ninja', 'psutil', 'cython')
 # Of these the versions are shown too, in this order.
 SHOWN = ('torch', 'mmcv', 'mmcv.ops', 'mmdet', 'mmpretrain', 'mmwau')
 CHECKED_IMPORTS = (*SHOWN, 'torchvision', 'mmengine', 'pycocotools.mask')
@@ -49,11 +49,14 @@ class Stack(NamedTuple):
         constraints: File that pins their versions.
         mmcv: The distribution that has mmcv.
         packages: What is installed beside torch and mmcv, with mmwau itself.
+        built_here: Packages of MMPose that are built with what is installed: the wheel of one is
+            for numpy 1, and the other needs pip to build.
     """
 
     constraints: Path
     mmcv: str
     packages: tuple[str, ...]
+    built_here: tuple[str, ...] = ()
 
     def pinned_version(self, package: str) -> str:
         """Version of ``package`` in the constraints."""
@@ -64,10 +67,11 @@ class Stack(NamedTuple):
 
 
 PINS = ROOT / 'requirements'
-OURS = ('-e', '.[detection,classification,analysis,dev,docs]')
+EXTRAS = 'detection,classification,segmentation,rotate,pose,analysis,dev,docs'
+OURS = ('-e', f'.[{EXTRAS}]')
 UPSTREAM = ('mmengine', 'mmdet', 'mmpretrain', 'pycocotools', '-e', '.[analysis,dev]')
 STACKS = {
-    'tested': Stack(PINS / 'tested.txt', 'onedl-mmcv', OURS),
+    'tested': Stack(PINS / 'tested.txt', 'onedl-mmcv', OURS, ('xtcocotools', 'chumpy')),
     'upstream': Stack(PINS / 'upstream.txt', 'mmcv', UPSTREAM),
 }
 DISK_NEEDED = 12  # GiB
@@ -316,7 +320,9 @@ def main() -> None:
     wheel, origin = mmcv_wheel(venv)
     venv.pip_install(str(wheel))
     steps.end(origin)
-    steps.begin('MMDetection, MMPreTrain for models; mmwau')
+    steps.begin('MMDetection, MMPreTrain and others for models; mmwau')
+    if stack.built_here:
+        venv.pip_install('--no-build-isolation', *stack.built_here)
     venv.pip_install(*stack.packages)
     steps.end()
     steps.begin('Check')

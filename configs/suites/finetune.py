@@ -48,9 +48,7 @@ arms = {
     'WAU, rescale': dict(config='_wau', options={rate: 0.0005, 'optim_wrapper.rescale': True}),
     'WAU, whole layers': dict(config='_wau_layers', options={rate: 0.0005}),
     'WAU, whole layers, 0.5 to 1': dict(config='_wau_layers', options={rate: 0.0005, **growing}),
-    'WAU, whole layers, 0.75': dict(
-        config='_wau_layers', options={rate: 0.0005, **three_quarters}
-    ),
+    'WAU, whole layers, 0.75': dict(config='_wau_layers', options={rate: 0.0005, **three_quarters}),
 }
 # At equal processor time.
 for kind, epochs in (

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 from mmwau.datasets.shapes import CLASSES, make_shapes
 from mmwau.files.whole import whole_folder
 
+from .rotated import draw_rotated
+from .segmentation import draw_foreground
 from .videos import box_mask, draw_crops, draw_videos
 
 SIDE = 128
@@ -28,9 +30,9 @@ def make_data(root: str | Path) -> Path:
 
     ``detection/`` is laid out like COCO, with the box of each shape as its mask too, once with the
     classes of the shapes and once as ``objects`` of one class. It has a semantic map for each image
-    (0 is background, then the classes), panoptic maps, proposals, and captions. ``classification/``
-    has the same images in two folders, one for each class; ``mnist/`` has them small and grey.
-    ``videos/`` and ``reid/`` are those of :mod:`.videos`.
+    (0 is background, then the classes), panoptic maps, proposals, captions, and rectangles around
+    shapes. ``classification/`` has the same images in two folders, one for each class; ``mnist/``
+    has them small and grey. ``videos/`` and ``reid/`` are those of :mod:`.videos`.
 
     Raises:
         FileExistsError: If ``root`` exists and is not an empty folder.
@@ -39,6 +41,8 @@ def make_data(root: str | Path) -> Path:
     with whole_folder(root) as unfinished:
         detection = unfinished / 'detection'
         make_shapes(detection, {'train': NUM_IMAGES}, image_size=SIDE)
+        draw_rotated(detection)
+        draw_foreground(detection)
         path = detection / 'annotations' / 'instances_train.json'
         content = json.loads(path.read_text())
         for annotation in content['annotations']:

@@ -1,21 +1,23 @@
-"""The recipes of MMDetection and MMPreTrain: which to try, how to make them small, WAU added."""
+"""The recipes of OpenMMLab's projects: which to try, how to make them small, WAU added."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmwau.engine.package_configs import EXTRAS
 from mmwau.scripts.presets import use_wau
 
 from .data import SIDE
 from .exempt import EXEMPT, NOTHING
+from .segmentation import SIZES as SIZES_OF_MODEL
 from .substitutes import bert_folder, clip_file, drawn_dataset
 
-PROJECTS = ('mmdet', 'mmpretrain')
 WRAPPER = 'WAUOptimWrapper'
 SEED = 3
 UPDATE_RATIO = 0.5
@@ -36,7 +38,7 @@ SMALL_RESNETS = r'(?:r|resnet)(18|34|50)(?![0-9])'
 SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'random_size_range', 'pad_size')
 # At most so many regions, queries and layers.
 FEW = {
-    **dict.fromkeys(('num_queries', 'num_proposals', 'num_dn_queries'), 20),
+    **dict.fromkeys(('num_queries', 'num_proposals', 'num_dn_queries', 'sos_token_num'), 20),
     **dict.fromkeys(('nms_pre', 'nms_post', 'max_per_img', 'max_num'), 50),
     'num': 16,  # regions that a sampler draws
     'num_hidden_layers': 2,  # of a language model
@@ -47,7 +49,12 @@ NOT_DRAWN = {
     'a language model of billions of weights; all that trains beside it is a linear layer': (
         'lang_encoder'
     ),
+    'the trained weights of its teacher': 'teacher_pretrained',
+    'the weights of a diffusion model': 'diffusion_cfg',
+    'keypoints in three dimensions': 'Human36mDataset InterHand3DDataset',
 }
+# Of their recipes images are cut to one side.
+CUT = ('mmdet', 'mmseg', 'mmrotate')
 BERT = 'bert-base-uncased'
 # Names of what is for other uses than training on a CPU.
 OTHER_USES = ('deploy', 'delopy', 'ipu', 'tta')
@@ -59,7 +66,7 @@ class NotTriedError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A config that a project of :data:`PROJECTS` ships; its family is the folder."""
+    """A config that a project ships; its family is the folder."""
 
     project: str
     family: str
@@ -69,6 +76,11 @@ class Recipe:
     def name(self) -> str:
         """What the record of the family is found by."""
         return f'{self.project}/{self.family}'
+
+
+def installed_projects() -> list[str]:
+    """The projects of :data:`EXTRAS` that are installed."""
+    return [project for project in EXTRAS if find_spec(project)]
 
 
 def zoo_of(project: str) -> Path:
@@ -87,8 +99,13 @@ def zoo_of(project: str) -> Path:
 
 
 def find_families(project: str) -> list[str]:
-    """Folders of configs of a project, in alphabetical order."""
-    return sorted(path.name for path in zoo_of(project).iterdir() if path.name != '_base_')
+    """Folders of configs of a project, in alphabetical order.
+
+    MMPose has folders for tasks, and in these those of methods, which have one for each data set.
+    """
+    zoo = zoo_of(project)
+    found = [path.relative_to(zoo) for path in zoo.glob('*/*' if project == 'mmpose' else '*')]
+    return sorted(str(path) for path in found if path.parts[0] != '_base_')
 
 
 def choose_recipe(project: str, family: str) -> Recipe:
@@ -103,9 +120,10 @@ def choose_recipe(project: str, family: str) -> Recipe:
         raise ValueError(f'{project} has no configs in {folder}; got family={family!r}')
     reasons = []
     mark = EXEMPT.get(f'{project}/{family}', NOTHING).mark or family
-    for path in sorted(folder.glob('*.py'), key=lambda path: size_of(path.stem, mark)):
+    paths = folder.glob('**/*.py' if project == 'mmpose' else '*.py')
+    for path in sorted(paths, key=lambda path: size_of(path.stem, mark)):
         try:
-            why_not_tried(Config.fromfile(path))
+            why_not_tried(Config.fromfile(path, import_custom_modules=False))
             return Recipe(project, family, path)
         except NotTriedError as error:
             reasons.append(str(error))
@@ -136,7 +154,8 @@ def why_not_tried(cfg: Config) -> None:
     Raises:
         NotTriedError: If so; the message says why.
     """
-    if 'model' not in cfg or not cfg.get('train_dataloader'):
+    loader = cfg.get('train_dataloader')
+    if 'model' not in cfg or not loader or loader.dataset.get('pipeline') == []:
         raise NotTriedError('no recipe with a training part')
     found = {key for key, _ in _entries(cfg.model)}
     found |= set(_values(cfg.train_dataloader.dataset, 'type'))
@@ -170,10 +189,12 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
     visit(cfg.model, partial(_shrink_model, data=data))
     loader = cfg.train_dataloader
     visit(loader.dataset, partial(_drawn_name, data=data))
-    if project == 'mmdet':
-        for part in (loader.dataset, cfg.model.get('data_preprocessor', ConfigDict())):
-            visit(part, lambda key, value: _at_most(value, side) if key in SIZES else value)
-    else:  # as the script of MMPreTrain does
+    if project in CUT:
+        _cut(loader.dataset, SIZES, side)
+        _cut(cfg.model.get('data_preprocessor', ConfigDict()), SIZES, side)
+    if project == 'mmseg':
+        _cut(cfg.model, SIZES_OF_MODEL, side)
+    if project == 'mmpretrain':  # as its script does
         loader.setdefault('collate_fn', dict(type='default_collate'))
     numbers = _values(cfg.model, 'num_classes')
     num_classes = min((one for one in numbers if isinstance(one, int)), default=80)
@@ -249,6 +270,10 @@ def _drawn_name(key: str, value: object, data: Path) -> object:
     if value == BERT:
         return bert_folder(data)
     return clip_file(data) if key == 'tokenizer_path' else value
+
+
+def _cut(part: object, names: Sequence[str], side: int) -> None:
+    visit(part, lambda key, value: _at_most(value, side) if key in names else value)
 
 
 def _at_most(value: object, limit: int) -> object:

@@ -22,13 +22,22 @@ PACKAGES = {
     'MMCV': ('onedl-mmcv', 'mmcv'),
     'MMDetection': ('onedl-mmdetection', 'mmdet'),
     'MMPreTrain': ('onedl-mmpretrain', 'mmpretrain'),
+    'MMSegmentation': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'MMRotate': ('onedl-mmrotate', 'mmrotate'),
+    'MMPose': ('mmpose',),
 }
-TITLES = {'mmdet': 'MMDetection', 'mmpretrain': 'MMPreTrain'}
+TITLES = {
+    'mmdet': 'MMDetection',
+    'mmpretrain': 'MMPreTrain',
+    'mmseg': 'MMSegmentation',
+    'mmrotate': 'MMRotate',
+    'mmpose': 'MMPose',
+}
 COLUMNS = ('Family', 'Recipe', 'Backbone', 'Held', 'Filters', 'Skip', 'Active that moved', 'Result')
 PAGE = """\
 # Which recipes train with WAU
 
-A family is a folder of configs that comes with MMDetection or MMPreTrain. Of each family, the
+A family is a folder of configs that comes with one of OpenMMLab's projects. Of each family, the
 smallest recipe that can be tried on drawn images got
 [WAU's three lines](../README.md#add-it-to-your-training), was made small enough for a CPU, and was
 trained with MMEngine's Runner: {updates} updates under `hold='weight'`, then one under
@@ -50,9 +59,10 @@ Versions: {versions}; 1 CPU thread.
 
 Each recipe is changed by the same [rules](../mmwau/compatibility/recipes.py):
 
-- {batch} drawn images in a batch, of {side} pixels for detectors (classifiers keep their size),
-  with boxes as masks; for what is trained on them, also panoptic maps, proposals, captions, videos
-  in which a camera moves over the shapes, crops of single shapes, and small grey images as MNIST;
+- {batch} drawn images in a batch, of {side} pixels for detectors and segmenters (classifiers and
+  pose estimators keep their size), with boxes as masks, rectangles around shapes, and keypoints at
+  random places; for what is trained on them, also panoptic maps, proposals, captions, videos in
+  which a camera moves over the shapes, crops of single shapes, and small grey images as MNIST;
 - at most 20 queries, 50 proposals, 16 sampled regions and 2 layers of a language model;
 - no pretrained weights, but random ones, as for the networks that give targets or read texts (they
   know the words of the drawn data only); norms that start at zero start at 0.1, so that their

@@ -13,6 +13,9 @@ from mmwau.datasets.shapes import CLASSES
 from mmwau.files.whole import whole_folder
 
 from .data import NUM_THINGS, class_names, panoptic_names
+from .pose import drawn_pose
+from .rotated import drawn_rotated
+from .segmentation import drawn_segmentation
 
 # What the drawn language model knows beside CLASSES; the rest are unknown words to it.
 WORDS = 'a and of picture object class stuff . ? , :'
@@ -29,6 +32,8 @@ def drawn_dataset(dataset: dict, root: Path, num_classes: int, project: str) -> 
         num_classes: Of the recipe's head, at least 1; for detectors.
         project: The recipe's.
     """
+    if project in OF_PROJECT:
+        return OF_PROJECT[project](dataset, root, num_classes)
     kind = str(dataset.get('type')).rpartition('.')[2]
     if kind in OF_KIND:
         return OF_KIND[kind](dataset, root, num_classes)
@@ -156,6 +161,7 @@ def _captions(dataset: dict, root: Path, num_classes: int, name: str) -> dict:
     return dict(data_root=str(root / 'detection'), **place, **_kept(dataset, 'type', 'pipeline'))
 
 
+OF_PROJECT = {'mmseg': drawn_segmentation, 'mmrotate': drawn_rotated, 'mmpose': drawn_pose}
 OF_KIND: dict[str, Callable[[dict, Path, int], dict]] = {
     'CocoPanopticDataset': _panoptic,
     'ODVGDataset': _odvg,

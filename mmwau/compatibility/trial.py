@@ -35,7 +35,8 @@ NO_GPU = (
 )
 NO_PACKAGE = (
     r"No module named '?([\w.]+)|Please install ([\w.-]+)|([\w.-]+) is not installed|"
-    r'Please run "pip install ([\w.-]+)'
+    r'Please run "pip install ([\w.-]+)|'
+    r"Failed to import custom modules from {'imports': \['(\w+)"
 )
 NO_INTERNET = r'urlopen error|Max retries exceeded|Failed to resolve|couldn.t connect'
 REASONS = (

@@ -38,7 +38,7 @@ def draw_videos(root: Path, side: int) -> None:
             size = {'width': side, 'height': side}
             of_video = {'video_id': video, 'frame_id': frame}
             images.append({'id': image, 'file_name': name, **size, **of_video})
-            for index, (category, box) in enumerate(objects):
+            for index, (category, box, _) in enumerate(objects):
                 # Corners in this frame, of what is seen there.
                 left, top, right, bottom = (min(max(x - corner, 0), side) for x in map(float, box))
                 if min(right - left, bottom - top) < 2:

@@ -1,9 +1,10 @@
-"""The demo's detection set: plain shapes, drawn by the project itself, in COCO format."""
+"""The demo's set: plain shapes, drawn by the project itself, with boxes, outlines and masks."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -19,6 +20,20 @@ SMOOTHING = 4  # drawn this many times larger and then shrunk, so that edges are
 MAX_OVERLAP = 0.25  # of the smaller of two boxes
 
 
+class Shape(NamedTuple):
+    """A shape in an image.
+
+    Attributes:
+        category: Index into ``CLASSES``.
+        box: Left, top, right, bottom, in pixels.
+        outline: Its corners, shape (corners, 2), x and y in pixels.
+    """
+
+    category: int
+    box: tuple[float, float, float, float]
+    outline: np.ndarray
+
+
 def make_shapes(
     root: str | Path,
     num_images: Mapping[str, int] | None = None,
@@ -30,7 +45,8 @@ def make_shapes(
 
     Each image has up to 6 shapes of five classes, of varied size, place, colour, rotation and
     overlap, on a background of varied colours and texture. The layout is COCO's:
-    ``annotations/instances_<split>.json`` and ``<split>/<image>.jpg``.
+    ``annotations/instances_<split>.json`` and ``<split>/<image>.jpg``. For segmentation there is a
+    map of each image too, ``maps/<split>/<image>.png``: 0 is background, then the classes.
 
     Args:
         root: Folder to make. It appears when it is complete, or not at all.
@@ -55,17 +71,19 @@ def make_shapes(
 
 def _make_split(root: Path, split: str, count: int, size: int, seed: int, progress: bool) -> None:
     (root / split).mkdir()
+    (root / 'maps' / split).mkdir(parents=True)
     (root / 'annotations').mkdir(exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
     ids = range(count)
     for image_id in track(ids, f'Drawing the split {split!r}') if progress else ids:
         # The split's name, as numbers, keeps the splits apart.
-        image, objects = draw_image(np.random.default_rng([seed, image_id, *split.encode()]), size)
+        image, shapes = draw_image(np.random.default_rng([seed, image_id, *split.encode()]), size)
         file_name = f'{image_id:06d}.jpg'
         image.save(root / split / file_name, quality=92)
+        draw_map(shapes, size).save((root / 'maps' / split / file_name).with_suffix('.png'))
         images.append({'id': image_id, 'file_name': file_name, 'width': size, 'height': size})
-        for category, (left, top, right, bottom) in objects:
+        for category, (left, top, right, bottom), outline in shapes:
             width, height = right - left, bottom - top
             annotations.append(
                 {
@@ -75,6 +93,7 @@ def _make_split(root: Path, split: str, count: int, size: int, seed: int, progre
                     'bbox': [round(float(x), 2) for x in (left, top, width, height)],
                     'area': round(float(width * height), 2),
                     'iscrowd': 0,
+                    'segmentation': [[round(float(x), 2) for x in outline.ravel()]],
                 }
             )
     categories = [{'id': index + 1, 'name': name} for index, name in enumerate(CLASSES)]
@@ -82,9 +101,7 @@ def _make_split(root: Path, split: str, count: int, size: int, seed: int, progre
     (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
 
 
-def draw_image(
-    rng: Generator, size: int
-) -> tuple[Image.Image, list[tuple[int, tuple[float, float, float, float]]]]:
+def draw_image(rng: Generator, size: int) -> tuple[Image.Image, list[Shape]]:
     """Draw one image.
 
     Args:
@@ -92,12 +109,11 @@ def draw_image(
         size: Width and height in pixels.
 
     Returns:
-        The RGB image, and for each shape its class (index into ``CLASSES``) and its box (left,
-        top, right, bottom) in pixels. A shape lies in the image as a whole; a later one may
-        cover a part of an earlier one.
+        The RGB image, and its shapes. A shape lies in the image as a whole; a later one may cover
+        a part of an earlier one.
     """
     image = _background(rng, size)
-    objects: list[tuple[int, tuple[float, float, float, float]]] = []
+    shapes: list[Shape] = []
     for _ in range(rng.integers(2, 7)):
         category = int(rng.integers(len(CLASSES)))
         points = _outline(CLASSES[category], rng.uniform(0, 2 * math.pi))
@@ -105,11 +121,19 @@ def draw_image(
         low, high = points.min(axis=0), points.max(axis=0)
         points += rng.uniform(1 - low, size - 1 - high)
         box = (*points.min(axis=0), *points.max(axis=0))
-        if any(_overlap(box, other) > MAX_OVERLAP for _, other in objects):
+        if any(_overlap(box, other.box) > MAX_OVERLAP for other in shapes):
             continue
         _fill(image, points, box, rng)
-        objects.append((category, box))
-    return image, objects
+        shapes.append(Shape(category, box, points))
+    return image, shapes
+
+
+def draw_map(shapes: Iterable[Shape], size: int) -> Image.Image:
+    """The map of an image: 0 where the background is, the class plus 1 where a shape is seen."""
+    labels = Image.new('L', (size, size))
+    for category, _, outline in shapes:
+        ImageDraw.Draw(labels).polygon([tuple(point) for point in outline], fill=category + 1)
+    return labels
 
 
 def _outline(name: str, angle: float) -> np.ndarray:

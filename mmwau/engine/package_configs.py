@@ -5,15 +5,29 @@ up the types in what they bring in a registry of the package's name; there is no
 another package. What mmwau registers it registers with MMEngine itself, and most types in its
 configs are those of MMDetection or MMPreTrain, so that its configs are read like files of the
 reader's own. MMEngine is changed only while a config is read here, never by importing mmwau.
+
+MMEngine looks for MMSegmentation (``mmseg::``) by the name of its distribution alone, which is
+another one in OneDL's; read here it is found under both.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 
+# OpenMMLab's projects by the name that they are imported by, with the extra that installs them.
+EXTRAS = {
+    'mmdet': 'detection',
+    'mmpretrain': 'classification',
+    'mmseg': 'segmentation',
+    'mmrotate': 'rotate',
+    'mmpose': 'pose',
+}
 PREFIX = 'mmwau::'
 # Where MIM looks too; setup.py puts them there.
 FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
@@ -31,6 +45,7 @@ def read_config(name: str | Path, **options: object) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config.
+        ModuleNotFoundError: If the package is not installed.
     """
     with package_bases():
         if '::' in str(name):
@@ -45,10 +60,16 @@ def read_config(name: str | Path, **options: object) -> Config:
 
 @contextmanager
 def package_bases() -> Iterator[None]:
-    """Let MMEngine find this package's configs by their names within the context."""
+    """Let MMEngine find this package's configs, and MMSegmentation's, by their names within it."""
     original = Config.__dict__['_get_cfg_path']
 
     def find_config(base: str, filename: str) -> tuple[str, str | None]:
+        package = base.partition('::')[0]
+        if package in EXTRAS and not find_spec(package):
+            raise ModuleNotFoundError(
+                f'{filename}: _base_ names {base}, and {package} is not installed. To install it: '
+                f"pip install 'mmwau[{EXTRAS[package]}]'"
+            )
         if not base.startswith(PREFIX):
             return original.__func__(base, filename)
         path = FOLDER / base.removeprefix(PREFIX)
@@ -61,6 +82,7 @@ def package_bases() -> Iterator[None]:
 
     Config._get_cfg_path = staticmethod(find_config)
     try:
-        yield
+        with patch.dict(MODULE2PACKAGE, mmseg='mmseg'):
+            yield
     finally:
         Config._get_cfg_path = original

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 # What to do about a folder that is missing, by its place.
 ADVICE = {
+    'data/demo/maps': (
+        'remove data/demo, which was drawn before it had maps, and draw it again with: '
+        'python tools/make_demo_data.py'
+    ),
     'data/demo': 'draw it with: python tools/make_demo_data.py',
     'data/bccd': (
         'convert BCCD with: python tools/dataset_converters/voc_to_coco.py BCCD_Dataset/BCCD '
@@ -88,18 +92,21 @@ def check_data(cfg: Config, stages: Sequence[str]) -> list[Source]:
         loader = cfg.get(name)
         for dataset in _datasets(loader.get('dataset') if isinstance(loader, dict) else None):
             root, setting = dataset.get('data_root') or '', f'{name}.dataset'
-            if not dataset.get('ann_file'):
-                _check_path(f'{setting}.data_root', '', root)
-                continue
             prefixes = dataset.get('data_prefix') or {}
             if not isinstance(prefixes, dict):
                 prefixes = {'img': prefixes}
-            annotations = _check_path(f'{setting}.ann_file', root, dataset['ann_file'])
+            annotations = None
+            if dataset.get('ann_file'):
+                annotations = _check_path(f'{setting}.ann_file', root, dataset['ann_file'])
+            else:
+                _check_path(f'{setting}.data_root', '', root)
             for key, prefix in prefixes.items():
                 _check_path(f'{setting}.data_prefix.{key}', root, prefix)
+            if annotations is None:
+                continue
             kind = _class_of_coco(dataset, cfg.get('default_scope'))
             classes = _classes(setting, kind, dataset) if kind else None
-            if annotations and classes:
+            if classes:
                 file, by_name = read(setting, annotations), bool(dataset.get('return_classes'))
                 source = Source(stage, setting, file, classes, by_name=by_name)
                 _check_dataset(source, dataset, root, prefixes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmwau.datasets.shapes import CLASSES, draw_image, make_shapes
+from mmwau.datasets.shapes import CLASSES, draw_image, draw_map, make_shapes
 
 
 @pytest.fixture(scope='module')
@@ -42,13 +42,41 @@ def test_boxes_are_where_the_shapes_are():
     for seed in range(30):
         image, objects = draw_image(np.random.default_rng(seed), 128)
         pixels = np.asarray(image).astype(int)
-        _, (left, top, right, bottom) = objects[-1]  # the last shape covers the others
+        _, (left, top, right, bottom), _ = objects[-1]  # the last shape covers the others
         middle = pixels[int(top + bottom) // 2, int(left + right) // 2]
         same = (np.abs(pixels - middle).max(axis=2) == 0).nonzero()
         assert abs(same[0].min() - top) < 4
         assert abs(same[0].max() - bottom) < 4
         assert abs(same[1].min() - left) < 4
         assert abs(same[1].max() - right) < 4
+
+
+def test_maps_and_outlines_are_where_the_shapes_are(root):
+    content = json.loads((root / 'annotations' / 'instances_val.json').read_text())
+    for info in content['images']:
+        labels = np.asarray(Image.open(root / f'maps/val/{info["id"]:06d}.png'))
+        assert labels.shape == (96, 96)
+        mine = [a for a in content['annotations'] if a['image_id'] == info['id']]
+        assert set(np.unique(labels)) == {0, *(a['category_id'] for a in mine)}
+        for annotation in mine:
+            (outline,) = annotation['segmentation']
+            xs, ys = outline[::2], outline[1::2]
+            left, top, width, height = annotation['bbox']
+            assert (min(xs), min(ys)) == pytest.approx((left, top), abs=0.02)
+            assert (max(xs), max(ys)) == pytest.approx((left + width, top + height), abs=0.02)
+
+
+def test_a_map_has_the_class_of_what_is_seen():
+    image, shapes = draw_image(np.random.default_rng(5), 128)
+    pixels, labels = np.asarray(image).astype(int), np.asarray(draw_map(shapes, 128))
+    category, (left, top, right, bottom), _ = shapes[-1]
+    y, x = int(top + bottom) // 2, int(left + right) // 2
+    same = np.abs(pixels - pixels[y, x]).max(axis=2) == 0
+    assert set(labels[same]) == {category + 1}
+    # Pixels at its edges are of mixed colours.
+    alone = np.asarray(draw_map(shapes[-1:], 128))
+    assert set(np.unique(alone)) == {0, category + 1}
+    assert same[alone > 0].mean() > 0.8
 
 
 def test_same_seed_same_images_and_splits_differ(root, tmp_path):

@@ -19,11 +19,13 @@ from annotations import (
     entry,
 )
 from mmdet.datasets import CocoDataset
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import coco
 
 from mmwau.datasets.coco_file import read_coco
 from mmwau.datasets.shapes import CLASSES
+from mmwau.scripts.data_check import check_data
 from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 
@@ -124,6 +126,21 @@ def test_images_that_are_not_there_are_refused(cfg):
     for name in names[1:]:
         Image.new('RGB', (160, 160)).save(f'data/demo/train/{name}')
     check_train_config(cfg)
+
+
+def test_folders_of_data_without_annotation_files_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data/demo/train').mkdir(parents=True)
+    prefixes = dict(img_path='train/', seg_map_path='maps/train/')
+    dataset = dict(type='BaseSegDataset', data_root='data/demo/', data_prefix=prefixes)
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    said = r'train_dataloader.dataset.data_prefix.seg_map_path: data/demo/maps/train does not exist'
+    with pytest.raises(
+        FileNotFoundError, match=rf'{said}.*remove data/demo, which was drawn before'
+    ):
+        check_data(cfg, ['train'])
+    (tmp_path / 'data/demo/maps/train').mkdir(parents=True)
+    assert check_data(cfg, ['train']) == []
 
 
 def test_boxes_are_counted_as_mmdetection_reads_them(cfg):
