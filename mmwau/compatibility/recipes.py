@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmwau.engine.package_configs import EXTRAS
+from mmwau.scripts.launch import collate_as_mmpretrain
 from mmwau.scripts.presets import use_wau
 
 from .data import SIDE
@@ -194,8 +195,7 @@ def shrink(cfg: Config, project: str, data: Path, side: int = SIDE) -> None:
         _cut(cfg.model.get('data_preprocessor', ConfigDict()), SIZES, side)
     if project == 'mmseg':
         _cut(cfg.model, SIZES_OF_MODEL, side)
-    if project == 'mmpretrain':  # as its script does
-        loader.setdefault('collate_fn', dict(type='default_collate'))
+    collate_as_mmpretrain(cfg)
     numbers = _values(cfg.model, 'num_classes')
     num_classes = min((one for one in numbers if isinstance(one, int)), default=80)
     drawn = partial(drawn_dataset, root=data, num_classes=num_classes, project=project)

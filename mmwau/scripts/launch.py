@@ -67,12 +67,26 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    collate_as_mmpretrain(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         arm = '' if preset is None else f'_wau_{preset}'
         cfg.work_dir = str(Path('work_dirs') / (Path(args.config).stem + arm))
     return cfg
+
+
+def collate_as_mmpretrain(cfg: Config) -> None:
+    """Let a recipe of MMPreTrain that sets no ``collate_fn`` have the one of its own scripts.
+
+    Without it MMEngine hands on lists, which some of its models do not take.
+    """
+    if cfg.get('default_scope') != 'mmpretrain':
+        return
+    for stage in ('train', 'val', 'test'):
+        loader = cfg.get(f'{stage}_dataloader')
+        if isinstance(loader, dict):
+            loader.setdefault('collate_fn', dict(type='default_collate'))
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -24,6 +24,7 @@ from mmwau.benchmark.rounds import FEWEST, WARM_UP, Effort, interleave, phase_ta
 from mmwau.engine.package_configs import read_config
 from mmwau.reporting.terminal import progress_bar, text_console
 from mmwau.scripts.errors import run_script
+from mmwau.scripts.launch import collate_as_mmpretrain
 from mmwau.scripts.preflight import check_train_config
 from mmwau.scripts.presets import preset_names
 
@@ -59,6 +60,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    collate_as_mmpretrain(cfg)
     console = text_console()
     with tempfile.TemporaryDirectory() as cfg.work_dir:
         arms = {BASELINE: cfg} | {
