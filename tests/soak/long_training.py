@@ -52,8 +52,8 @@ LABELS = {
 }
 
 
-@MODELS.register_module()
-class TinyNetwork(BaseModel):
+@MODELS.register_module(force=True)  # the script may be read twice in a process
+class MeanNetwork(BaseModel):
     """Learns the means of images."""
 
     def __init__(self):
@@ -68,7 +68,7 @@ class TinyNetwork(BaseModel):
         return dict(loss=(output - target).square().mean()) if mode == 'loss' else output
 
 
-@DATASETS.register_module()
+@DATASETS.register_module(force=True)
 class RandomImages(Dataset):
     """Images that are drawn anew each time, by all three kinds of random numbers."""
 
@@ -156,7 +156,7 @@ def train(work_dir: Path, updates: int, has_wau: bool, progress) -> None:
     hook = dict(overlap_interval=EPOCH, movement=True)
     cfg = Config(
         dict(
-            model=dict(type='TinyNetwork'),
+            model=dict(type='MeanNetwork'),
             work_dir=str(work_dir),
             train_dataloader=dict(
                 dataset=dict(type='RandomImages'),
