@@ -12,8 +12,8 @@ TEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 .PHONY: help install demo test test-upstream gpu-check lint docs clean
 
 help:
-	@echo "make demo     train a small detector without WAU and with it, and compare (5 to 7 minutes)"
-	@echo "make test     run the test suite (about 7 minutes; WORKERS=N for more than 2 processes)"
+	@echo "make demo     train a small detector without WAU and with it, and compare (about 7 minutes)"
+	@echo "make test     run the test suite (about 8 minutes; WORKERS=N for more than 2 processes)"
 	@echo "make test-upstream  the same with the upstream OpenMMLab packages, in $(UPSTREAM)"
 	@echo "make gpu-check  what WAU does on the GPU of this machine (up to 20 minutes; installs nothing)"
 	@echo "make lint     check style, format and types"

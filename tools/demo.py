@@ -1,6 +1,6 @@
 """The demo: train a detector on drawn shapes without WAU and with it, and show what WAU does.
 
-5 to 7 minutes on 2 quiet CPU cores. The trainings are those of configs/suites/demo.py with the
+About 7 minutes on 2 quiet CPU cores. The trainings are those of configs/suites/demo.py with the
 first seed, both at a time; stopped, the demo goes on where it was. All it writes is in data/demo
 and work_dirs/demo.
 """
