@@ -62,6 +62,7 @@ def test_each_arm_begins_as_its_training_would(tmp_path):
     cfg = read_tiny(tmp_path)
     weights = torch.full((8, 4, 1, 1), 0.25)
     torch.save({'state_dict': {'backbone.0.weight': weights}}, tmp_path / 'start.pth')
+    cfg.model.init_cfg = dict(type='Constant', layer='Conv2d', val=0.5)
     cfg.load_from = str(tmp_path / 'start.pth')
     cfg.activation_checkpointing = ['backbone']
     cfg.custom_hooks = [dict(type='NoSuchHook')]
@@ -75,6 +76,7 @@ def test_each_arm_begins_as_its_training_would(tmp_path):
     ]
     for arm in arms:
         assert torch.equal(arm.model.backbone[0].weight, weights)
+        assert (arm.model.backbone[3].weight == 0.5).all()  # is not in the checkpoint
         assert 'forward' in vars(arm.model.backbone)  # of activation_checkpointing
     for old, new in zip(*(arm.model.parameters() for arm in arms), strict=True):
         assert torch.equal(old, new)
