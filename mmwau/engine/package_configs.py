@@ -80,6 +80,8 @@ def package_bases() -> Iterator[None]:
         if not base.startswith(PREFIX):
             try:
                 return original.__func__(base, filename)
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(f'{names} can not be read: {error}') from error
             except (AssertionError, OSError, ValueError) as error:
                 raise FileNotFoundError(
                     f'{names} is no config of an installed package: {str(error).rstrip(".")}. Such '

@@ -102,6 +102,14 @@ def test_names_of_no_config_are_told(name, words, tmp_path):
     assert str(caught.value).startswith(f'{mine}: _base_ names {name}, which is no config of ')
 
 
+def test_a_package_of_openmmlab_that_is_not_installed_is_told():
+    with pytest.raises(
+        ModuleNotFoundError, match=r'mmyolo::a/b\.py can not be read: mmyolo is not'
+    ) as caught:
+        read_config('mmyolo::a/b.py')
+    assert is_told(caught.value)
+
+
 def test_a_package_config_needs_its_ending():
     with pytest.raises(FileNotFoundError, match=r'ends with \.py, got mmdet::faster_rcnn/x'):
         read_config('mmdet::faster_rcnn/x')
