@@ -49,6 +49,12 @@ def read_config(name: str | Path, **options: object) -> Config:
     """
     with package_bases():
         if '::' in str(name):
+            if not str(name).endswith('.py'):
+                raise FileNotFoundError(
+                    f'The name of a config in a package ends with .py, got {name}. Such names are '
+                    'like mmdet::FOLDER/NAME.py'
+                )
+            Config._get_cfg_path(str(name), str(name))  # says what is wrong with the name itself
             with TemporaryDirectory() as folder:  # a file of that name, after which runs are named
                 path = Path(folder) / Path(name).name
                 path.write_text(f'_base_ = {str(name)!r}\n')
@@ -65,18 +71,27 @@ def package_bases() -> Iterator[None]:
 
     def find_config(base: str, filename: str) -> tuple[str, str | None]:
         package = base.partition('::')[0]
+        names = base if base == filename else f'{filename}: _base_ names {base}, which'
         if package in EXTRAS and not find_spec(package):
             raise ModuleNotFoundError(
-                f'{filename}: _base_ names {base}, and {package} is not installed. To install it: '
+                f'{names} is of {package}, and {package} is not installed. To install it: '
                 f"pip install 'mmwau[{EXTRAS[package]}]'"
             )
         if not base.startswith(PREFIX):
-            return original.__func__(base, filename)
+            try:
+                return original.__func__(base, filename)
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(f'{names} can not be read: {error}') from error
+            except (AssertionError, OSError, ValueError) as error:
+                raise FileNotFoundError(
+                    f'{names} is no config of an installed package: {str(error).rstrip(".")}. Such '
+                    'names are like mmdet::FOLDER/NAME.py'
+                ) from error
         path = FOLDER / base.removeprefix(PREFIX)
         if not path.is_file():
             raise FileNotFoundError(
-                f'{filename}: _base_ names {base}, and there is no {path}. The configs are the '
-                f"files below that folder, for example 'mmwau::faster_rcnn_r50_wau_coco.py'"
+                f'{names} is no config of mmwau: there is no {path}. The configs are the files '
+                f"below that folder, for example 'mmwau::faster_rcnn_r50_wau_coco.py'"
             )
         return str(path), None
 

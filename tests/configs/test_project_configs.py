@@ -15,6 +15,7 @@ from detection import ROOT
 from mmwau.datasets.shapes import make_shapes
 from mmwau.engine import package_configs
 from mmwau.engine.package_configs import read_config
+from mmwau.scripts.errors import is_told
 from mmwau.scripts.launch import load_config
 from mmwau.scripts.preflight import check_wau
 
@@ -77,6 +78,41 @@ def test_a_project_that_is_not_installed_is_told(monkeypatch, tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = 'mmseg::fcn/fcn.py'\n")
     with pytest.raises(ModuleNotFoundError, match=r"mmseg is not installed.*'mmwau\[segmentation"):
         read_config(tmp_path / 'mine.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('mmdet::faster_rcnn/nope.py', r'no config of an installed package: file .*nope\.py'),
+        ('mmdet::nope.py', 'Such names are like mmdet::FOLDER/NAME.py'),
+        ('mmfoo::x/y.py', 'does not support to load mmfoo config'),
+        ('mmwau::nope.py', 'is no config of mmwau: there is no '),
+    ],
+)
+def test_names_of_no_config_are_told(name, words, tmp_path):
+    """In an error that scripts print without a traceback, which says where the name is from."""
+    with pytest.raises(FileNotFoundError, match=words) as caught:
+        read_config(name)
+    assert str(caught.value).startswith(f'{name} is no config of ')
+    assert is_told(caught.value)
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f'_base_ = {name!r}\n')
+    with pytest.raises(FileNotFoundError, match=words) as caught:
+        read_config(mine)
+    assert str(caught.value).startswith(f'{mine}: _base_ names {name}, which is no config of ')
+
+
+def test_a_package_of_openmmlab_that_is_not_installed_is_told():
+    with pytest.raises(
+        ModuleNotFoundError, match=r'mmyolo::a/b\.py can not be read: mmyolo is not'
+    ) as caught:
+        read_config('mmyolo::a/b.py')
+    assert is_told(caught.value)
+
+
+def test_a_package_config_needs_its_ending():
+    with pytest.raises(FileNotFoundError, match=r'ends with \.py, got mmdet::faster_rcnn/x'):
+        read_config('mmdet::faster_rcnn/x')
 
 
 @pytest.mark.slow

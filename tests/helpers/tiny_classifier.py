@@ -27,8 +27,8 @@ test_cfg = dict()
 class TinyClassifier(BaseModel):
     """Says which channel of its input is the largest one."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg=init_cfg)
         self.backbone = nn.Sequential(
             nn.Conv2d(4, 8, 1, bias=False),
             nn.BatchNorm2d(8),

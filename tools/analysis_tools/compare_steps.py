@@ -27,6 +27,7 @@ from mmwau.scripts.errors import run_script
 from mmwau.scripts.launch import collate_as_mmpretrain
 from mmwau.scripts.preflight import check_train_config
 from mmwau.scripts.presets import preset_names
+from mmwau.scripts.pretrained import explain_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,7 +74,8 @@ def main() -> None:
         logging.disable(logging.WARNING)
         warnings.simplefilter('ignore')
         batches = load_batches(cfg)
-        steps = {name: ConfigTrainer(arm, batches, name).step for name, arm in arms.items()}
+        with explain_weights(cfg):
+            steps = {name: ConfigTrainer(arm, batches, name).step for name, arm in arms.items()}
         total = len(arms) * (WARM_UP + args.max_rounds)
         with progress_bar(console, auto_refresh=False) as progress:
             task = progress.add_task('steps', total=total)
