@@ -1,5 +1,6 @@
-# ResNet-20 with a long schedule, 6,300 updates, at the learning rates that cifar10_long_rates.py
-# has chosen, on the test images. Its data are those of cifar10_cpu.py.
+# ResNet-20 with a long schedule, 6,300 updates, on the test images. Not to be trained yet: the
+# learning rates are to be those that cifar10_long_rates.py chooses. Until then all have that of the
+# recipe. Its data are those of cifar10_cpu.py.
 _base_ = './cifar10_long_rates.py'
 
 title = 'ResNet-20, long schedule'
