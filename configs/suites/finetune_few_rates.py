@@ -8,11 +8,11 @@ options = {
     'train_dataloader.dataset.ann_file': 'annotations/few.json',
     'train_cfg.max_epochs': 30,
     'param_scheduler.1.T_max': 30,
-    'train_cfg.val_interval': 15,
+    'train_cfg.val_interval': 30,
 }
 arms = {
     f'WAU, whole layers, 0.5 to 1, {rate:g}': dict(
         options={'custom_hooks.0.ratio_schedule.end': 30}
     )
-    for rate in (0.001, 0.0005, 0.00025, 0.002)
+    for rate in (0.001, 0.0005, 0.00025)
 }

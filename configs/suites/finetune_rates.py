@@ -14,7 +14,7 @@ options = {
     'val_dataloader.dataset.pipeline.1.scale': (240, 180),
     'train_cfg.max_epochs': 8,
     'param_scheduler.1.T_max': 8,
-    'train_cfg.val_interval': 4,
+    'train_cfg.val_interval': 8,
 }
 recipe = 'configs/finetune/faster_rcnn_efficientnet_lite0{arm}'
 settings = {
@@ -40,7 +40,7 @@ kinds = {
     ),
 }
 # All are compared with the first one, which has the rate of the config.
-rates = (0.001, 0.0005, 0.00025, 0.002)
+rates = (0.001, 0.0005, 0.00025)
 arms = {
     kind if (kind, rate) == ('baseline', 0.001) else f'{kind}, {rate:g}': dict(
         arm, options={**arm.get('options', {}), 'optim_wrapper.optimizer.lr': rate}

@@ -144,10 +144,6 @@ class Measurements:
         """Report again and again what fraction of a measurement has been done meanwhile."""
         self.runner.register_hook(Tick(tick))
 
-    def weight(self, point: Point) -> int:
-        """What a measurement counts for in the progress."""
-        return 1
-
     def measure(self, point: Point) -> dict[str, float]:
         """The metrics of the checkpoint that is loaded."""
         filters = {}

@@ -1,17 +1,22 @@
 """How small networks get that lose filters for good and train on: tables, pictures, a page."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from statistics import fmean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmwau.reporting.numbers import gap_text, mean_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
+from mmwau.reporting.statistics import summarise
+from mmwau.runs.metrics import is_measured
 
-from .finetuning import BYTES, MULTIPLICATIONS, PARAMETERS, SIZES
+from .finetuning import BEFORE, BYTES, MULTIPLICATIONS, PARAMETERS, SIZES
 from .prune_report import (
     HOLLOW,
     NO_VALUE,
@@ -41,10 +46,18 @@ class FinetuneReport(PruneReport):
     Args:
         epochs: Epochs that each network was trained on for.
         tolerance: Of the whole network's metric the fraction that may be lost, in [0, 1).
+        arms: For each arm the labels of its checkpoints, as many as in the first one, the baseline,
+            and paired by their place; empty if checkpoints are compared one by one.
     """
 
     epochs: int = 1
     tolerance: float = 0.0
+    arms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def before(self, label: str) -> float:
+        """The metric of a checkpoint as it was, before it was trained on."""
+        value = self.metrics[Point(self.curves.checkpoints[label])].get(f'{BEFORE}{self.metric}')
+        return value if is_measured(value) else math.nan
 
     def limits(self, label: str, order: str) -> tuple[float | None, float | None]:
         """How far filters can go, fraction by fraction.
@@ -82,7 +95,7 @@ class FinetuneReport(PruneReport):
         rows = []
         for order, label in product(self.curves.orders, self.curves.checkpoints):
             kept, lost = self.limits(label, order)
-            row = [f'{order}, {label}', self.text(self.whole(label))]
+            row = [f'{order}, {label}', self.text(self.before(label)), self.text(self.whole(label))]
             if kept is None:
                 rows.append([*row, *[NO_VALUE] * 6])
                 continue
@@ -95,10 +108,12 @@ class FinetuneReport(PruneReport):
             rows.append([*row, percent(kept), self.text(metric), *sizes, falls])
         return Table(
             f'The most filters that can go for good, with {self._trained()}, before {self.metric} '
-            f"is lost by more than {percent(self.tolerance)} of the whole network's; and what is "
-            'left then, also relative to the whole network.',
+            f"is lost by more than {percent(self.tolerance)} of the whole network's, which was "
+            'trained on as long; and what is left then, also relative to it. Before: the metric of '
+            'the checkpoint.',
             [
                 'order, checkpoint',
+                'before',
                 'whole',
                 'filters removed',
                 self.metric,
@@ -107,6 +122,47 @@ class FinetuneReport(PruneReport):
             ],
             rows,
         )
+
+    def arm_tables(self) -> list[Table]:
+        """What is left of the metric in each arm, and gaps; empty where there are no arms."""
+        if not self.arms:
+            return []
+        baseline, *others = self.arms
+        rows = []
+        for order in self.curves.orders:
+            for fraction in self.curves.fractions:
+                left = partial(self._left, order, fraction)
+                rows.append([order, percent(fraction), *self._compare(left)])
+            kept = partial(self._kept, order)
+            rows.append([order, 'most, metric kept', *self._compare(kept)])
+        number_of = len(self.arms[baseline])
+        return [
+            Table(
+                f'{self.metric} / that of the whole network trained on as long, mean ± sample '
+                f'standard deviation of {number_of} checkpoints; the gap to {baseline}, paired by '
+                'place, with its 95 % interval. Last: the largest fraction of filters that can go '
+                f'before more than {percent(self.tolerance)} of the metric is lost',
+                ['order', 'filters removed', *self.arms, *(f'Gap, {arm}' for arm in others)],
+                rows,
+            )
+        ]
+
+    def _compare(self, measure: Callable[[str], float]) -> list[str]:
+        """The mean of each arm, and the gap to the first one of each other."""
+        found = [[measure(label) for label in labels] for labels in self.arms.values()]
+        gaps = [
+            _measured(ours - theirs for ours, theirs in zip(values, found[0], strict=True))
+            for values in found[1:]
+        ]
+        means = [mean_text(summarise(_measured(values)), 3) for values in found]
+        return means + [gap_text(summarise(gap), 3) for gap in gaps]
+
+    def _left(self, order: str, fraction: float, label: str) -> float:
+        return mean(self.relative(label, order, fraction))
+
+    def _kept(self, order: str, label: str) -> float:
+        kept = self.limits(label, order)[0]
+        return math.nan if kept is None else kept
 
     def size_table(self) -> Table:
         """A row for each network: its metric and its sizes."""
@@ -139,11 +195,8 @@ class FinetuneReport(PruneReport):
             for axes, kind in zip(panels[:, column], (PARAMETERS, MULTIPLICATIONS), strict=True):
                 axes.axvspan(*CLAIMED, color='#eeeeee', zorder=0)
                 axes.axhline(1 - self.tolerance, color='#9a9a9a', linestyle=':', linewidth=1)
-                for label, style in styles(self.curves.checkpoints).items():
-                    fractions = self.curves.fractions
-                    left = [100 * self.share(label, order, each, kind) for each in fractions]
-                    values = [mean(self.relative(label, order, each)) for each in fractions]
-                    axes.plot([100, *left], [1.0, *values], label=label, **HOLLOW, **style)
+                for name, style in styles(self._lines()).items():
+                    self._draw_line(axes, name, style, order, kind)
                 axes.set_xlabel(f'{HEADINGS[kind]} left (%)')
                 axes.set_xlim(0, 103)
                 tidy(axes)
@@ -153,16 +206,33 @@ class FinetuneReport(PruneReport):
         legend_above(figure, panels[0][0])
         return figure
 
+    def _lines(self) -> Mapping[str, Sequence[str]]:
+        """The checkpoints of each line of a picture: those of an arm, or one."""
+        return self.arms or {label: [label] for label in self.curves.checkpoints}
+
+    def _draw_line(self, axes: Axes, name: str, style: dict, order: str, kind: str) -> None:
+        labels = self._lines()[name]
+        left, means, low, high = [100.0], [1.0], [1.0], [1.0]
+        for fraction in self.curves.fractions:
+            left.append(100 * fmean(self.share(label, order, fraction, kind) for label in labels))
+            values = [self._left(order, fraction, label) for label in labels]
+            means.append(mean(values))
+            low.append(min(values))
+            high.append(max(values))
+        axes.plot(left, means, label=name, **HOLLOW, **style)
+        if len(labels) > 1:
+            axes.fill_between(left, low, high, color=style['color'], alpha=0.15, linewidth=0)
+
     def sections(self, measured: Table, left_out: Mapping[str, str]) -> list[Section]:
         """The parts of the page; takes the arguments of the base class."""
         how = (
             'Filters are removed for good, in one go and from every layer, with what belongs to '
             'them in other layers; layers whose outputs are added lose the same filters. Each '
             f'network begins with the weights of its checkpoint and is trained on for '
-            f'{self.epochs} epochs with the config, its learning rate beginning anew; the whole '
-            'network is not trained on. Multiplications are those for the first image of the test '
-            'data. Dotted: what may be lost. Grey: the 20 to 40 % of its original size to which '
-            "the paper's abstract says a network can be compressed.",
+            f'{self.epochs} epochs with the config, its learning rate beginning anew. So is the '
+            'whole network that it is compared with. Multiplications are those for the first image '
+            'of the test data. Dotted: what may be lost. Grey: the 20 to 40 % of its original size '
+            "to which the paper's abstract says a network can be compressed.",
             *ORDERS_EXPLAINED,
         )
         warnings = self.warnings()
@@ -171,7 +241,7 @@ class FinetuneReport(PruneReport):
             Section('How to read this', how),
             Section(
                 'What is left of the networks',
-                [self.limit_table(), self.draw_sizes(), self.size_table()],
+                [self.limit_table(), *self.arm_tables(), self.draw_sizes(), self.size_table()],
             ),
             measured_section(measured, left_out),
         ]
@@ -183,3 +253,7 @@ class FinetuneReport(PruneReport):
         value, share = (get(label, order, fraction, kind) for get in (self.size, self.share))
         text = f'{value:,.0f}' if kind == PARAMETERS else f'{value / 1e6:,.3g} M'
         return f'{text}{"B" if kind == BYTES else ""} ({percent(share)})'
+
+
+def _measured(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]

@@ -34,6 +34,9 @@ PARAMETERS, BYTES, MULTIPLICATIONS = SIZES = (
     'size/bytes',
     'size/multiplications',
 )
+# Before the names of the whole network's metrics as its checkpoint has them, before it trains on.
+BEFORE = 'before/'
+NO_METRICS = ('size/', BEFORE)
 
 
 class TrainingTick(Hook):
@@ -108,28 +111,27 @@ class Finetuning(Measurements):
         """Report again and again what fraction of a training has been done meanwhile."""
         self.tick = tick
 
-    def weight(self, point: Point) -> int:
-        """What a measurement counts for in the progress: only trainings take time."""
-        return int(point.order is not None)
-
     def load(self, path: str, orders: Sequence[str], seeds: Sequence[int]) -> None:
         """Load a checkpoint and find out the orders of its filters."""
         super().load(path, orders, seeds)
         self.checkpoint = path
 
     def measure(self, point: Point) -> dict[str, float]:
-        """The metrics and sizes of a network; the whole one is not trained.
+        """The metrics and sizes of a network that lost filters and was trained on.
 
-        Those of a network that diverged as it was trained on are nan.
+        The whole one is trained on too, so that what training brings by itself is not taken for
+        what filters are worth; its metrics before are there too. Those of a network that diverged
+        as it was trained on are nan.
 
         Raises:
             ValueError: See :func:`mmwau.analysis.shrinking.shrink`; or if the training data are
-                less than a batch.
+                less than a batch, or the whole network diverged.
         """
+        others: dict[str, float] = {}
         if point.order is None:
-            return {**evaluate(self.runner), **measure_size(self.runner)}
+            before = evaluate(self.runner)
+            others = {f'{BEFORE}{name}': value for name, value in before.items()}
         gc.collect()  # with the runner before, its data loaders' processes end
-        ranked = {name: self.ranked[point.order, point.seed, name] for name in self.layers}
         with TemporaryDirectory(prefix='mmwau_finetune_') as folder, quiet():
             cfg = deepcopy(self.cfg)
             cfg.work_dir, cfg.experiment_name = folder, Path(folder).name
@@ -140,8 +142,10 @@ class Finetuning(Measurements):
                     'smaller batch_size, or drop_last=False'
                 )
             load_weights(runner, self.checkpoint)
-            shrink(runner.model, partial(compute_loss, runner), ranked, point.fraction)
-            sizes = measure_size(runner)
+            if point.order is not None:
+                ranked = {name: self.ranked[point.order, point.seed, name] for name in self.layers}
+                shrink(runner.model, partial(compute_loss, runner), ranked, point.fraction)
+            others |= measure_size(runner)
             # The runner would set weights as for a new training.
             runner.model.init_weights = lambda: None
             # Looking at a loss has moved the random numbers.
@@ -150,8 +154,13 @@ class Finetuning(Measurements):
             runner.train()
             metrics = evaluate(runner)
             if not all(tensor.isfinite().all() for tensor in runner.model.state_dict().values()):
+                if point.order is None:
+                    raise ValueError(
+                        f'The whole network of {self.checkpoint} diverged as it was trained on: '
+                        'set a lower learning rate, --cfg-options optim_wrapper.optimizer.lr=...'
+                    )
                 metrics = dict.fromkeys(metrics, math.nan)
-            return {**metrics, **sizes}
+            return {**metrics, **others}
 
 
 def find_shrinkable(

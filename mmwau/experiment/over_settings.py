@@ -6,11 +6,11 @@ from statistics import fmean
 from scipy.stats import ttest_1samp
 from statsmodels.stats.multitest import multipletests
 
-from mmwau.reporting.numbers import NO_VALUE, number_text
+from mmwau.reporting.numbers import NO_VALUE, gap_text, number_text
 from mmwau.reporting.page import Table
 from mmwau.reporting.statistics import summarise
 
-from .setting import Setting, gap_text
+from .setting import Setting
 
 
 def over_settings(settings: Sequence[Setting]) -> Table | None:

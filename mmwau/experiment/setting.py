@@ -13,10 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from mmwau.engine.overlap_hook import MOVEMENTS
 from mmwau.reporting.curves import MARKERS_OF_A_LINE, NOTE, OVERLAP, draw_means, in_panels
 from mmwau.reporting.labels import metric_label
-from mmwau.reporting.numbers import NO_BREAK, NO_VALUE, mean_text, number_text
+from mmwau.reporting.numbers import NO_BREAK, gap_text, mean_text, number_text
 from mmwau.reporting.page import Table
 from mmwau.reporting.plots import legend_above, styles, tidy
-from mmwau.reporting.statistics import Summary, difference, half_width, summarise, summarise_curves
+from mmwau.reporting.statistics import Summary, difference, summarise, summarise_curves
 from mmwau.runs.metrics import is_measured, is_number
 
 from .equal_terms import at_equal_loss, at_equal_movement, first_reach, interpolate
@@ -269,15 +269,3 @@ class Setting:
 def _lowest_so_far(curve: Curve) -> Curve:
     steps, values = zip(*curve, strict=True)
     return list(zip(steps, accumulate(values, min), strict=True))
-
-
-def gap_text(found: Summary | None, decimals: int) -> str:
-    """A gap with its 95 % interval, if it has one, and a dash for none."""
-    if found is None:
-        return NO_VALUE
-    half = half_width(found)
-    text = number_text(found.mean, decimals, '+')
-    if half is None:
-        return text
-    low, high = (number_text(found.mean + sign * half, decimals, '+') for sign in (-1, 1))
-    return f'{text} ({low}, {high})'.replace(' ', NO_BREAK)

@@ -1,12 +1,14 @@
 import importlib.util
 import json
+import math
 import re
 
 import pytest
 import torch
 from detection import ROOT
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS
 from PIL import Image
 from tiny_classifier import CONFIG, TinyAccuracy, TinyClassifier
 
@@ -19,6 +21,13 @@ pytest.importorskip('torch_pruning')
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'prune_curve.py'
 ARGUMENTS = ['config.py', 'start.pth', '--fractions', '0.5', '0.75']
 TRAINED = [*ARGUMENTS, '--finetune-epochs', '4']
+
+
+@HOOKS.register_module(force=True)
+class DivergingWhereSmall(Hook):
+    def after_train(self, runner):
+        if runner.model.backbone[0].out_channels < 8:
+            runner.model.backbone[0].weight.data.fill_(math.nan)
 
 
 @pytest.fixture(scope='module')
@@ -69,11 +78,13 @@ def test_sizes_by_hand_and_what_training_brings_back(place, tool, capsys):
     assert sizes[1] == [4 * (32 + 64) + 32, 4 * (16 + 16) + 16]
     assert sizes[2][0] > sizes[2][1] > 4 * sizes[0][1]
     assert measured[None, 0.0]['accuracy/top1'] == 1
+    assert measured[None, 0.0]['before/accuracy/top1'] == 1
+    assert 'before/accuracy/top1' not in measured['l1', 0.5]
     # The four filters with the largest norms are enough.
     assert measured['l1', 0.5]['accuracy/top1'] == 1
     said = capsys.readouterr().out
     assert '2 convolutions with 16 filters' in said
-    assert re.search(r'l1, .*start +│ +1.000 │ +50 % │ +1.000 │ 68 \(41.5 %\)', said)
+    assert re.search(r'l1, .*start +│ +1.000 │ +1.000 │ +50 % │ +1.000 │ 68 \(41.5 %\)', said)
     page = (place / 'work_dirs/prune_curve/prune_finetune.html').read_text()
     assert '4 epochs of training afterwards' in page
     assert page.count('data:image/png') == 1
@@ -95,15 +106,25 @@ def test_the_same_each_time_and_goes_on_where_it_was_stopped(place, tool, monkey
     monkeypatch.setattr(TinyAccuracy, 'compute_metrics', stop_at_third)
     with pytest.raises(SystemExit, match='the same command goes on'):
         tool.main([*TRAINED, '--overwrite'])
-    assert list(points(place)) == list(expected)[:2]
+    # The first two are of the whole network, before and after it was trained on.
+    assert list(points(place)) == list(expected)[:1]
     tool.main(TRAINED)
-    assert len(calls) == 4
+    assert len(calls) == 5
     assert points(place) == expected
     # The plain curve has a file of its own.
     tool.main([*ARGUMENTS, '--orders', 'l1'])
     assert points(place) == expected
     with pytest.raises(ValueError, match=r'config.optim_wrapper.optimizer.lr: 0.5 there, 0.1 now'):
         tool.main([*TRAINED, '--cfg-options', 'optim_wrapper.optimizer.lr=0.1'])
+
+
+def test_the_whole_network_trains_on_as_long(place, tool):
+    start = torch.load('start.pth')
+    start['state_dict']['head.weight'].zero_()
+    torch.save(start, 'start.pth')
+    tool.main(TRAINED)
+    whole = points(place)[None, 0.0]
+    assert whole['before/accuracy/top1'] < 0.5 < whole['accuracy/top1']
 
 
 def test_wau_is_kept_while_training_on(place, tool):
@@ -138,7 +159,14 @@ def test_averaged_weights_are_those_of_the_small_network(place, tool):
 
 
 def test_a_training_that_diverges_is_no_measurement(place, tool, capsys):
-    tool.main([*TRAINED, '--cfg-options', 'optim_wrapper.optimizer.lr=1e30'])
+    with pytest.raises(
+        ValueError, match=r'whole network of start.pth diverged .* a lower learning'
+    ):
+        tool.main([*TRAINED, '--cfg-options', 'optim_wrapper.optimizer.lr=1e30'])
+    (place / 'diverging.py').write_text(
+        "_base_ = './config.py'\ncustom_hooks = [dict(type='DivergingWhereSmall')]\n"
+    )
+    tool.main(['diverging.py', *TRAINED[1:], '--overwrite'])
     assert points(place)['l1', 0.5]['accuracy/top1'] is None
     assert points(place)['l1', 0.5]['size/parameters'] == 68
     assert 'nan' in capsys.readouterr().out
@@ -157,6 +185,12 @@ def test_data_without_a_whole_batch_are_reported(place, tool):
         (['--finetune-epochs', '1', '--tolerance', '1'], r'--tolerance must be in \[0, 1\), got'),
         (['--tolerance', '0.1'], '--tolerance is for --finetune-epochs, which is not given'),
         (['--finetune-epochs', '1', '--per-layer'], '--per-layer does not train'),
+        (['--arms', 'a=1'], '--arms is for --finetune-epochs, which is not given'),
+        (['--finetune-epochs', '1', '--arms', 'a=1'], 'two or more different names .* got a=1'),
+        (
+            ['--finetune-epochs', '1', '--arms', 'a'],
+            "an arm is NAME=NUMBER, such as WAU=3, got 'a'",
+        ),
         (['--taylor-images', '9'], '--taylor-images is for --orders taylor'),
         (['--orders', 'taylor', '--taylor-images', '0'], 'at least 1, got 0'),
     ],
@@ -191,17 +225,21 @@ def test_taylor_without_training_data_is_reported(place, tool):
 def report(values, tolerance):
     fractions = [0.25, 0.5, 0.75]
     curves = Curves({'a': 'a'}, ['l1'], [0], fractions, {}, [])
-    metrics = {
+    metrics = measured_at(curves, 'a', values)
+    metrics[Point('a')]['before/ap'] = 0.9 * values[0]
+    return FinetuneReport(curves, metrics, 'ap', 3, tolerance)
+
+
+def measured_at(curves, label, values):
+    return {
         point: {
             'ap': value,
             'size/parameters': 1000 * (1 - point.fraction),
             'size/bytes': 4e6 * (1 - point.fraction),
             'size/multiplications': 2e6 * (1 - point.fraction) ** 2,
         }
-        for point, value in zip(curves.points('a'), values, strict=True)
+        for point, value in zip(curves.points(label), values, strict=True)
     }
-    assert Point('a') in metrics
-    return FinetuneReport(curves, metrics, 'ap', 3, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -225,17 +263,46 @@ def test_where_the_metric_is_lost(values, tolerance, expected):
 def test_tables():
     measured = report((0.5, 0.5, 0.46, 0.44), 0.1)
     assert measured.limit_table().rows == [
-        ['l1, a', '0.500', '50 %', '0.460', '500 (50 %)', '2 MB (50 %)', '0.5 M (25 %)',
+        ['l1, a', '0.450', '0.500', '50 %', '0.460', '500 (50 %)', '2 MB (50 %)', '0.5 M (25 %)',
          '75 %, 25 % of parameters']
     ]  # fmt: skip
     assert measured.size_table().rows[2] == [
         'l1, a', '75 %', '0.440', '0.880', '250 (25 %)', '1 MB (25 %)', '0.125 M (6.25 %)'
     ]  # fmt: skip
     whole = report((0.5, 0.3, 0.3, 0.3), 0.1).limit_table().rows[0]
-    assert whole[1:5] == ['0.500', '0 %', '0.500', '1,000 (100 %)']
+    assert whole[1:6] == ['0.450', '0.500', '0 %', '0.500', '1,000 (100 %)']
     assert report((0.5,) * 4, 0.0).limit_table().rows[0][-1] == '> 75 %'
-    assert report((0.0,) * 4, 0.0).limit_table().rows[0][2:] == ['-'] * 6
+    assert report((0.0,) * 4, 0.0).limit_table().rows[0][3:] == ['-'] * 6
     measured.draw_sizes().canvas.draw()
+
+
+def test_arms_are_compared_in_pairs():
+    arms = {'baseline': ['a', 'b'], 'WAU': ['c', 'd']}
+    values = {
+        'a': (0.5, 0.5, 0.4, 0.1),
+        'b': (1.0, 0.9, 0.6, 0.3),
+        'c': (0.5, 0.5, 0.3, 0.1),
+        'd': (1.0, 1.0, 0.6, math.nan),
+    }
+    curves = Curves({label: label for label in values}, ['l1'], [0], [0.25, 0.5, 0.75], {}, [])
+    metrics = {}
+    for label, each in values.items():
+        metrics |= measured_at(curves, label, each)
+    shown = FinetuneReport(curves, metrics, 'ap', 3, 0.1, arms)
+    (table,) = shown.arm_tables()
+    assert table.columns == ['order', 'filters removed', 'baseline', 'WAU', 'Gap, WAU']
+    # Relative to the whole one: 1 and 0.9, 1 and 1; 0.8 and 0.6, 0.6 and 0.6; 0.2 and 0.3, 0.2.
+    # Half the width of an interval of two pairs is 12.706 times half of their distance.
+    rows = [[cell.replace('\u00a0', ' ') for cell in row] for row in table.rows]
+    assert rows == [
+        ['l1', '25 %', '0.950 ± 0.071', '1.000 ± 0.000', '+0.050 (−0.585, +0.685)'],
+        ['l1', '50 %', '0.700 ± 0.141', '0.600 ± 0.000', '−0.100 (−1.371, +1.171)'],
+        ['l1', '75 %', '0.250 ± 0.071', '0.200', '+0.000'],
+        ['l1', 'most, metric kept', '0.250 ± 0.000', '0.250 ± 0.000', '+0.000 (+0.000, +0.000)'],
+    ]
+    figure = shown.draw_sizes()
+    assert [line.get_label() for line in figure.axes[0].lines[1:]] == ['baseline', 'WAU']
+    assert report((0.5,) * 4, 0.1).arm_tables() == []
 
 
 @pytest.mark.slow

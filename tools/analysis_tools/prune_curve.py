@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import mmwau.core.openmp  # noqa: F401  (before torch)
@@ -29,7 +30,12 @@ from mmwau.analysis.evaluation import (
     run_first_images,
 )
 from mmwau.analysis.finetune_report import FinetuneReport
-from mmwau.analysis.finetuning import SIZES, Finetuning, find_shrinkable, prepare_training
+from mmwau.analysis.finetuning import (
+    NO_METRICS,
+    Finetuning,
+    find_shrinkable,
+    prepare_training,
+)
 from mmwau.analysis.prune_report import PruneReport
 from mmwau.analysis.prune_results import Curves, Results, describe
 from mmwau.analysis.pruning import ORDERS, Removable, find_removable
@@ -43,6 +49,14 @@ from mmwau.runs.metrics import choose_metric
 from mmwau.scripts.errors import run_script
 from mmwau.scripts.launch import build_runner, load_config
 from mmwau.targets import is_below
+
+
+def parse_arm(text: str) -> tuple[str, int]:
+    """Name of an arm and its number of checkpoints, given as ``NAME=NUMBER``."""
+    name, _, count = text.rpartition('=')
+    if not name or not count.isdecimal():
+        raise argparse.ArgumentTypeError(f'an arm is NAME=NUMBER, such as WAU=3, got {text!r}')
+    return name, int(count)
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,6 +87,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add('--finetune-epochs', type=int, metavar='N', help=for_good)
     lost = "of the whole network's metric, what may be lost then, in [0, 1) (default: 0.01)"
     add('--tolerance', type=float, metavar='FRACTION', help=lost)
+    arms = (
+        'with --finetune-epochs: which checkpoints are repetitions of one arm, in their order, '
+        'paired by place, as in baseline=3 WAU=3'
+    )
+    add('--arms', nargs='+', type=parse_arm, metavar='NAME=NUMBER', help=arms)
     known = 'coco/bbox_mAP, accuracy/top1, or the first'
     add('--metric', help=f'name of the metric, of which more is better (default: {known})')
     results = 'folder for the results and the page (default: %(default)s)'
@@ -95,6 +114,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ('apoz_images', 32, '--orders apoz', 'apoz' in args.orders),
         ('taylor_images', 32, '--orders taylor', 'taylor' in args.orders),
         ('tolerance', 0.01, '--finetune-epochs', trains),
+        ('arms', [], '--finetune-epochs', trains),
     ):
         option = f'--{name.replace("_", "-")}'
         if getattr(args, name) is None:
@@ -113,6 +133,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) < 1:
             option = f'--{name.replace("_", "-")}'
             parser.error(f'{option} must be at least 1, got {getattr(args, name)}')
+    sizes = [count for _, count in args.arms]
+    equal = len(set(sizes)) == 1 and len(dict(args.arms)) == len(sizes) > 1
+    if args.arms and not (equal and sizes[0] > 1 and sum(sizes) == len(args.checkpoints)):
+        given = ' '.join(f'{name}={count}' for name, count in args.arms)
+        parser.error(
+            '--arms must be two or more different names with the same number of checkpoints each, '
+            f'at least 2, {len(args.checkpoints)} in all as given, got {given}'
+        )
     if not 0 <= args.tolerance < 1:
         parser.error(f'--tolerance must be in [0, 1), got {args.tolerance}')
     # Twice the same would be twice in the tables.
@@ -130,6 +158,8 @@ def identify(
     config['train_dataset'] = (parts.get('train_dataloader') or {}).get('dataset')
     if training is not None:
         config = {key: part for key, part in training.to_dict().items() if key != 'work_dir'}
+        # Results of earlier versions compare with the whole network as its checkpoint has it.
+        config['whole'] = 'trained on'
     return dict(
         config=config,
         targets=args.targets,
@@ -161,8 +191,8 @@ def choose_layers(layers: Mapping[str, Removable], args: argparse.Namespace) -> 
 
 
 def metric_of(measured: Mapping[str, float], args: argparse.Namespace) -> str:
-    """The metric to show, see ``choose_metric``; sizes, measured beside metrics, are none."""
-    metrics = {name: value for name, value in measured.items() if name not in SIZES}
+    """The metric to show, see ``choose_metric``; what is measured beside metrics is none."""
+    metrics = {name: value for name, value in measured.items() if not name.startswith(NO_METRICS)}
     return choose_metric(metrics, args.metric)
 
 
@@ -184,10 +214,10 @@ def measure_all(
     progress = progress_bar(
         console, speed_estimate_period=float('inf'), redirect_stdout=False, redirect_stderr=False
     )
-    weights = {point: measurements.weight(point) for each in planned.values() for point in each}
-    done = sum(weights[point] for point in weights if point in results.metrics)
+    every = [point for each in planned.values() for point in each]
+    done = sum(point in results.metrics for point in every)
     with progress:
-        task = progress.add_task('', total=sum(weights.values()), completed=done)
+        task = progress.add_task('', total=len(every), completed=done)
         measurements.watch(lambda share: progress.advance(task, share))
         progress.advance(task, 0)  # the time from which the speed is estimated
         for label, path in zip(labels, args.checkpoints, strict=True):
@@ -204,7 +234,7 @@ def measure_all(
                 if point == whole:
                     metric_of(metrics, args)
                 results.add(point, metrics)
-                done += weights[point]
+                done += 1
                 progress.update(task, completed=done)
         progress.update(task, description='measured')
 
@@ -215,7 +245,8 @@ def show(
     """Print the tables; write the pictures and the page."""
     curves, folder = report.curves, Path(args.work_dir)
     if isinstance(report, FinetuneReport):
-        console.print(report.limit_table().to_terminal())
+        for shown in (report.limit_table(), *report.arm_tables()):
+            console.print(shown.to_terminal())
         pictures = {'prune_finetune.png': report.draw_sizes()}
     else:
         # The summary and short names take 44 columns, a fraction 8.
@@ -306,8 +337,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metric = metric_of(results.metrics[next(curves.points(labels[0]))], args)
     report = PruneReport(curves, results.metrics, metric)
     if args.finetune_epochs is not None:
+        names, arms = iter(labels), {}
+        for arm, count in args.arms:
+            arms[arm] = list(islice(names, count))
         report = FinetuneReport(
-            curves, results.metrics, metric, args.finetune_epochs, args.tolerance
+            curves, results.metrics, metric, args.finetune_epochs, args.tolerance, arms
         )
     show(args, report, left_out, console)
 
