@@ -1,4 +1,4 @@
-# ResNet-20 with a long schedule, 6,300 updates, on the test images. Not to be trained yet: the
+# ResNet-20 with a long schedule, 6,250 updates, on the test images. Not to be trained yet: the
 # learning rates are to be those that cifar10_long_rates.py chooses. Until then all have that of the
 # recipe. Its data are those of cifar10_cpu.py.
 _base_ = './cifar10_long_rates.py'
@@ -9,7 +9,7 @@ options = {
     'val_dataloader.dataset.split': 'test',
     'val_dataloader.dataset.indices': None,
     'custom_hooks.0.movement': True,
-    'train_cfg.val_interval': 10,
+    'train_cfg.val_interval': 5,
 }
 arms = dict(
     _delete_=True,

@@ -5,14 +5,17 @@ _base_ = './finetune_rates.py'
 
 title = 'Fine-tuning with 24 images: learning rates'
 options = {
-    'train_dataloader.dataset.ann_file': 'annotations/few.json',
-    'train_cfg.max_epochs': 30,
-    'param_scheduler.1.T_max': 30,
-    'train_cfg.val_interval': 30,
+    'train_cfg.max_epochs': 20,
+    'param_scheduler.1.T_max': 20,
+    'train_cfg.val_interval': 20,
+}
+settings = {
+    name: dict(options={'train_dataloader.dataset.ann_file': 'annotations/few.json'})
+    for name in ('Raccoons', 'Playing cards', 'BCCD blood cells')
 }
 arms = {
     f'WAU, whole layers, 0.5 to 1, {rate:g}': dict(
-        options={'custom_hooks.0.ratio_schedule.end': 30}
+        options={'custom_hooks.0.ratio_schedule.end': 20}
     )
     for rate in (0.001, 0.0005, 0.00025)
 }

@@ -1,5 +1,9 @@
 # Fine-tuning: the learning rate of each arm, chosen on the images to choose on. The protocol is in
-# docs/finetune_protocol.md; the seed is none of those of the comparison.
+# docs/finetune_protocol.md; the seed is none of those of the comparison. The images to train on are
+# 120 of each data set:
+#   python tools/dataset_converters/split_coco.py data/cards/annotations/train.json fit=120
+#   python tools/dataset_converters/split_coco.py data/bccd/annotations/train.json fit=120 tune=40
+# (there are as many raccoons).
 title = 'Fine-tuning: learning rates'
 metric = 'coco/bbox_mAP'
 other_metrics = ['coco/bbox_mAP_50']
@@ -19,7 +23,10 @@ options = {
 recipe = 'configs/finetune/faster_rcnn_efficientnet_lite0{arm}'
 settings = {
     'Raccoons': dict(config=recipe + '_raccoon.py'),
-    'Playing cards': dict(config=recipe + '_cards.py'),
+    'Playing cards': dict(
+        config=recipe + '_cards.py',
+        options={'train_dataloader.dataset.ann_file': 'annotations/fit.json'},
+    ),
     'BCCD blood cells': dict(config=recipe + '_bccd.py'),
 }
 growing = {
@@ -39,10 +46,10 @@ kinds = {
         config='_wau_layers', options={'optim_wrapper.update_ratio': 0.75}
     ),
 }
-# All are compared with the first one, which has the rate of the config.
+# All are compared with the first one, the baseline with the rate of the config.
 rates = (0.001, 0.0005, 0.00025)
 arms = {
-    kind if (kind, rate) == ('baseline', 0.001) else f'{kind}, {rate:g}': dict(
+    f'{kind}, {rate:g}': dict(
         arm, options={**arm.get('options', {}), 'optim_wrapper.optimizer.lr': rate}
     )
     for kind, arm in kinds.items()

@@ -3,6 +3,7 @@
 from .cifar_alexnet import CIFARAlexNet
 from .cifar_wide_resnet import CIFARWideResNet
 from .googlenet import CIFARGoogLeNet, GoogLeNet
+from .narrow_vgg import NarrowVGG
 from .pytorchcv_backbone import PytorchCVBackbone
 from .timm_efficientnet import TimmEfficientNet
 
@@ -11,6 +12,7 @@ __all__ = [
     'CIFARGoogLeNet',
     'CIFARWideResNet',
     'GoogLeNet',
+    'NarrowVGG',
     'PytorchCVBackbone',
     'TimmEfficientNet',
 ]

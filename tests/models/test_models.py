@@ -23,6 +23,7 @@ from mmwau.models import (
     CIFARGoogLeNet,
     CIFARWideResNet,
     GoogLeNet,
+    NarrowVGG,
     PytorchCVBackbone,
 )
 
@@ -118,10 +119,38 @@ def test_head_fits_its_backbone_and_classes(network, classes):
 
 @pytest.mark.parametrize('registry', [MODELS, mmdet.registry.MODELS, mmpretrain.registry.MODELS])
 @pytest.mark.parametrize(
-    'kind', [CIFARAlexNet, CIFARGoogLeNet, CIFARWideResNet, GoogLeNet, PytorchCVBackbone]
+    'kind',
+    [CIFARAlexNet, CIFARGoogLeNet, CIFARWideResNet, GoogLeNet, NarrowVGG, PytorchCVBackbone],
 )
 def test_both_libraries_find_the_backbones(registry, kind):
     assert registry.get(kind.__name__) is kind
+
+
+@pytest.mark.parametrize(('depth', 'width'), [(11, 1.0), (19, 0.25), (16, 0.01)])
+def test_narrow_vgg(depth, width):
+    model = MODELS.build(dict(type='NarrowVGG', depth=depth, width=width, norm_cfg=dict(type='BN')))
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == depth - 3
+    widths = [convolution.out_channels for convolution in convolutions]
+    assert (widths[0], widths[-1]) == (max(1, round(64 * width)), round(512 * width))
+    (features,) = model(torch.zeros(2, 3, 32, 32))
+    assert features.shape == (2, widths[-1], 1, 1)
+    if width == 1:
+        # MMPreTrain's has biases before its norms.
+        of_mmpretrain = MODELS.get('mmpretrain.VGG')(depth=depth, norm_cfg=dict(type='BN'))
+        assert count(of_mmpretrain) - count(model) == sum(widths)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (dict(depth=12), 'depth must be one of 11, 13, 16, 19, got 12'),
+        (dict(width=0), r'width must be in \(0, 1\], got 0'),
+    ],
+)
+def test_narrow_vgg_with_wrong_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        NarrowVGG(**arguments)
 
 
 class TestPytorchCVBackbone:
