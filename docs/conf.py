@@ -77,6 +77,7 @@ docs/finetune_protocol
 
 docs/model_zoo
 docs/results
+docs/results/from_scratch
 docs/results/bccd_cpu
 docs/results/cifar10_cpu
 docs/speed

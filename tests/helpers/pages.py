@@ -120,7 +120,8 @@ def parser_of(script):
         raise Found(parser)
 
     arguments = patch.object(sys, 'argv', [str(script)])
-    with arguments, patch.object(argparse.ArgumentParser, 'parse_args', stop):
+    folder = patch.object(sys, 'path', [str(script.parent), *sys.path])  # as Python has it
+    with arguments, folder, patch.object(argparse.ArgumentParser, 'parse_args', stop):
         try:
             runpy.run_path(str(script), run_name='__main__')
         except Found as found:
