@@ -20,6 +20,7 @@ from .finetuning import BEFORE, BYTES, MULTIPLICATIONS, PARAMETERS, SIZES
 from .prune_report import (
     HOLLOW,
     NO_VALUE,
+    ORDER_TITLES,
     ORDERS_EXPLAINED,
     PruneReport,
     mean,
@@ -32,6 +33,10 @@ from .prune_results import Point
 
 # What the paper's abstract says of networks that lose their filters of little contribution.
 CLAIMED = (20, 40)
+ARMS_DRAWN = (
+    'A line of the picture is the mean of the checkpoints of an arm; its band reaches from the '
+    'lowest to the highest of them.'
+)
 HEADINGS = {
     PARAMETERS: 'parameters',
     BYTES: 'file of weights',
@@ -206,6 +211,11 @@ class FinetuneReport(PruneReport):
         legend_above(figure, panels[0][0])
         return figure
 
+    def _title(self, order: str) -> str:
+        seeds = len(self.curves.seeds)
+        many = order == 'random' and seeds > 1
+        return f'{ORDER_TITLES[order]}, mean of {seeds} seeds' if many else ORDER_TITLES[order]
+
     def _lines(self) -> Mapping[str, Sequence[str]]:
         """The checkpoints of each line of a picture: those of an arm, or one."""
         return self.arms or {label: [label] for label in self.curves.checkpoints}
@@ -217,8 +227,9 @@ class FinetuneReport(PruneReport):
             left.append(100 * fmean(self.share(label, order, fraction, kind) for label in labels))
             values = [self._left(order, fraction, label) for label in labels]
             means.append(mean(values))
-            low.append(min(values))
-            high.append(max(values))
+            measured = _measured(values) or [math.nan]
+            low.append(min(measured))
+            high.append(max(measured))
         axes.plot(left, means, label=name, **HOLLOW, **style)
         if len(labels) > 1:
             axes.fill_between(left, low, high, color=style['color'], alpha=0.15, linewidth=0)
@@ -228,11 +239,12 @@ class FinetuneReport(PruneReport):
         how = (
             'Filters are removed for good, in one go and from every layer, with what belongs to '
             'them in other layers; layers whose outputs are added lose the same filters. Each '
-            f'network begins with the weights of its checkpoint and is trained on for '
-            f'{self.epochs} epochs with the config, its learning rate beginning anew. So is the '
+            'network begins with the weights of its checkpoint and is trained on for '
+            f'{self._epochs()} with the config, its learning rate beginning anew. So is the '
             'whole network that it is compared with. Multiplications are those for the first image '
             'of the test data. Dotted: what may be lost. Grey: the 20 to 40 % of its original size '
             "to which the paper's abstract says a network can be compressed.",
+            *([ARMS_DRAWN] if self.arms else []),
             *ORDERS_EXPLAINED,
         )
         warnings = self.warnings()
@@ -247,7 +259,10 @@ class FinetuneReport(PruneReport):
         ]
 
     def _trained(self) -> str:
-        return f'{self.epochs} {"epoch" if self.epochs == 1 else "epochs"} of training afterwards'
+        return f'{self._epochs()} of training afterwards'
+
+    def _epochs(self) -> str:
+        return f'{self.epochs} {"epoch" if self.epochs == 1 else "epochs"}'
 
     def _size_text(self, label: str, order: str, fraction: float, kind: str) -> str:
         value, share = (get(label, order, fraction, kind) for get in (self.size, self.share))

@@ -3,6 +3,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from detection import ROOT
@@ -15,6 +16,7 @@ from tiny_classifier import CONFIG, TinyAccuracy, TinyClassifier
 from mmwau.analysis.finetune_report import FinetuneReport
 from mmwau.analysis.prune_results import Curves, Point
 from mmwau.datasets.shapes import make_shapes
+from mmwau.reporting.page import Table
 
 pytest.importorskip('torch_pruning')
 
@@ -303,6 +305,27 @@ def test_arms_are_compared_in_pairs():
     figure = shown.draw_sizes()
     assert [line.get_label() for line in figure.axes[0].lines[1:]] == ['baseline', 'WAU']
     assert report((0.5,) * 4, 0.1).arm_tables() == []
+
+
+@pytest.mark.parametrize('missing', [0, 1, 2])
+def test_a_band_reaches_over_what_is_measured(missing):
+    labels = ['a', 'b', 'c']
+    curves = Curves({label: label for label in labels}, ['random'], [0, 1], [0.5], {}, [])
+    metrics = {}
+    for place, (label, value) in enumerate(zip(labels, (0.3, 0.5, 0.1), strict=True)):
+        values = [1.0, *[math.nan if place == missing else value] * 2]
+        metrics |= measured_at(curves, label, values)
+    shown = FinetuneReport(curves, metrics, 'ap', 3, 0.1, {'arm': labels})
+    axes = shown.draw_sizes().axes[0]
+    band = axes.collections[0].get_paths()[0].vertices
+    left = [value for place, value in enumerate((0.3, 0.5, 0.1)) if place != missing]
+    at_half = band[np.isclose(band[:, 0], 50), 1]
+    assert [at_half.min(), at_half.max()] == [min(left), max(left)]
+    # The band is not one of seeds.
+    assert axes.get_title() == 'random, mean of 2 seeds'
+    page = str(shown.sections(Table('', [], []), {}))
+    assert 'from the lowest to the highest' in page
+    assert 'over seeds, ±' not in page
 
 
 @pytest.mark.slow
