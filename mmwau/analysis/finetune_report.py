@@ -10,7 +10,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmwau.reporting.numbers import gap_text, mean_text
+from mmwau.reporting.numbers import NO_BREAK, gap_text, mean_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
 from mmwau.reporting.statistics import summarise
@@ -145,8 +145,9 @@ class FinetuneReport(PruneReport):
             Table(
                 f'{self.metric} / that of the whole network trained on as long, mean ± sample '
                 f'standard deviation of {number_of} checkpoints; the gap to {baseline}, paired by '
-                'place, with its 95 % interval. Last: the largest fraction of filters that can go '
-                f'before more than {percent(self.tolerance)} of the metric is lost',
+                'place, with its 95 % interval. [1 of 2]: the others have no measurement. Last: '
+                'the largest fraction of filters that can go, of those tried, before more than '
+                f'{percent(self.tolerance)} of the metric is lost',
                 ['order', 'filters removed', *self.arms, *(f'Gap, {arm}' for arm in others)],
                 rows,
             )
@@ -156,11 +157,14 @@ class FinetuneReport(PruneReport):
         """The mean of each arm, and the gap to the first one of each other."""
         found = [[measure(label) for label in labels] for labels in self.arms.values()]
         gaps = [
-            _measured(ours - theirs for ours, theirs in zip(values, found[0], strict=True))
+            [ours - theirs for ours, theirs in zip(values, found[0], strict=True)]
             for values in found[1:]
         ]
-        means = [mean_text(summarise(_measured(values)), 3) for values in found]
-        return means + [gap_text(summarise(gap), 3) for gap in gaps]
+        return [
+            f'{text(summarise(_measured(values)), 3)}{_of_how_many(values)}'
+            for text, each in ((mean_text, found), (gap_text, gaps))
+            for values in each
+        ]
 
     def _left(self, order: str, fraction: float, label: str) -> float:
         return mean(self.relative(label, order, fraction))
@@ -272,3 +276,9 @@ class FinetuneReport(PruneReport):
 
 def _measured(values: Iterable[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
+
+
+def _of_how_many(values: Sequence[float]) -> str:
+    """How many of the values are measurements, where only some are."""
+    count = len(_measured(values))
+    return f'{NO_BREAK}[{count} of {len(values)}]' if 0 < count < len(values) else ''
