@@ -129,6 +129,12 @@ def test_the_whole_network_trains_on_as_long(place, tool):
     assert whole['before/accuracy/top1'] < 0.5 < whole['accuracy/top1']
 
 
+def test_a_copy_is_no_repetition(place, tool):
+    (place / 'copy.pth').write_bytes((place / 'start.pth').read_bytes())
+    with pytest.raises(ValueError, match=r'copy.pth is the same file as start.pth'):
+        tool.main(['config.py', 'start.pth', 'copy.pth', *TRAINED[2:]])
+
+
 def test_wau_is_kept_while_training_on(place, tool):
     (place / 'wau.py').write_text(
         "_base_ = './config.py'\n"

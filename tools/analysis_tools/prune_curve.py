@@ -148,6 +148,15 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_different(checkpoints: Sequence[str], digests: Sequence[str]) -> None:
+    """Raise a ValueError if a file is a copy of another one, which would count twice."""
+    first: dict[str, str] = {}
+    for path, digest in zip(checkpoints, digests, strict=True):
+        if digest in first:
+            raise ValueError(f'The checkpoint {path} is the same file as {first[digest]}')
+        first[digest] = path
+
+
 def identify(
     args: argparse.Namespace, cfg: Config, training: Config | None, digests: Sequence[str]
 ) -> dict:
@@ -302,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare(cfg, args.checkpoints)
         labels = short_labels(args.checkpoints)
         digests = [sha256(Path(path).read_bytes()).hexdigest() for path in args.checkpoints]
+        check_different(args.checkpoints, digests)
         identity = identify(args, cfg, training, digests)
         results_path = Path(args.work_dir) / f'{file_name(args)}.json'
         results = Results(results_path, identity, args.overwrite)
