@@ -61,7 +61,8 @@ class FinetuneReport(PruneReport):
 
     def before(self, label: str) -> float:
         """The metric of a checkpoint as it was, before it was trained on."""
-        value = self.metrics[Point(self.curves.checkpoints[label])].get(f'{BEFORE}{self.metric}')
+        measured = self.metrics[Point(self.curves.checkpoints[label])]
+        value = measured.get(f'{BEFORE}{self.metric}', 0.0)  # see _logged
         return value if is_measured(value) else math.nan
 
     def limits(self, label: str, order: str) -> tuple[float | None, float | None]:

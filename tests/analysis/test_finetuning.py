@@ -129,6 +129,32 @@ def test_the_whole_network_trains_on_as_long(place, tool):
     assert whole['before/accuracy/top1'] < 0.5 < whole['accuracy/top1']
 
 
+def test_what_was_measured_names_arms_and_the_training(place, tool):
+    start = torch.load('start.pth')
+    names = [f'{name}.pth' for name in 'abcd']
+    for number, name in enumerate(names):
+        torch.save({**start, 'meta': {'number': number}}, name)
+    arms = ['--finetune-epochs', '1', '--arms', 'plain=2', 'WAU=2']
+    tool.main(['config.py', *names, '--fractions', '0.5', *arms])
+    page = (place / 'work_dirs/prune_curve/prune_finetune.html').read_text()
+    measured = page[page.index('What was measured') :]
+    assert '<th>accuracy/top1, whole and trained on</th><th>arm, place</th>' in measured
+    found = re.findall(r'<td>(.).pth</td><td>\w{12}</td><td>[\d.]+</td><td>([^<]*)', measured)
+    assert found == [('a', 'plain, 1'), ('b', 'plain, 2'), ('c', 'WAU, 1'), ('d', 'WAU, 2')]
+
+
+def test_a_checkpoint_that_finds_nothing_has_a_metric_of_0(place, tool, monkeypatch, capsys):
+    compute, calls = TinyAccuracy.compute_metrics, []
+
+    def nothing_at_first(self, results):
+        calls.append(results)
+        return {} if len(calls) == 1 else compute(self, results)
+
+    monkeypatch.setattr(TinyAccuracy, 'compute_metrics', nothing_at_first)
+    tool.main(TRAINED)
+    assert re.search(r'l1, .*start +│ +0.000 │ +1.000 │', capsys.readouterr().out)
+
+
 def test_a_copy_is_no_repetition(place, tool):
     (place / 'copy.pth').write_bytes((place / 'start.pth').read_bytes())
     with pytest.raises(ValueError, match=r'copy.pth is the same file as start.pth'):

@@ -276,9 +276,14 @@ def show(
         [label, path, digest[:12], report.text(report.whole(label))]
         for (label, digest), path in zip(curves.checkpoints.items(), args.checkpoints, strict=True)
     ]
-    measured = Table(
-        f'Config {args.config}', ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole'], rows
-    )
+    columns = ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole']
+    if args.finetune_epochs is not None:
+        columns[-1] += ' and trained on'
+    if args.arms:
+        columns.append('arm, place')
+        places = [f'{arm}, {place}' for arm, count in args.arms for place in range(1, count + 1)]
+        rows = [[*row, place] for row, place in zip(rows, places, strict=True)]
+    measured = Table(f'Config {args.config}', columns, rows)
     sections = report.sections(measured, left_out)
     title = 'How the metric falls as filters are removed'
     if args.finetune_epochs is not None:
