@@ -183,6 +183,15 @@ def test_a_size_is_no_metric(place, tool, monkeypatch, found):
         tool.main([*TRAINED, '--overwrite', '--metric', 'size/bytes'])
 
 
+def test_a_metric_that_does_not_exist_is_reported_before_training(place, tool, monkeypatch):
+    def train(runner):
+        raise AssertionError
+
+    monkeypatch.setattr('mmengine.runner.Runner.train', train)
+    with pytest.raises(ValueError, match=r'--metric top1 is unknown.*exist: accuracy/top1'):
+        tool.main([*TRAINED, '--metric', 'top1'])
+
+
 def test_averaged_weights_are_those_of_the_small_network(place, tool):
     (place / 'ema.py').write_text(
         "_base_ = './config.py'\ncustom_hooks = [dict(type='EMAHook', momentum=0.0002)]\n"

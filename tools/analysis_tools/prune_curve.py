@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = {'apoz': args.apoz_images, 'taylor': args.taylor_images}
     measurements = Measurements(runner, layers, images)
     if training is not None:
-        measurements = Finetuning(runner, layers, images, training)
+        measurements = Finetuning(runner, layers, images, training, args.metric)
     try:
         measure_all(args, curves, results, measurements, console)
     except KeyboardInterrupt:
