@@ -10,7 +10,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmwau.reporting.numbers import gap_text, mean_text
+from mmwau.reporting.numbers import NO_BREAK, gap_text, mean_text
 from mmwau.reporting.page import Section, Table
 from mmwau.reporting.plots import legend_above, styles, tidy
 from mmwau.reporting.statistics import summarise
@@ -20,6 +20,7 @@ from .finetuning import BEFORE, BYTES, MULTIPLICATIONS, PARAMETERS, SIZES
 from .prune_report import (
     HOLLOW,
     NO_VALUE,
+    ORDER_TITLES,
     ORDERS_EXPLAINED,
     PruneReport,
     mean,
@@ -32,6 +33,10 @@ from .prune_results import Point
 
 # What the paper's abstract says of networks that lose their filters of little contribution.
 CLAIMED = (20, 40)
+ARMS_DRAWN = (
+    'A line of the picture is the mean of the checkpoints of an arm; its band reaches from the '
+    'lowest to the highest of them.'
+)
 HEADINGS = {
     PARAMETERS: 'parameters',
     BYTES: 'file of weights',
@@ -56,7 +61,8 @@ class FinetuneReport(PruneReport):
 
     def before(self, label: str) -> float:
         """The metric of a checkpoint as it was, before it was trained on."""
-        value = self.metrics[Point(self.curves.checkpoints[label])].get(f'{BEFORE}{self.metric}')
+        measured = self.metrics[Point(self.curves.checkpoints[label])]
+        value = measured.get(f'{BEFORE}{self.metric}', 0.0)  # see _logged
         return value if is_measured(value) else math.nan
 
     def limits(self, label: str, order: str) -> tuple[float | None, float | None]:
@@ -140,8 +146,9 @@ class FinetuneReport(PruneReport):
             Table(
                 f'{self.metric} / that of the whole network trained on as long, mean ± sample '
                 f'standard deviation of {number_of} checkpoints; the gap to {baseline}, paired by '
-                'place, with its 95 % interval. Last: the largest fraction of filters that can go '
-                f'before more than {percent(self.tolerance)} of the metric is lost',
+                'place, with its 95 % interval. [1 of 2]: the others have no measurement. Last: '
+                'the largest fraction of filters that can go, of those tried, before more than '
+                f'{percent(self.tolerance)} of the metric is lost',
                 ['order', 'filters removed', *self.arms, *(f'Gap, {arm}' for arm in others)],
                 rows,
             )
@@ -151,11 +158,14 @@ class FinetuneReport(PruneReport):
         """The mean of each arm, and the gap to the first one of each other."""
         found = [[measure(label) for label in labels] for labels in self.arms.values()]
         gaps = [
-            _measured(ours - theirs for ours, theirs in zip(values, found[0], strict=True))
+            [ours - theirs for ours, theirs in zip(values, found[0], strict=True)]
             for values in found[1:]
         ]
-        means = [mean_text(summarise(_measured(values)), 3) for values in found]
-        return means + [gap_text(summarise(gap), 3) for gap in gaps]
+        return [
+            f'{text(summarise(_measured(values)), 3)}{_of_how_many(values)}'
+            for text, each in ((mean_text, found), (gap_text, gaps))
+            for values in each
+        ]
 
     def _left(self, order: str, fraction: float, label: str) -> float:
         return mean(self.relative(label, order, fraction))
@@ -206,6 +216,11 @@ class FinetuneReport(PruneReport):
         legend_above(figure, panels[0][0])
         return figure
 
+    def _title(self, order: str) -> str:
+        seeds = len(self.curves.seeds)
+        many = order == 'random' and seeds > 1
+        return f'{ORDER_TITLES[order]}, mean of {seeds} seeds' if many else ORDER_TITLES[order]
+
     def _lines(self) -> Mapping[str, Sequence[str]]:
         """The checkpoints of each line of a picture: those of an arm, or one."""
         return self.arms or {label: [label] for label in self.curves.checkpoints}
@@ -217,8 +232,9 @@ class FinetuneReport(PruneReport):
             left.append(100 * fmean(self.share(label, order, fraction, kind) for label in labels))
             values = [self._left(order, fraction, label) for label in labels]
             means.append(mean(values))
-            low.append(min(values))
-            high.append(max(values))
+            measured = _measured(values) or [math.nan]
+            low.append(min(measured))
+            high.append(max(measured))
         axes.plot(left, means, label=name, **HOLLOW, **style)
         if len(labels) > 1:
             axes.fill_between(left, low, high, color=style['color'], alpha=0.15, linewidth=0)
@@ -228,11 +244,12 @@ class FinetuneReport(PruneReport):
         how = (
             'Filters are removed for good, in one go and from every layer, with what belongs to '
             'them in other layers; layers whose outputs are added lose the same filters. Each '
-            f'network begins with the weights of its checkpoint and is trained on for '
-            f'{self.epochs} epochs with the config, its learning rate beginning anew. So is the '
+            'network begins with the weights of its checkpoint and is trained on for '
+            f'{self._epochs()} with the config, its learning rate beginning anew. So is the '
             'whole network that it is compared with. Multiplications are those for the first image '
             'of the test data. Dotted: what may be lost. Grey: the 20 to 40 % of its original size '
             "to which the paper's abstract says a network can be compressed.",
+            *([ARMS_DRAWN] if self.arms else []),
             *ORDERS_EXPLAINED,
         )
         warnings = self.warnings()
@@ -247,7 +264,10 @@ class FinetuneReport(PruneReport):
         ]
 
     def _trained(self) -> str:
-        return f'{self.epochs} {"epoch" if self.epochs == 1 else "epochs"} of training afterwards'
+        return f'{self._epochs()} of training afterwards'
+
+    def _epochs(self) -> str:
+        return f'{self.epochs} {"epoch" if self.epochs == 1 else "epochs"}'
 
     def _size_text(self, label: str, order: str, fraction: float, kind: str) -> str:
         value, share = (get(label, order, fraction, kind) for get in (self.size, self.share))
@@ -257,3 +277,9 @@ class FinetuneReport(PruneReport):
 
 def _measured(values: Iterable[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
+
+
+def _of_how_many(values: Sequence[float]) -> str:
+    """How many of the values are measurements, where only some are."""
+    count = len(_measured(values))
+    return f'{NO_BREAK}[{count} of {len(values)}]' if 0 < count < len(values) else ''

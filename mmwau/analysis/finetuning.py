@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmwau.engine.plan import Plan
+from mmwau.runs.metrics import choose_metric
 from mmwau.scripts.launch import build_runner
 from mmwau.scripts.preflight import check_train_config
 
@@ -95,6 +96,7 @@ class Finetuning(Measurements):
         layers: See there.
         images: See there.
         cfg: What :func:`prepare_training` gives.
+        metric: Name of the metric that was asked for.
     """
 
     def __init__(
@@ -103,9 +105,10 @@ class Finetuning(Measurements):
         layers: Mapping[str, Removable],
         images: Mapping[str, int],
         cfg: Config,
+        metric: str | None = None,
     ):
         super().__init__(runner, layers, images)
-        self.cfg = cfg
+        self.cfg, self.metric = cfg, metric
 
     def watch(self, tick: Callable[[float], None]) -> None:
         """Report again and again what fraction of a training has been done meanwhile."""
@@ -125,11 +128,14 @@ class Finetuning(Measurements):
 
         Raises:
             ValueError: See :func:`mmwau.analysis.shrinking.shrink`; or if the training data are
-                less than a batch, or the whole network diverged.
+                less than a batch, the whole network diverged, or there is no such metric.
         """
         others: dict[str, float] = {}
         if point.order is None:
             before = evaluate(self.runner)
+            # Nobody wants to hear of it after a training. There may be no metric yet.
+            if before and self.metric is not None and self.metric not in before:
+                choose_metric(before, self.metric)
             others = {f'{BEFORE}{name}': value for name, value in before.items()}
         gc.collect()  # with the runner before, its data loaders' processes end
         with TemporaryDirectory(prefix='mmwau_finetune_') as folder, quiet():

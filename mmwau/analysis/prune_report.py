@@ -34,12 +34,13 @@ HOW_TO_READ = (
     'behind the norm that follows the convolution. Nothing is trained afterwards, and the '
     'statistics of norms are those of the whole network. A network whose metric stays up longer '
     'as filters go has more filters that it can do without: it is the more redundant one, as far '
-    'as this order of removal shows.'
+    'as this order of removal shows. Behind ±, and as bands and bars: the sample standard '
+    'deviation over the seeds of the random order.'
 )
 ORDERS_EXPLAINED = (
     'Each order is one of the filters within their layer. l1: least L1 norm first (Li et al., '
     '1608.08710). overlap: most filter overlap first (the measure of RePr, 1811.07275). random: '
-    'mean over seeds, ± the sample standard deviation; all checkpoints lose the same filters.',
+    'mean over seeds; all checkpoints lose the same filters.',
     'apoz: highest average percentage of zeros first (Hu et al., 1607.03250), which is the '
     'fraction of outputs that are not above zero behind the norm that follows the convolution, or '
     'behind the convolution itself where none follows. That is what a ReLU there would make zero; '

@@ -3,6 +3,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from detection import ROOT
@@ -15,6 +16,7 @@ from tiny_classifier import CONFIG, TinyAccuracy, TinyClassifier
 from mmwau.analysis.finetune_report import FinetuneReport
 from mmwau.analysis.prune_results import Curves, Point
 from mmwau.datasets.shapes import make_shapes
+from mmwau.reporting.page import Table
 
 pytest.importorskip('torch_pruning')
 
@@ -127,6 +129,38 @@ def test_the_whole_network_trains_on_as_long(place, tool):
     assert whole['before/accuracy/top1'] < 0.5 < whole['accuracy/top1']
 
 
+def test_what_was_measured_names_arms_and_the_training(place, tool):
+    start = torch.load('start.pth')
+    names = [f'{name}.pth' for name in 'abcd']
+    for number, name in enumerate(names):
+        torch.save({**start, 'meta': {'number': number}}, name)
+    arms = ['--finetune-epochs', '1', '--arms', 'plain=2', 'WAU=2']
+    tool.main(['config.py', *names, '--fractions', '0.5', *arms])
+    page = (place / 'work_dirs/prune_curve/prune_finetune.html').read_text()
+    measured = page[page.index('What was measured') :]
+    assert '<th>accuracy/top1, whole and trained on</th><th>arm, place</th>' in measured
+    found = re.findall(r'<td>(.).pth</td><td>\w{12}</td><td>[\d.]+</td><td>([^<]*)', measured)
+    assert found == [('a', 'plain, 1'), ('b', 'plain, 2'), ('c', 'WAU, 1'), ('d', 'WAU, 2')]
+
+
+def test_a_checkpoint_that_finds_nothing_has_a_metric_of_0(place, tool, monkeypatch, capsys):
+    compute, calls = TinyAccuracy.compute_metrics, []
+
+    def nothing_at_first(self, results):
+        calls.append(results)
+        return {} if len(calls) == 1 else compute(self, results)
+
+    monkeypatch.setattr(TinyAccuracy, 'compute_metrics', nothing_at_first)
+    tool.main(TRAINED)
+    assert re.search(r'l1, .*start +│ +0.000 │ +1.000 │', capsys.readouterr().out)
+
+
+def test_a_copy_is_no_repetition(place, tool):
+    (place / 'copy.pth').write_bytes((place / 'start.pth').read_bytes())
+    with pytest.raises(ValueError, match=r'copy.pth is the same file as start.pth'):
+        tool.main(['config.py', 'start.pth', 'copy.pth', *TRAINED[2:]])
+
+
 def test_wau_is_kept_while_training_on(place, tool):
     (place / 'wau.py').write_text(
         "_base_ = './config.py'\n"
@@ -147,6 +181,15 @@ def test_a_size_is_no_metric(place, tool, monkeypatch, found):
         tool.main(TRAINED)
     with pytest.raises(ValueError, match=r'--metric size/bytes is unknown|gave no metric'):
         tool.main([*TRAINED, '--overwrite', '--metric', 'size/bytes'])
+
+
+def test_a_metric_that_does_not_exist_is_reported_before_training(place, tool, monkeypatch):
+    def train(runner):
+        raise AssertionError
+
+    monkeypatch.setattr('mmengine.runner.Runner.train', train)
+    with pytest.raises(ValueError, match=r'--metric top1 is unknown.*exist: accuracy/top1'):
+        tool.main([*TRAINED, '--metric', 'top1'])
 
 
 def test_averaged_weights_are_those_of_the_small_network(place, tool):
@@ -297,12 +340,33 @@ def test_arms_are_compared_in_pairs():
     assert rows == [
         ['l1', '25 %', '0.950 ± 0.071', '1.000 ± 0.000', '+0.050 (−0.585, +0.685)'],
         ['l1', '50 %', '0.700 ± 0.141', '0.600 ± 0.000', '−0.100 (−1.371, +1.171)'],
-        ['l1', '75 %', '0.250 ± 0.071', '0.200', '+0.000'],
+        ['l1', '75 %', '0.250 ± 0.071', '0.200 [1 of 2]', '+0.000 [1 of 2]'],
         ['l1', 'most, metric kept', '0.250 ± 0.000', '0.250 ± 0.000', '+0.000 (+0.000, +0.000)'],
     ]
     figure = shown.draw_sizes()
     assert [line.get_label() for line in figure.axes[0].lines[1:]] == ['baseline', 'WAU']
     assert report((0.5,) * 4, 0.1).arm_tables() == []
+
+
+@pytest.mark.parametrize('missing', [0, 1, 2])
+def test_a_band_reaches_over_what_is_measured(missing):
+    labels = ['a', 'b', 'c']
+    curves = Curves({label: label for label in labels}, ['random'], [0, 1], [0.5], {}, [])
+    metrics = {}
+    for place, (label, value) in enumerate(zip(labels, (0.3, 0.5, 0.1), strict=True)):
+        values = [1.0, *[math.nan if place == missing else value] * 2]
+        metrics |= measured_at(curves, label, values)
+    shown = FinetuneReport(curves, metrics, 'ap', 3, 0.1, {'arm': labels})
+    axes = shown.draw_sizes().axes[0]
+    band = axes.collections[0].get_paths()[0].vertices
+    left = [value for place, value in enumerate((0.3, 0.5, 0.1)) if place != missing]
+    at_half = band[np.isclose(band[:, 0], 50), 1]
+    assert [at_half.min(), at_half.max()] == [min(left), max(left)]
+    # The band is not one of seeds.
+    assert axes.get_title() == 'random, mean of 2 seeds'
+    page = str(shown.sections(Table('', [], []), {}))
+    assert 'from the lowest to the highest' in page
+    assert 'over seeds, ±' not in page
 
 
 @pytest.mark.slow

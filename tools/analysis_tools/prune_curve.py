@@ -148,6 +148,15 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_different(checkpoints: Sequence[str], digests: Sequence[str]) -> None:
+    """Raise a ValueError if a file is a copy of another one, which would count twice."""
+    first: dict[str, str] = {}
+    for path, digest in zip(checkpoints, digests, strict=True):
+        if digest in first:
+            raise ValueError(f'The checkpoint {path} is the same file as {first[digest]}')
+        first[digest] = path
+
+
 def identify(
     args: argparse.Namespace, cfg: Config, training: Config | None, digests: Sequence[str]
 ) -> dict:
@@ -267,9 +276,14 @@ def show(
         [label, path, digest[:12], report.text(report.whole(label))]
         for (label, digest), path in zip(curves.checkpoints.items(), args.checkpoints, strict=True)
     ]
-    measured = Table(
-        f'Config {args.config}', ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole'], rows
-    )
+    columns = ['label', 'checkpoint', 'SHA-256', f'{report.metric}, whole']
+    if args.finetune_epochs is not None:
+        columns[-1] += ' and trained on'
+    if args.arms:
+        columns.append('arm, place')
+        places = [f'{arm}, {place}' for arm, count in args.arms for place in range(1, count + 1)]
+        rows = [[*row, place] for row, place in zip(rows, places, strict=True)]
+    measured = Table(f'Config {args.config}', columns, rows)
     sections = report.sections(measured, left_out)
     title = 'How the metric falls as filters are removed'
     if args.finetune_epochs is not None:
@@ -302,6 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare(cfg, args.checkpoints)
         labels = short_labels(args.checkpoints)
         digests = [sha256(Path(path).read_bytes()).hexdigest() for path in args.checkpoints]
+        check_different(args.checkpoints, digests)
         identity = identify(args, cfg, training, digests)
         results_path = Path(args.work_dir) / f'{file_name(args)}.json'
         results = Results(results_path, identity, args.overwrite)
@@ -329,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = {'apoz': args.apoz_images, 'taylor': args.taylor_images}
     measurements = Measurements(runner, layers, images)
     if training is not None:
-        measurements = Finetuning(runner, layers, images, training)
+        measurements = Finetuning(runner, layers, images, training, args.metric)
     try:
         measure_all(args, curves, results, measurements, console)
     except KeyboardInterrupt:
