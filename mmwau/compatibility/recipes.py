@@ -243,9 +243,12 @@ def visit(part: object, change: Callable[[str, object], object]) -> None:
 
 
 def short(error: BaseException) -> str:
-    """An error in one line: its kind and the first line that it says."""
+    """An error in one line: its kind and the first line that it says.
+
+    Paths of installed packages begin with the package, wherever it is.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else ''
+    said = re.sub(r'/\S*/site-packages/', '', lines[0]) if lines else ''
     return f'{type(error).__name__}: {said[:200]}' if said else type(error).__name__
 
 

@@ -333,3 +333,10 @@ def test_the_page_covers_the_projects():
     shared = [name for name in published if name in families]
     assert shared == [name for name in families if name in published]
     assert len(shared) >= 120
+
+
+def test_an_error_names_no_folder_of_this_machine():
+    error = FileNotFoundError(
+        '\n/home/me/.venv/lib/python3.11/site-packages/mmpose/a.py not found\n'
+    )
+    assert recipes.short(error) == 'FileNotFoundError: mmpose/a.py not found'
