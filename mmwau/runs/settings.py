@@ -19,6 +19,8 @@ NOT_TRAINING = {
 TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
 WITHOUT_WAU = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
 MEASURING = ('overlap_interval', 'movement')
+# What the training script gives recipes of MMPreTrain that set none; configs of runs have it.
+COLLATE = dict(type='default_collate')
 
 
 def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] | None]:
@@ -29,6 +31,10 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
         that are not the defaults, None without WAU.
     """
     parts = {name: value for name, value in cfg.items() if name in TRAINING and value is not None}
+    for part in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = parts.get(part)
+        if isinstance(loader, Mapping) and loader.get('collate_fn') == COLLATE:
+            parts[part] = {name: value for name, value in loader.items() if name != 'collate_fn'}
     for part, left_out in (('randomness', 'seed'), ('default_hooks', 'visualization')):
         parts[part] = dict(parts.get(part) or {})
         parts[part].pop(left_out, None)

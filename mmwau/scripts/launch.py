@@ -16,6 +16,7 @@ from torch import distributed
 
 from mmwau.datasets.coco_file import read_with_marks
 from mmwau.engine.package_configs import read_config
+from mmwau.runs.settings import COLLATE
 
 from .checkpoint import ResumeHook, read_safely, write_whole_files
 from .presets import use_wau
@@ -86,7 +87,7 @@ def collate_as_mmpretrain(cfg: Config) -> None:
     for stage in ('train', 'val', 'test'):
         loader = cfg.get(f'{stage}_dataloader')
         if isinstance(loader, dict):
-            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('collate_fn', dict(COLLATE))
 
 
 def build_runner(cfg: Config) -> Runner:
