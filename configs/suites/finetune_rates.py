@@ -48,11 +48,13 @@ kinds = {
 }
 # All are compared with the first one, the baseline with the rate of the config.
 rates = (0.001, 0.0005, 0.00025)
+# And on in steps of 2 where the largest is the best.
+larger = {kind: (0.002,) for kind in kinds if 'layers' in kind or 'code' in kind}
 arms = {
     f'{kind}, {rate:g}': dict(
         arm, options={**arm.get('options', {}), 'optim_wrapper.optimizer.lr': rate}
     )
     for kind, arm in kinds.items()
-    for rate in rates
+    for rate in (*rates, *larger.get(kind, ()))
 }
-del recipe, growing, kinds, rates
+del recipe, growing, kinds, rates, larger
