@@ -179,7 +179,7 @@ def test_settings_choose_arms_seeds_and_options(place):
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (dict(seeds=[]), r'suite.py lacks seeds, which a suite has'),
+        (dict(seeds=[]), r'suite.py lacks seeds, which a suite needs'),
         (dict(seeds=[1, 1]), r'seeds must be different integers in a list, got \[1, 1\]'),
         (dict(seeds='12'), r"seeds must be different integers in a list, got '12'"),
         (dict(seed=[1]), r'suite.py has seed, which a suite does not have; it can have title, met'),
@@ -204,7 +204,7 @@ def test_settings_choose_arms_seeds_and_options(place):
         (dict(processes=0), r'processes must be at least 1, got 0'),
         (
             dict(arms={'baseline': dict(lr=1)}),
-            r"arms\['baseline'\] has lr, which a arm does not have; it can have config, options",
+            r"arms\['baseline'\] has lr, which an arm does not have; it can have config, options",
         ),
         (
             dict(settings={'x': dict(config='configs/small{arm}.py', arms=['none'])}),
@@ -212,7 +212,7 @@ def test_settings_choose_arms_seeds_and_options(place):
         ),
         (
             dict(settings={'x': dict(arms=['none'])}),
-            r"settings\['x'\] lacks config, which a setting has",
+            r"settings\['x'\] lacks config, which a setting needs",
         ),
         (dict(arms={'µ': dict()}), r"'µ' can not name a folder; a setting or arm needs a name"),
         (dict(arms={'..': dict()}), r"'..' can not name a folder"),
