@@ -228,7 +228,7 @@ def _check_keys(
         raise ValueError(f'{place} must be a dict, got {part!r}')
     missing = [key for key in required if not part.get(key)]
     if missing:
-        raise ValueError(f'{place} lacks {" and ".join(missing)}, which {one} needs')
+        raise ValueError(f'{place} lacks {", ".join(missing)}, which {one} needs')
     unknown = [key for key in part if key not in PARTS[kind]]
     if unknown:
         raise ValueError(
