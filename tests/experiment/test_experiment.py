@@ -247,6 +247,10 @@ def test_the_seed_of_a_training_stands_in_its_options(place):
 def test_files_that_do_not_exist_are_reported(place):
     with pytest.raises(FileNotFoundError, match=r'The suite none.py does not exist'):
         read_suite('none.py')
+    # A config is no suite.
+    (place / 'mine.py').write_text("_base_ = 'mmwau::faster_rcnn_r18_demo.py'")
+    with pytest.raises(ValueError, match=r'mine.py lacks title, metric, seeds, settings, arms'):
+        read_suite(place / 'mine.py')
     with pytest.raises(FileNotFoundError, match=r"the arm 'x' needs the config configs/small_x.py"):
         read_suite(write_suite(place, arms={'x': dict(config='_x')}))
     with pytest.raises(FileNotFoundError, match=r'needs the config \{x\}.py, which does not exist'):

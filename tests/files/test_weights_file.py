@@ -136,7 +136,7 @@ def test_truncated_and_foreign_files_are_reported(tmp_path, network):
         read_weights(tmp_path / 'w.pth')
     with pytest.raises(FileNotFoundError, match=r'missing\.pth does not exist'):
         read_weights(tmp_path / 'missing.pth')
-    with pytest.raises(IsADirectoryError, match=r'is a folder; .* in it: .*page.pth, w.pth'):
+    with pytest.raises(IsADirectoryError, match=r'is a folder; .* in it: .*page.pth, text.pth'):
         read_weights(tmp_path)
 
 
