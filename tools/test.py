@@ -23,7 +23,8 @@ def parse_args() -> argparse.Namespace:
     add('checkpoint', help='checkpoint file')
     add('--out', help='write the predictions to this file (.pkl)')
     add('--show', action='store_true', help='show predictions on the screen')
-    add('--show-dir', help='write images with predictions to this folder')
+    folder = 'write images with predictions to this folder (for detectors, in WORK_DIR/TIME)'
+    add('--show-dir', help=folder)
     seconds = 'seconds to show an image for, with --show (default: 2)'
     add('--wait-time', type=float, help=seconds)
     add('--tta', action='store_true', help='test-time augmentation')
@@ -52,14 +53,17 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
             "dict(type='VisualizationHook')"
         )
     hook.update(show=args.show, wait_time=args.wait_time)
-    if type_name(hook.type) == 'VisualizationHook':  # MMPreTrain's has names of its own
+    kind = type_name(hook.type)
+    if kind in ('VisualizationHook', 'PoseVisualizationHook'):  # MMPreTrain's and MMPose's
         hook.update(enable=True, out_dir=args.show_dir)
-        hook.setdefault('interval', 1)  # it would draw every 5,000th image
+        if kind == 'VisualizationHook':
+            hook.setdefault('interval', 1)  # it would draw every 5,000th image
         return
     hook.draw = True
-    if args.show_dir:
+    if args.show_dir and kind == 'SegVisualizationHook':
+        cfg.visualizer.save_dir = args.show_dir  # it has no folder of its own
+    elif args.show_dir:
         hook.test_out_dir = args.show_dir
-        cfg.visualizer.save_dir = args.show_dir
 
 
 def use_tta(cfg: Config) -> None:

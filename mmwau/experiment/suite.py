@@ -159,7 +159,7 @@ def read_suite(path: str | PathLike) -> Suite:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'The suite {path} does not exist (from {Path.cwd()})')
-    read = Config.fromfile(path, import_custom_modules=False).to_dict()
+    read = read_config(path, import_custom_modules=False).to_dict()
     _check_keys(path, 'suite', read, required=('title', 'metric', 'seeds', 'settings', 'arms'))
     arms, found = read['arms'], []
     for arm, parts in arms.items():
@@ -223,15 +223,16 @@ def _check_keys(
     path: Path, kind: str, part: Mapping, required: Sequence[str] = (), where: str = ''
 ) -> None:
     place = f'{path}{": " * bool(where)}{where}'
+    one = 'an arm' if kind == 'arm' else f'a {kind}'
     if not isinstance(part, Mapping):
         raise ValueError(f'{place} must be a dict, got {part!r}')
     missing = [key for key in required if not part.get(key)]
     if missing:
-        raise ValueError(f'{place} lacks {" and ".join(missing)}, which a {kind} has')
+        raise ValueError(f'{place} lacks {", ".join(missing)}, which {one} needs')
     unknown = [key for key in part if key not in PARTS[kind]]
     if unknown:
         raise ValueError(
-            f'{place} has {", ".join(unknown)}, which a {kind} does not have; it can have '
+            f'{place} has {", ".join(unknown)}, which {one} does not have; it can have '
             f'{", ".join(PARTS[kind])}'
         )
     for key, value in part.items():

@@ -73,12 +73,14 @@ def read_checkpoint(
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        IsADirectoryError: If it is a folder.
         ValueError: If it is truncated, not of these forms, holds no weights, or needs code to run.
             The message says which, and what to do.
         ImportError: If a safetensors file is to be read without the package.
     """
     path = Path(path)
     if not path.is_file():
+        refuse_folder(path)
         raise FileNotFoundError(f'The checkpoint {path} does not exist (from {Path.cwd()})')
     with open(path, 'rb') as file:
         start = file.read(100)
@@ -106,6 +108,24 @@ def read_checkpoint(
     beside = content.items() if isinstance(content, Mapping) else ()
     kept = {name: value for name, value in beside if name not in weights}
     return {**kept, 'state_dict': _without_wrappers(weights)}, left_out
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise if a folder is given where a checkpoint should be.
+
+    Raises:
+        IsADirectoryError: If it is one; the message names the checkpoints in it.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(
+            f'{path} is a folder; name a checkpoint in it. Checkpoints in it: '
+            f'{checkpoints_in(path)}'
+        )
+
+
+def checkpoints_in(folder: str | Path) -> str:
+    """Names of the checkpoints in a folder, for messages."""
+    return ', '.join(sorted(path.name for path in Path(folder).glob('*.pth'))) or 'none'
 
 
 def _read_torch(

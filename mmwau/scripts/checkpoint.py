@@ -7,12 +7,12 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 from torch.serialization import MAP_LOCATION
 
-from mmwau.engine.resume import is_resumed
+from mmwau.engine.resume import OPTIONS, is_resumed
 from mmwau.files import safe_load
-from mmwau.files.weights_file import read_checkpoint
+from mmwau.files.weights_file import checkpoints_in, read_checkpoint, refuse_folder
 from mmwau.files.whole import UNFINISHED, write_whole
 
 LAST = 'last_checkpoint'
@@ -72,6 +72,7 @@ def check_checkpoint(path: str | None, resume: bool = False) -> None:
 
     Raises:
         FileNotFoundError: If it does not exist.
+        IsADirectoryError: If it is a folder.
         ValueError: If it is truncated, no checkpoint, needs code to run, or has too little to
             resume from.
         ImportError: If it is a safetensors file, and that package is not installed.
@@ -80,6 +81,7 @@ def check_checkpoint(path: str | None, resume: bool = False) -> None:
         return
     place = Path(path).expanduser()
     if not place.is_file():
+        refuse_folder(place)
         raise FileNotFoundError(
             f'The checkpoint {path} does not exist. Checkpoints beside it: '
             f'{checkpoints_in(place.parent)}'
@@ -103,11 +105,6 @@ def check_checkpoint(path: str | None, resume: bool = False) -> None:
             'which may do anything. If it is yours, allow it: torch.serialization.add_safe_globals '
             'in a module that custom_imports of the config names'
         )
-
-
-def checkpoints_in(folder: str | Path) -> str:
-    """Names of the checkpoints in a folder, for messages."""
-    return ', '.join(sorted(path.name for path in Path(folder).glob('*.pth'))) or 'none'
 
 
 def find_last(cfg: Config) -> str | None:
@@ -167,6 +164,16 @@ class ResumeHook(Hook):
         for key, path in info.items():
             if key.startswith(('last_ckpt', 'best_ckpt')) and isinstance(path, str):
                 info[key] = posixpath.join(_folder(runner), posixpath.basename(path))
+        # The checkpoints that are saved from here on are of a training without WAU.
+        if not hasattr(runner.optim_wrapper, 'wau') and info.pop(OPTIONS, None) is not None:
+            runner.logger.warning(
+                'WAU: the run was trained with WAU until here and goes on without it'
+            )
+        if is_over(runner, checkpoint['meta']):
+            runner.logger.warning(
+                'Nothing is left to train: the checkpoint is of the end of the training, or later. '
+                'To train on, raise train_cfg.max_epochs (or max_iters)'
+            )
         if 'optimizer' not in checkpoint:
             runner.logger.warning(
                 'The checkpoint has no state of the optimizer (save_optimizer=False): training '
@@ -177,6 +184,13 @@ class ResumeHook(Hook):
                 'The checkpoint has no state of the parameter schedulers '
                 '(save_param_scheduler=False): learning rates start their schedule again'
             )
+
+
+def is_over(runner: Runner, meta: dict) -> bool:
+    """Whether a training that goes on with a checkpoint of this ``meta`` has nothing to do."""
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        return meta['iter'] >= runner.train_loop.max_iters
+    return meta['epoch'] >= runner.train_loop.max_epochs
 
 
 def _folder(runner: Runner) -> str:

@@ -25,6 +25,9 @@ MODELS = {
     'mmcls': get_mmcls_models,
 }
 
+# Scripts that write weights, each those of its name.
+CONVERTERS = Path(__file__).parents[1] / '.mim' / 'tools' / 'model_converters'
+
 
 class WeightsError(OSError):
     """Weights can't be loaded; the message says what to do."""
@@ -67,7 +70,9 @@ def _explain(filename: str, error: Exception, cfg: Config) -> str | None:
     )
     scheme, _, name = filename.rpartition('://')
     if not scheme and isinstance(error, FileNotFoundError):
-        return f'The weights {filename} do not exist (seen from {Path.cwd()}); {instead}'
+        script = (CONVERTERS / f'{Path(filename).stem}.py').resolve()
+        make = f'to make them, python {_near(script)} {filename}; or ' if script.is_file() else ''
+        return f'The weights {filename} do not exist (seen from {Path.cwd()}); {make}{instead}'
     address = filename
     if scheme in MODELS:
         models = MODELS[scheme]()
@@ -93,6 +98,11 @@ def _explain(filename: str, error: Exception, cfg: Config) -> str | None:
         f'The weights {filename} can not be downloaded ({reason}). Fetch {address} where there is '
         f'internet and copy it to {place}, or {instead}'
     )
+
+
+def _near(path: Path) -> Path:
+    """A path as seen from here, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _keys_of(value: str, settings: object, place: tuple[str, ...] = ()) -> Iterator[str]:

@@ -179,7 +179,7 @@ def test_settings_choose_arms_seeds_and_options(place):
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (dict(seeds=[]), r'suite.py lacks seeds, which a suite has'),
+        (dict(seeds=[]), r'suite.py lacks seeds, which a suite needs'),
         (dict(seeds=[1, 1]), r'seeds must be different integers in a list, got \[1, 1\]'),
         (dict(seeds='12'), r"seeds must be different integers in a list, got '12'"),
         (dict(seed=[1]), r'suite.py has seed, which a suite does not have; it can have title, met'),
@@ -204,7 +204,7 @@ def test_settings_choose_arms_seeds_and_options(place):
         (dict(processes=0), r'processes must be at least 1, got 0'),
         (
             dict(arms={'baseline': dict(lr=1)}),
-            r"arms\['baseline'\] has lr, which a arm does not have; it can have config, options",
+            r"arms\['baseline'\] has lr, which an arm does not have; it can have config, options",
         ),
         (
             dict(settings={'x': dict(config='configs/small{arm}.py', arms=['none'])}),
@@ -212,7 +212,7 @@ def test_settings_choose_arms_seeds_and_options(place):
         ),
         (
             dict(settings={'x': dict(arms=['none'])}),
-            r"settings\['x'\] lacks config, which a setting has",
+            r"settings\['x'\] lacks config, which a setting needs",
         ),
         (dict(arms={'µ': dict()}), r"'µ' can not name a folder; a setting or arm needs a name"),
         (dict(arms={'..': dict()}), r"'..' can not name a folder"),
@@ -247,6 +247,10 @@ def test_the_seed_of_a_training_stands_in_its_options(place):
 def test_files_that_do_not_exist_are_reported(place):
     with pytest.raises(FileNotFoundError, match=r'The suite none.py does not exist'):
         read_suite('none.py')
+    # A config is no suite.
+    (place / 'mine.py').write_text("_base_ = 'mmwau::faster_rcnn_r18_demo.py'")
+    with pytest.raises(ValueError, match=r'mine.py lacks title, metric, seeds, settings, arms'):
+        read_suite(place / 'mine.py')
     with pytest.raises(FileNotFoundError, match=r"the arm 'x' needs the config configs/small_x.py"):
         read_suite(write_suite(place, arms={'x': dict(config='_x')}))
     with pytest.raises(FileNotFoundError, match=r'needs the config \{x\}.py, which does not exist'):

@@ -136,6 +136,8 @@ def test_truncated_and_foreign_files_are_reported(tmp_path, network):
         read_weights(tmp_path / 'w.pth')
     with pytest.raises(FileNotFoundError, match=r'missing\.pth does not exist'):
         read_weights(tmp_path / 'missing.pth')
+    with pytest.raises(IsADirectoryError, match=r'is a folder; .* in it: .*page.pth, text.pth'):
+        read_weights(tmp_path)
 
 
 def test_values_beside_the_weights_do_not_hide_them(tmp_path, network):

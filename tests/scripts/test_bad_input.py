@@ -120,7 +120,11 @@ CASES = [
     (wrapper(targets=5), TypeError, "prefixes such as ('backbone', 'neck'), got 5 of type int"),
     (wrapper(targets=[]), TypeError, 'must be module-name prefixes'),
     (wrapper(targets=[1]), TypeError, 'must be module-name prefixes'),
-    (wrapper(update_ration=0.5), TypeError, "unexpected keyword argument 'update_ration'"),
+    (
+        wrapper(update_ration=0.5),
+        TypeError,
+        "no argument 'update_ration'. Did you mean 'update_ratio'? Its",
+    ),
     (wrapper(accumulative_counts=0), ValueError, 'optim_wrapper: _accumulative_counts at least'),
     (wrapper(clip_grad=dict(type='median', x=1)), ValueError, 'should be "norm" or "value" but'),
     # The hook and its wrapper.
@@ -129,7 +133,7 @@ CASES = [
     (lambda cfg: cfg.pop('optim_wrapper'), TypeError, "but optim_wrapper.type is 'OptimWrapper'"),
     (lambda cfg: cfg.custom_hooks.append(dict(type='WAUHook')), ValueError, 'WAUHook and WAUHook'),
     (lambda cfg: cfg.custom_hooks.append(dict(type='OverlapHook')), ValueError, 'which measures'),
-    (hook(interval=5), TypeError, "unexpected keyword argument 'interval'"),
+    (hook(interval=5), TypeError, "no argument 'interval'. Did you mean 'overlap_interval'?"),
     (hook(overlap_interval=0), ValueError, 'overlap_interval must be an integer of at least 1'),
     (hook(overlap_interval=2.5), ValueError, 'at least 1 (iterations), got 2.5'),
     (hook(by_epoch='no'), TypeError, "by_epoch must be True or False, got 'no'"),

@@ -247,6 +247,31 @@ def test_what_a_checkpoint_lacks_to_resume_is_logged(tmp_path):
     assert 'has no state' not in next((tmp_path / 'b').glob('*/*.log')).read_text()
 
 
+def log_of(folder):
+    return next(folder.glob('*/*.log')).read_text()
+
+
+def test_a_resume_without_wau_is_logged_once(tmp_path):
+    wrappers = [dict(type=f'{wau}OptimWrapper') for wau in ('WAU', '', '')]
+    said = 'WARNING - WAU: the run was trained with WAU until here and goes on without it'
+    start = {}
+    for epoch, wrapper in enumerate(wrappers, start=1):
+        folder = tmp_path / str(epoch)
+        small_runner(folder, wrapper, [ResumeHook()], epoch, **start).train()
+        assert log_of(folder).count(said) == (epoch == 2)
+        start = dict(load_from=str(folder / f'epoch_{epoch}.pth'), resume=True)
+
+
+def test_a_resume_that_has_nothing_to_do_is_logged(tmp_path):
+    wrapper = dict(type='OptimWrapper')
+    small_runner(tmp_path / 'a', wrapper, max_epochs=2).train()
+    start = dict(load_from=str(tmp_path / 'a' / 'epoch_2.pth'), resume=True)
+    for epochs in (2, 3):
+        folder = tmp_path / str(epochs)
+        small_runner(folder, wrapper, [ResumeHook()], epochs, **start).train()
+        assert ('Nothing is left to train' in log_of(folder)) == (epochs == 2)
+
+
 @pytest.fixture
 def safe_reading():
     before = dict(CheckpointLoader._schemes)

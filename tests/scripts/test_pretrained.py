@@ -105,6 +105,9 @@ def test_names_and_files_that_do_not_exist_are_reported(hub):
         load('torchvision://resnet5')
     with pytest.raises(WeightsError, match=r'The weights none.pth do not exist \(seen from .*=FIL'):
         load('none.pth')
+    made = r'to make them, python .*converters/efficientnet_lite0.py a/efficientnet_lite0.pth; or'
+    with pytest.raises(WeightsError, match=made):
+        load('a/efficientnet_lite0.pth')
 
 
 def test_other_errors_are_those_of_mmengine_and_it_is_left_as_it_was(hub):

@@ -4,6 +4,7 @@ import pickle
 import re
 import runpy
 from pathlib import Path
+from unittest.mock import patch
 
 import mmdet
 import mmpretrain.registry
@@ -167,6 +168,31 @@ def test_test_script_has_predictions_of_a_classifier_drawn(tmp_path, kind):
     batch = dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8) for _ in samples])
     hook.after_test_iter(None, 0, batch, samples)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['0_0.png', '1_0.png']
+
+
+@pytest.mark.parametrize(
+    ('project', 'kind', 'place'),
+    [
+        ('mmdet', 'DetVisualizationHook', lambda hook, _: hook.test_out_dir),
+        ('mmseg', 'SegVisualizationHook', lambda _, cfg: cfg.visualizer.save_dir),
+        ('mmpose', 'PoseVisualizationHook', lambda hook, _: hook.out_dir),
+    ],
+    ids=['mmdet', 'mmseg', 'mmpose'],
+)
+def test_test_script_has_predictions_drawn_by_the_hook_of_each_project(project, kind, place):
+    hooks = pytest.importorskip(f'{project}.engine.hooks')
+    hook = dict(type=kind)
+    cfg = Config(dict(default_hooks=dict(visualization=hook), visualizer=dict(save_dir=None)))
+    args = argparse.Namespace(show=False, show_dir='shown', wait_time=2)
+    runpy.run_path(str(TEST))['show_predictions'](cfg, args)
+    settings = dict(cfg.default_hooks.visualization)
+    settings.pop('type')
+    visualizer = 'mmengine.visualization.Visualizer.get_current_instance'
+    with patch(visualizer):
+        hook = getattr(hooks, kind)(**settings)
+    assert place(hook, cfg) == 'shown'
+    assert getattr(hook, 'draw', getattr(hook, 'enable', None)) is True
+    assert (cfg.visualizer.save_dir is None) == (project != 'mmseg')
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
