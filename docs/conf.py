@@ -80,6 +80,7 @@ docs/results
 docs/results/from_scratch
 docs/results/bccd_cpu
 docs/results/cifar10_cpu
+docs/results/optimizers_cpu
 docs/speed
 docs/coco_plan
 docs/compatibility
