@@ -81,6 +81,7 @@ docs/results/from_scratch
 docs/results/bccd_cpu
 docs/results/cifar10_cpu
 docs/results/optimizers_cpu
+docs/results/finetune_rates
 docs/speed
 docs/coco_plan
 docs/compatibility
