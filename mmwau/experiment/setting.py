@@ -211,6 +211,8 @@ class Setting:
             self._draw_over_time(panels[:3], arms)
             for axes, along in zip(panels[3:], ('loss', *MOVEMENTS), strict=True):
                 self._draw_overlap_along(axes, arms, along)
+                if not axes.get_lines():  # how far filters moved was not measured
+                    axes.set_axis_off()
             of = f' ({number} of {len(groups)})' if len(groups) > 1 else ''
             most = max(panels[::-1], key=lambda axes: len(axes.get_lines()))
             legend_above(part, most, self.name + of)

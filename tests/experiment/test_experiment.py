@@ -654,6 +654,14 @@ def test_pictures_have_six_arms_in_a_panel_and_the_baseline_in_all():
         assert len(part.axes) == 6
 
 
+def test_what_was_not_measured_has_no_panel():
+    moved = {name: [(1, 0.1), (2, 0.2)] for name in ('path_length', 'displacement')}
+    for more, panels in ((moved, 6), ({}, 4)):
+        records = [record(curves=curves_of([1, 2], 0, **more))]
+        figure = report_of(records, seeds=(0,)).settings[0].draw_curves()
+        assert sum(axes.axison for axes in figure.axes) == panels
+
+
 @pytest.mark.parametrize('points', [9, 10])
 def test_few_points_are_marks_with_bars_and_many_are_lines_with_bands(points):
     steps = [10 * step for step in range(1, points + 1)]
