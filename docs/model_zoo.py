@@ -115,19 +115,23 @@ def write_page() -> str:
     trained = dict.fromkeys(DATA, False)
     in_full = set()
     for path in sorted(SUITES.glob('*.py')):
+        if path.stem.endswith('_rates'):  # which only choose the learning rates of others
+            continue
         settings = Config.fromfile(path).settings
-        data = data_of(Path(next(iter(settings.values())).config))
+        data_by_setting = {name: data_of(Path(one.config)) for name, one in settings.items()}
         records = RESULTS / f'{path.stem}.json'
-        commands[data].append(
-            f'python tools/experiment.py configs/suites/{path.name} --out docs/results'
-            f'{"" if records.exists() else "  # not trained"}\n'
-        )
+        for data in dict.fromkeys(data_by_setting.values()):
+            commands[data].append(
+                f'python tools/experiment.py configs/suites/{path.name} --out docs/results'
+                f'{"" if records.exists() else "  # not trained"}\n'
+            )
         if not records.exists():
             continue
         suite, report = read_report(records)
         for setting in report.settings:
             trainings = [one for one in suite.trainings if one.setting == setting.name]
             configs = {one.arm: ROOT / one.config for one in trainings}
+            data = data_by_setting[setting.name]
             trained[data] = True
             rows[data] += trained_rows(setting, configs, link(records, records.name))
             if 'options' not in settings[setting.name]:

@@ -56,8 +56,10 @@ def test_what_nobody_has_trained_is_empty_and_says_so(model_zoo, tmp_path, monke
     first = [name for name in configs if not re.search('_wau_(authors|layers)_', name)]
     assert len(rows) == len(first)
     assert sum(row[1].count('](') for row in rows) == len(configs)
-    assert len(re.findall(r'# not trained$', page, re.MULTILINE)) == len(
-        [*(ROOT / 'configs' / 'suites').glob('*.py')]
-    )
+    # Those that choose learning rates are no results; what is of several data sets is at each.
+    suites = {path.stem for path in (ROOT / 'configs' / 'suites').glob('*.py')}
+    shown = re.findall(r'suites/(\w+)\.py .*# not trained$', page, re.MULTILINE)
+    assert set(shown) == {name for name in suites if not name.endswith('_rates')}
+    assert shown.count('finetune') == 3
     titles = [title for title, _ in model_zoo.DATA.values()]
     assert f'Data without any result yet: {", ".join(titles)}.' in page
