@@ -51,7 +51,11 @@ def read_weights(path: str | Path, unsafe: bool = False) -> dict[str, Tensor]:
 
 
 def read_checkpoint(
-    path: str | Path, unsafe: bool = False, map_location: MAP_LOCATION = 'cpu', mmap: bool = False
+    path: str | Path,
+    unsafe: bool = False,
+    map_location: MAP_LOCATION = 'cpu',
+    mmap: bool = False,
+    bare: bool = False,
 ) -> tuple[dict, list[str]]:
     """Read a checkpoint of any training script, a state dict, a safetensors file, or a ``.pkl``.
 
@@ -65,6 +69,7 @@ def read_checkpoint(
             pickles are on the CPU.
         mmap: Whether to leave tensors on the disk until they are used, where the file's form allows
             it.
+        bare: Whether a file that is a state dict itself comes back as one.
 
     Returns:
         The content of the file, with its weights as ``state_dict`` whatever it calls them, their
@@ -107,7 +112,10 @@ def read_checkpoint(
         )
     beside = content.items() if isinstance(content, Mapping) else ()
     kept = {name: value for name, value in beside if name not in weights}
-    return {**kept, 'state_dict': _without_wrappers(weights)}, left_out
+    named = _without_wrappers(weights)
+    if bare and weights is content:
+        return named, left_out
+    return {**kept, 'state_dict': named}, left_out
 
 
 def refuse_folder(path: Path) -> None:

@@ -50,10 +50,11 @@ def remove_unfinished(work_dir: str | Path) -> None:
 def load_from_local(filename: str, map_location: MAP_LOCATION = None) -> dict:
     """Read a checkpoint on this machine: see :func:`mmwau.files.weights_file.read_checkpoint`.
 
-    It takes the place of MMEngine's loader of this name.
+    It takes the place of MMEngine's loader of this name. As there, a file that is a state dict
+    itself comes back as one: some models read the file of their teacher so.
     """
     path = Path(filename).expanduser()
-    return read_checkpoint(path, map_location=map_location)[0]
+    return read_checkpoint(path, map_location=map_location, bare=True)[0]
 
 
 def read_safely() -> None:

@@ -280,6 +280,16 @@ def safe_reading():
     CheckpointLoader._schemes = before
 
 
+def test_a_file_that_is_a_state_dict_stays_one(tmp_path, safe_reading):
+    """Models of MMPreTrain read that of their teacher through MMEngine, and take it as it is."""
+    path, weights = tmp_path / 'w.pth', {'a': torch.ones(2), 'b': torch.zeros(1)}
+    torch.save(weights, path)
+    assert list(CheckpointLoader.load_checkpoint(str(path), 'cpu')) == ['a', 'b']
+    torch.save({'state_dict': weights, 'epoch': 3}, path)
+    read = CheckpointLoader.load_checkpoint(str(path), 'cpu')
+    assert (list(read['state_dict']), read['epoch']) == (['a', 'b'], 3)
+
+
 @pytest.mark.parametrize('schedule', ['MultiStepLR', 'OneCycleLR'])
 def test_training_resumes_to_the_same_bits_from_what_is_read_safely(
     tmp_path, safe_reading, schedule
