@@ -1124,6 +1124,22 @@ def test_suites_for_two_cores_validate_ten_times(name, monkeypatch):
         assert loop.max_epochs // loop.val_interval >= 10
 
 
+@pytest.mark.parametrize(
+    'name', ['finetune_rates', 'finetune', 'finetune_few_rates', 'finetune_few']
+)
+def test_schedules_of_fine_tuning_end_with_the_training(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    growing = 0
+    for one in read_suite(f'configs/suites/{name}.py').trainings:
+        cfg, epochs = one.cfg, one.cfg.train_cfg.max_epochs
+        assert cfg.param_scheduler[1].T_max == epochs
+        schedule = cfg.custom_hooks[0].get('ratio_schedule')
+        if schedule is not None:
+            assert schedule.end == epochs
+            growing += 1
+    assert growing
+
+
 def test_the_suite_in_the_docs_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / 'docs/experiments.md').read_text()
