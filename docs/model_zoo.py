@@ -25,7 +25,10 @@ DATA = {
     'raccoon': ('Raccoons', 'box AP on the validation images'),
     'cards': ('Playing cards', 'box AP on the validation images'),
     'coco': ('COCO 2017', 'box AP on val2017'),
-    'cifar10': ('CIFAR-10', 'top-1 accuracy in % on the test images'),
+    'cifar10': (
+        'CIFAR-10',
+        'top-1 accuracy in % on the test images (three optimizers: on 1,500 of them)',
+    ),
     'cifar100': ('CIFAR-100', 'top-1 accuracy in % on the test images'),
     'in1k': ('ImageNet-1k', 'top-1 accuracy in % on the validation images'),
     'demo': ('Drawn shapes', 'box AP on the validation images'),
@@ -39,6 +42,8 @@ HEADER = """\
 |---|---|--:|--:|--:|--:|---|
 """
 NONE = '–'
+# Options of a suite that make its trainings others than the recipes.
+CHANGES = ('train_cfg.max', 'train_dataloader.batch_size', 'train_dataloader.dataset.indices')
 # The readings by what names them in the names of configs, the longest first.
 READINGS = {
     '_wau_authors_layers_': "WAU, authors' second way",
@@ -56,9 +61,12 @@ not tell the two apart. A recipe has a link to the config of its baseline, an ar
 are no weights to download.
 
 Results so far are of small networks and short trainings on two CPU cores; what they say, with the
-overlap: [results](results.md). Rows with "–" are of recipes that nobody has trained yet.
+overlap: [results](results.md). Rows with "–" have no comparison of arms at the recipe's length yet.
 
-Data without any result yet: {none}.
+Data without a published comparison yet: {none}. Single trainings are elsewhere: the learning rates
+of [fine-tuning](results/finetune_rates.md), the demo [pruned](analysis.md#what-we-saw), the
+[segmented shapes](usage.md#other-projects). An arm such as "learning rate × 0.5" is the linked
+config with options, which its record has.
 
 - `python tools/train.py CONFIG` trains one config, `bash tools/dist_train.sh CONFIG 8` on 8 GPUs.
 - The commands below train [suites](experiments.md): all their arms and seeds. What they write into
@@ -89,10 +97,12 @@ def read_report(path: Path) -> tuple[Suite, SuiteReport]:
     return suite, SuiteReport(suite, trained)
 
 
-def trained_rows(setting: Setting, configs: dict[str, Path], record: str) -> Iterator[list[str]]:
+def trained_rows(
+    name: str, setting: Setting, configs: dict[str, Path], record: str
+) -> Iterator[list[str]]:
     """A row for each arm of a setting beside the baseline."""
     baseline, *arms = setting.table().rows
-    recipe = link(configs[setting.baseline], setting.name)
+    recipe = link(configs[setting.baseline], name)
     for arm, runs, metric, gap, *_ in arms:
         yield [recipe, link(configs[arm], arm), runs, baseline[2], metric, gap, record]
         recipe = ''  # named once
@@ -101,7 +111,7 @@ def trained_rows(setting: Setting, configs: dict[str, Path], record: str) -> Ite
 def untrained_row(baseline: Path, configs: list[Path]) -> list[str]:
     """The row of a recipe with the readings in which nobody has trained it."""
     arms = '; '.join(link(config, READINGS[reading_of(config)]) for config in configs)
-    return [link(baseline, baseline.stem), arms, '0', NONE, NONE, NONE, 'not trained']
+    return [link(baseline, baseline.stem), arms, '0', NONE, NONE, NONE, 'no comparison yet']
 
 
 def reading_of(config: Path) -> str:
@@ -123,18 +133,22 @@ def write_page() -> str:
         for data in dict.fromkeys(data_by_setting.values()):
             commands[data].append(
                 f'python tools/experiment.py configs/suites/{path.name} --out docs/results'
-                f'{"" if records.exists() else "  # not trained"}\n'
+                f'{"" if records.exists() else "  # no results yet"}\n'
             )
         if not records.exists():
             continue
         suite, report = read_report(records)
+        options = Config.fromfile(path).options
+        shorter = any(name.startswith(CHANGES) for name in options)
         for setting in report.settings:
             trainings = [one for one in suite.trainings if one.setting == setting.name]
             configs = {one.arm: ROOT / one.config for one in trainings}
             data = data_by_setting[setting.name]
             trained[data] = True
-            rows[data] += trained_rows(setting, configs, link(records, records.name))
-            if 'options' not in settings[setting.name]:
+            own = 'options' in settings[setting.name]
+            name = f'{suite.title}, {setting.name}' if shorter and not own else setting.name
+            rows[data] += trained_rows(name, setting, configs, link(records, records.name))
+            if not (own or shorter):
                 in_full |= set(configs.values())
     untrained = defaultdict(list)
     for config in sorted((ROOT / 'configs').glob('**/*_wau_*.py')):

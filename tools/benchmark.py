@@ -110,7 +110,7 @@ def _choose_effort(args: argparse.Namespace, error: Callable[[str], None]) -> No
 
 def watch(console: Console, title: str, runs: int, measure: Callable) -> object:
     """Run a measurement with a progress bar and its time left; see ``Bench.watch``."""
-    # Drawn between the runs alone: a thread that draws would count in the processor's time.
+    # Drawn between the runs alone: a thread that draws would count in CPU time.
     with progress_bar(console, auto_refresh=False) as progress:
         task = progress.add_task(title, total=runs)
         found = measure(lambda: progress.update(task, advance=1, refresh=True))

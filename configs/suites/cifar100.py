@@ -1,4 +1,4 @@
-# The networks of the authors' recipes on CIFAR-100; seeds, options and arms are those on CIFAR-10.
+# The networks of cifar10.py on CIFAR-100; seeds, options and arms are those on CIFAR-10.
 _base_ = './cifar10.py'
 
 title = 'CIFAR-100, the recipes of the authors'

@@ -1,4 +1,4 @@
-# What the paper compares with or cites, beside WAU: ResNet-20 on CIFAR-10. For a GPU.
+# Methods that the paper cites, beside WAU: ResNet-20 on CIFAR-10. For a GPU.
 title = 'ResNet-20 on CIFAR-10: WAU and other methods'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]

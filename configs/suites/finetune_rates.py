@@ -3,7 +3,7 @@
 # 120 of each data set:
 #   python tools/dataset_converters/split_coco.py data/cards/annotations/train.json fit=120
 #   python tools/dataset_converters/split_coco.py data/bccd/annotations/train.json fit=120 tune=40
-# (there are as many raccoons).
+# (raccoons are 120 as they are).
 title = 'Fine-tuning: learning rates'
 metric = 'coco/bbox_mAP'
 other_metrics = ['coco/bbox_mAP_50']

@@ -1,5 +1,5 @@
 # Other optimizers under WAU on two CPU cores: ResNet-20 on 1,500 images of CIFAR-10 with SGD, Adam
-# and AdaGrad, 36 trainings of two minutes of one core. Data as for cifar10_cpu.py.
+# and AdaGrad, 36 trainings of a minute of one core. Data as for cifar10_cpu.py.
 #
 # Each optimizer has the learning rate of its config: that of the authors' code for SGD, our own
 # choice for Adam and AdaGrad. No rate was searched, for no arm. So this compares the arms of an

@@ -1,4 +1,5 @@
-# Networks that the paper cites, on CIFAR-10, with the recipes of their own papers. For GPUs.
+# Networks that the paper cites, on CIFAR-10, with recipes that follow their own papers as far as
+# these train on CIFAR. For GPUs.
 title = 'CIFAR-10, networks that the paper cites'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]

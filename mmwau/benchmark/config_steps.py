@@ -102,7 +102,7 @@ class ConfigTrainer:
         self.name, self.batches, self.steps = name, batches, 0
 
     def step(self) -> dict[str, float]:
-        """Make a training step; returns its seconds, of the wall's clock and of the processor.
+        """Make a training step; returns its seconds, wall-clock and CPU time.
 
         Raises:
             ValueError: If a loss is not finite: what a broken model takes says nothing.

@@ -83,7 +83,7 @@ def interleave(
     """Run the arms in rounds, after warming up.
 
     In each round every arm runs once, in random order. An arm whose ratios to the baseline are
-    settled, by the wall's time and by the processor's, rests from then on. (So its interval, which
+    settled, by wall-clock time and by CPU time, rests from then on. (So its interval, which
     has been looked at after each round, is a little too narrow.)
 
     Args:

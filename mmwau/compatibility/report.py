@@ -49,13 +49,13 @@ what is held (or of its bias) changed, and active filters moved in every layer t
 This shows that WAU does to a recipe what it should; it says nothing about what a network learns.
 
 ```bash
-pip install '.[compatibility]'            # packages that single families ask for
-python tools/compatibility.py             # train what is not done yet
+pip install '.[compatibility,segmentation,rotate]'
+python tools/compatibility.py             # train what is not done yet; all: 2 hours of one core
 python tools/compatibility.py --only fcos # train again what has this in its name
 python tools/compatibility.py --report    # write this page, and the records in compatibility.json
 ```
 
-Versions: {versions}; 1 CPU thread.
+A project that is not installed is left out. Versions: {versions}; 1 CPU thread.
 
 Each recipe is changed by the same [rules](../mmwau/compatibility/recipes.py):
 
@@ -77,10 +77,11 @@ groups, clipping, gradient accumulation (at most 2), EMA and other hooks stay as
 family needs anything else, its row says so.
 
 A recipe that stops has **failed**, or **fails without WAU too** if the same small recipe stops in
-the same way without WAU, because of the recipe itself, the versions here or the rules above. **Not
-tried** is what has no training, what needs a GPU, a language model of billions of weights, or a
-package that can't be installed from PyPI (Detectron2). A family without a row has not been tried
-yet.
+the same way without WAU, because of the recipe itself, the versions here or the rules above. WAU
+**does not apply** where no convolution below `backbone` and `neck` trains. **Not tried** is a
+family without a recipe that trains or can be read, or what needs something that is not there: a
+GPU, a package, trained weights, a language model of billions of weights, keypoints in three
+dimensions. A family without a row has not been tried yet.
 
 Columns:
 

@@ -33,7 +33,7 @@ class TrainingRecord(Named):
             checkpoint, with other random augmentations than one without a break.
         iterations: Iterations that were trained.
         seconds: How long training took; 0 where it is not known. With a GPU or another accelerator
-            the median time of an iteration times their number; without one the processor's time
+            the median time of an iteration times their number; without one the CPU time
             of the whole process, which other processes on the machine disturb less.
         values: Final values by name: metrics, ``'loss'``, ``'overlap'``, ``'path_length'``, ...;
             what is no measurement (:func:`mmwau.runs.metrics.is_measured`) is left out.

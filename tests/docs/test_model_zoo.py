@@ -51,15 +51,15 @@ def test_what_nobody_has_trained_is_empty_and_says_so(model_zoo, tmp_path, monke
     monkeypatch.setattr(model_zoo, 'RESULTS', tmp_path)
     page = model_zoo.write_page()
     rows = [row for table in pages.tables_of(page) for row in table[1:]]
-    assert {tuple(row[2:]) for row in rows} == {('0', '–', '–', '–', 'not trained')}
+    assert {tuple(row[2:]) for row in rows} == {('0', '–', '–', '–', 'no comparison yet')}
     configs = [path.name for path in (ROOT / 'configs').glob('**/*_wau_*.py')]
     first = [name for name in configs if not re.search('_wau_(authors|layers)_', name)]
     assert len(rows) == len(first)
     assert sum(row[1].count('](') for row in rows) == len(configs)
     # Those that choose learning rates are no results; what is of several data sets is at each.
     suites = {path.stem for path in (ROOT / 'configs' / 'suites').glob('*.py')}
-    shown = re.findall(r'suites/(\w+)\.py .*# not trained$', page, re.MULTILINE)
+    shown = re.findall(r'suites/(\w+)\.py .*# no results yet$', page, re.MULTILINE)
     assert set(shown) == {name for name in suites if not name.endswith('_rates')}
     assert shown.count('finetune') == 3
     titles = [title for title, _ in model_zoo.DATA.values()]
-    assert f'Data without any result yet: {", ".join(titles)}.' in page
+    assert f'Data without a published comparison yet: {", ".join(titles)}.' in page

@@ -1,6 +1,6 @@
 """Split the images of a COCO annotation file at random into parts, each a file beside it.
 
-    python tools/dataset_converters/split_coco.py data/bccd/annotations/train.json fit=165 tune=40
+    python tools/dataset_converters/split_coco.py data/bccd/annotations/train.json fit=120 tune=40
 
 writes ``fit.json`` and ``tune.json``: different images of the same folder, with their boxes. With
 one part, such as ``few=24``, it takes a few images. The same seed gives the same parts.
