@@ -36,7 +36,7 @@ class LeaveOutHook(IterationHook):
         self._forget()
 
     def _forget(self) -> None:
-        # The stretch of epochs in which something is left out now, and what is known of it.
+        # The phase of epochs in which something is left out now, and what is known of it.
         self.phase: int | None = None
         self.state: dict = {}
         self._zeros: list[tuple[Parameter, Tensor]] = []
@@ -47,7 +47,7 @@ class LeaveOutHook(IterationHook):
         raise NotImplementedError
 
     def phase_at(self, epoch: int) -> int | None:
-        """The stretch that an epoch belongs to, or None if nothing is left out in it."""
+        """The phase that an epoch belongs to, or None if nothing is left out in it."""
         raise NotImplementedError
 
     def prepare(self, runner: Runner, model: nn.Module) -> None:

@@ -16,75 +16,75 @@ KINDS = {
 
 
 class RatioSchedule:
-    """The update ratio in stretches of training.
+    """The update ratio in phases of training.
 
-    Each stretch is a dict with ``type``, and ``begin`` (default 0) and ``end`` (default: never),
-    epochs or iterations counted from 0, the end not included. Outside of all stretches the
+    Each phase is a dict with ``type``, and ``begin`` (default 0) and ``end`` (default: never),
+    epochs or iterations counted from 0, the end not included. Outside of all phases the
     schedule does nothing. The types, with their own keys:
 
     - ``'constant'``: ``ratio``. With ``ratio=1`` everything is active, as a warm-up or at the end.
     - ``'linear'``, ``'cosine'``: from ``start`` at ``begin`` to ``stop`` at the last epoch or
-      iteration of the stretch, which needs an ``end``.
+      iteration of the phase, which needs an ``end``.
     - ``'milestones'``: ``ratios``, one more than ``milestones``, changes to the next ratio at each
       milestone, counted as ``begin`` is.
 
     Args:
-        stretches: One stretch, or several that do not overlap. All ratios are in (0, 1].
+        phases: One phase, or several that do not overlap. All ratios are in (0, 1].
 
     Raises:
-        TypeError: If a stretch is no dict, or a value has the wrong type.
-        ValueError: If a type, a key or a value is wrong, or stretches overlap.
+        TypeError: If a phase is no dict, or a value has the wrong type.
+        ValueError: If a type, a key or a value is wrong, or phases overlap.
     """
 
-    def __init__(self, stretches: Mapping | Sequence[Mapping]):
-        stretches = [stretches] if isinstance(stretches, Mapping) else stretches
-        if not isinstance(stretches, (list, tuple)) or not stretches:
+    def __init__(self, phases: Mapping | Sequence[Mapping]):
+        phases = [phases] if isinstance(phases, Mapping) else phases
+        if not isinstance(phases, (list, tuple)) or not phases:
             raise TypeError(
-                f'ratio_schedule must be a dict or a list of dicts, got {stretches!r}; for '
+                f'ratio_schedule must be a dict or a list of dicts, got {phases!r}; for '
                 "example dict(type='linear', start=1.0, stop=0.5, end=12)"
             )
-        self.stretches = sorted((_checked(one) for one in stretches), key=lambda s: s['begin'])
-        for one, following in pairwise(self.stretches):
+        self.phases = sorted((_checked(one) for one in phases), key=lambda s: s['begin'])
+        for one, following in pairwise(self.phases):
             if one['end'] > following['begin']:
                 raise ValueError(
-                    f'ratio_schedule: the stretch from {one["begin"]} to {one["end"]} overlaps '
+                    f'ratio_schedule: the phase from {one["begin"]} to {one["end"]} overlaps '
                     f'with the one from {following["begin"]}; begin and end them apart'
                 )
 
     def at(self, position: int) -> float | None:
-        """The update ratio in an epoch or iteration, or None outside of all stretches."""
-        for stretch in self.stretches:
-            if stretch['begin'] <= position < stretch['end']:
-                return _ratio(stretch, position)
+        """The update ratio in an epoch or iteration, or None outside of all phases."""
+        for phase in self.phases:
+            if phase['begin'] <= position < phase['end']:
+                return _ratio(phase, position)
         return None
 
 
-def _ratio(stretch: Mapping, position: int) -> float:
-    if stretch['type'] == 'constant':
-        return stretch['ratio']
-    if stretch['type'] == 'milestones':
-        return stretch['ratios'][sum(position >= mark for mark in stretch['milestones'])]
-    last = stretch['end'] - 1
+def _ratio(phase: Mapping, position: int) -> float:
+    if phase['type'] == 'constant':
+        return phase['ratio']
+    if phase['type'] == 'milestones':
+        return phase['ratios'][sum(position >= mark for mark in phase['milestones'])]
+    last = phase['end'] - 1
     if position == last:
-        return stretch['stop']
-    passed = (position - stretch['begin']) / (last - stretch['begin'])
-    if stretch['type'] == 'cosine':
+        return phase['stop']
+    passed = (position - phase['begin']) / (last - phase['begin'])
+    if phase['type'] == 'cosine':
         passed = (1 - math.cos(math.pi * passed)) / 2
-    return stretch['start'] + (stretch['stop'] - stretch['start']) * passed
+    return phase['start'] + (phase['stop'] - phase['start']) * passed
 
 
-def _checked(stretch: Mapping) -> dict:
-    if not isinstance(stretch, Mapping):
-        raise TypeError(f'ratio_schedule: a stretch must be a dict, got {stretch!r}')
-    kind: Any = stretch.get('type')
+def _checked(phase: Mapping) -> dict:
+    if not isinstance(phase, Mapping):
+        raise TypeError(f'ratio_schedule: a phase must be a dict, got {phase!r}')
+    kind: Any = phase.get('type')
     check_choice('ratio_schedule: type', kind, tuple(KINDS))
-    keys = set(stretch) - {'type', 'begin', 'end'}
+    keys = set(phase) - {'type', 'begin', 'end'}
     if keys != KINDS[kind]:
         raise ValueError(
-            f'ratio_schedule: a stretch of type {kind!r} takes {", ".join(sorted(KINDS[kind]))} '
+            f'ratio_schedule: a phase of type {kind!r} takes {", ".join(sorted(KINDS[kind]))} '
             f'beside begin and end, got {", ".join(sorted(keys)) or "none of them"}'
         )
-    begin, end = stretch.get('begin', 0), stretch.get('end', math.inf)
+    begin, end = phase.get('begin', 0), phase.get('end', math.inf)
     if not _is_count(begin):
         raise ValueError(f'ratio_schedule: begin must be an integer of at least 0, got {begin!r}')
     if end != math.inf and (not _is_count(end) or end <= begin):
@@ -92,13 +92,13 @@ def _checked(stretch: Mapping) -> dict:
             f'ratio_schedule: end must be an integer above begin ({begin}), got {end!r}'
         )
     if kind in ('linear', 'cosine') and end == math.inf:
-        raise ValueError(f'ratio_schedule: a stretch of type {kind!r} needs an end')
+        raise ValueError(f'ratio_schedule: a phase of type {kind!r} needs an end')
     for name in ('ratio', 'start', 'stop'):
-        if name in stretch:
-            as_update_ratio(stretch[name], f'ratio_schedule: {name}')
+        if name in phase:
+            as_update_ratio(phase[name], f'ratio_schedule: {name}')
     if kind == 'milestones':
-        _check_milestones(stretch['milestones'], stretch['ratios'], begin, end)
-    return {**stretch, 'begin': begin, 'end': end}
+        _check_milestones(phase['milestones'], phase['ratios'], begin, end)
+    return {**phase, 'begin': begin, 'end': end}
 
 
 def _check_milestones(

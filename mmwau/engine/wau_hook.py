@@ -108,7 +108,7 @@ class WAUHook(OverlapHook):
         if not runner.optim_wrapper.layers:
             raise TypeError(wrong_runner(type(runner).__name__))
         if runner.optim_wrapper is not self._wrapper:
-            # A training that was interrupted goes on with the ratio of a stretch in its wrapper.
+            # A training that was interrupted goes on with the ratio of a phase in its wrapper.
             self._wrapper = runner.optim_wrapper
             self._ratio_of_wrapper = self._wrapper.update_ratio
         self._log_changed_schedule(runner)
@@ -144,13 +144,13 @@ class WAUHook(OverlapHook):
         super().after_train(runner)
 
     def _log_changed_schedule(self, runner: Runner) -> None:
-        stretches = None if self.ratio_schedule is None else self.ratio_schedule.stretches
-        before = runner.message_hub.get_info(SCHEDULE, stretches)
-        if runner.iter > 0 and before != stretches:
+        phases = None if self.ratio_schedule is None else self.ratio_schedule.phases
+        before = runner.message_hub.get_info(SCHEDULE, phases)
+        if runner.iter > 0 and before != phases:
             runner.logger.warning(
-                f'WAU: ratio_schedule was {before} until here and is {stretches} from now on'
+                f'WAU: ratio_schedule was {before} until here and is {phases} from now on'
             )
-        runner.message_hub.update_info(SCHEDULE, stretches)
+        runner.message_hub.update_info(SCHEDULE, phases)
 
     def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
         return runner.optim_wrapper.layers

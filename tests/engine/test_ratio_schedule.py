@@ -9,41 +9,41 @@ from mmwau.engine.ratio_schedule import RatioSchedule
 RATIOS = st.floats(0.001, 1)
 
 
-def values(stretches, count):
-    schedule = RatioSchedule(stretches)
+def values(phases, count):
+    schedule = RatioSchedule(phases)
     return [schedule.at(position) for position in range(count)]
 
 
 def test_constant_in_its_stretch_and_no_say_outside():
-    stretch = dict(type='constant', ratio=0.25, begin=1, end=3)
-    assert values(stretch, 4) == [None, 0.25, 0.25, None]
+    phase = dict(type='constant', ratio=0.25, begin=1, end=3)
+    assert values(phase, 4) == [None, 0.25, 0.25, None]
     assert values(dict(type='constant', ratio=1), 2) == [1, 1]
 
 
 def test_linear_from_start_to_stop():
-    stretch = dict(type='linear', start=1.0, stop=0.5, begin=1, end=6)
-    assert values(stretch, 7) == [None, 1.0, 0.875, 0.75, 0.625, 0.5, None]
+    phase = dict(type='linear', start=1.0, stop=0.5, begin=1, end=6)
+    assert values(phase, 7) == [None, 1.0, 0.875, 0.75, 0.625, 0.5, None]
 
 
 def test_cosine_from_start_to_stop():
-    stretch = dict(type='cosine', start=1.0, stop=0.2, end=5)
+    phase = dict(type='cosine', start=1.0, stop=0.2, end=5)
     expected = [0.6 + 0.4 * math.cos(math.pi * step / 4) for step in range(5)]
-    assert values(stretch, 5) == pytest.approx(expected)
-    assert values(stretch, 5)[-1] == 0.2
+    assert values(phase, 5) == pytest.approx(expected)
+    assert values(phase, 5)[-1] == 0.2
 
 
 def test_milestones():
-    stretch = dict(type='milestones', milestones=[2, 3], ratios=[1, 0.5, 0.25])
-    assert values(stretch, 5) == [1, 1, 0.5, 0.25, 0.25]
+    phase = dict(type='milestones', milestones=[2, 3], ratios=[1, 0.5, 0.25])
+    assert values(phase, 5) == [1, 1, 0.5, 0.25, 0.25]
 
 
 def test_warm_up_and_last_stretch_with_everything_active():
-    stretches = [
+    phases = [
         dict(type='constant', ratio=1, begin=8),
         dict(type='constant', ratio=1, end=2),
         dict(type='cosine', start=0.75, stop=0.25, begin=2, end=5),
     ]
-    ratios = values(stretches, 10)
+    ratios = values(phases, 10)
     assert ratios[:3] == [1, 1, 0.75]
     assert ratios[4:] == [0.25, None, None, None, 1, 1]
 
@@ -57,11 +57,11 @@ def test_stays_between_start_and_stop(kind, start, stop, end):
 
 
 @pytest.mark.parametrize(
-    ('stretches', 'error', 'words'),
+    ('phases', 'error', 'words'),
     [
         (0.5, TypeError, r'ratio_schedule must be a dict or a list of dicts, got 0.5; for example'),
         ([], TypeError, r'ratio_schedule must be a dict or a list of dicts, got \[\]'),
-        ([0.5], TypeError, r'a stretch must be a dict, got 0.5'),
+        ([0.5], TypeError, r'a phase must be a dict, got 0.5'),
         (dict(ratio=1), ValueError, r"type must be one of 'constant', .*'milestones', got None"),
         (dict(type='step', ratio=1), ValueError, r"got 'step'"),
         (dict(type='constant'), ValueError, r"'constant' takes ratio beside begin and end, got no"),
@@ -98,10 +98,10 @@ def test_stays_between_start_and_stop(kind, start, stop, end):
         (
             [dict(type='constant', ratio=1, end=3), dict(type='constant', ratio=1, begin=2)],
             ValueError,
-            r'the stretch from 0 to 3 overlaps with the one from 2',
+            r'the phase from 0 to 3 overlaps with the one from 2',
         ),
     ],
 )
-def test_wrong_schedules_are_reported(stretches, error, words):
+def test_wrong_schedules_are_reported(phases, error, words):
     with pytest.raises(error, match=words):
-        RatioSchedule(stretches)
+        RatioSchedule(phases)

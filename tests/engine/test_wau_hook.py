@@ -48,7 +48,7 @@ def test_schedule_by_epoch_is_followed_and_logged_and_the_wrapper_has_the_rest(t
 
 
 class InterruptOnce(Hook):
-    """Ctrl-C in the first epoch, whose ratio is that of a stretch."""
+    """Ctrl-C in the first epoch, whose ratio is that of a phase."""
 
     done = False
 

@@ -23,8 +23,8 @@ def hook(**settings):
     return lambda cfg: cfg.custom_hooks[0].update(settings)
 
 
-def schedule(**stretch):
-    return hook(ratio_schedule=stretch)
+def schedule(**phase):
+    return hook(ratio_schedule=phase)
 
 
 def plain_with(*hooks):
