@@ -20,7 +20,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from mmwau.core.holds import NEEDS_NO_WHOLE
 from mmwau.core.narrow_convolution import is_compiling
 from mmwau.core.sharding import refuse_join, refuse_sharded
 from mmwau.core.slices import Layer
@@ -165,7 +164,6 @@ class Attached:
         def step(_: Optimizer, *args: object, **kwargs: object) -> object:
             return self.step(*args, **kwargs)
 
-        setattr(step, NEEDS_NO_WHOLE, True)
         # A method, as schedules that count steps expect it.
         self._step = MethodType(step, optimizer)
         optimizer.step = self._step  # type: ignore[method-assign]  # of this optimizer alone

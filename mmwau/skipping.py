@@ -83,7 +83,7 @@ class HeldGradSkipper:
                 active.
 
         Raises:
-            ValueError: If :attr:`grads` has gradients of another selection.
+            ValueError: If there are gradients of another selection, for which no step was made.
         """
         self.stop()
         self.select(active)
@@ -94,10 +94,10 @@ class HeldGradSkipper:
         """Find what is computed, and what is skipped, in the passes to come; see :meth:`start`."""
         if self._selected is not None and is_same_selection(self._selected, active):
             return
-        if self.grads:
+        if self.grads or self.grads.active is not None:
             raise ValueError(
-                'skipper.grads has gradients of another selection, which do not add up with those '
-                'of this one. Use one selection until the step, which WAU.holding(..., '
+                'there are gradients of another selection, which do not add up with those of this '
+                'one. Use one selection until the step, which WAU.holding(..., '
                 'skipper.grads) surrounds; to drop an update, call skipper.grads.clear() too'
             )
         self._selected = None

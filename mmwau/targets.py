@@ -17,6 +17,7 @@ DEFAULT_TARGETS = ('backbone', 'neck')
 # Reasons why a convolution is left out.
 NO_SHAPE = 'its weight has no shape before the first forward pass'
 GROUPED = 'grouped and transposed: its filters do not lie on one dimension'
+COMPUTED_BIAS = 'its bias is computed from other parameters'
 
 
 def find_convolutions(
@@ -133,8 +134,8 @@ def find_left_out(
             left_out[name] = 'shares the weight of a layer already held'
         elif bias is not None and id(bias) in seen:
             left_out[name] = 'shares the bias of a layer already held'
-        elif axis == 'out' and form:
-            left_out[name] = form
+        elif axis == 'out' and (form or _computes_bias(module)):
+            left_out[name] = form or COMPUTED_BIAS
         else:
             seen |= {id(weight), id(bias)}
     return left_out
@@ -163,14 +164,20 @@ def list_updated(optimizer: Optimizer) -> list[tuple[Parameter, bool]]:
 
     What has a learning rate of 0, as by ``lr_mult=0``, while others have one, is frozen.
     """
-    # A schedule may be at 0 now, and a rate that is a tensor may be on a device.
-    rates = [group.get('initial_lr', group.get('lr')) for group in optimizer.param_groups]
-    moves = [rate is None or isinstance(rate, Tensor) or rate != 0 for rate in rates]
+    moves = [_has_rate(group) for group in optimizer.param_groups]
     return [
         (param, moves_at_all or not any(moves))
         for group, moves_at_all in zip(optimizer.param_groups, moves, strict=True)
         for param in group['params']
     ]
+
+
+def _has_rate(group: Mapping) -> bool:
+    """Whether the learning rate of a group of parameters is not 0, now or where it started."""
+    # A schedule may be at 0 now, or may raise a rate of 0 (``eta_min``).
+    rates = [group[name] for name in ('initial_lr', 'lr') if name in group]
+    # One that is a tensor may be on a device.
+    return not rates or any(isinstance(rate, Tensor) or rate != 0 for rate in rates)
 
 
 def check_targets(targets: str | Collection[str]) -> tuple[str, ...]:
@@ -231,6 +238,10 @@ def _held_bias(module: nn.Module, axis: str, moves: Mapping[int, bool]) -> Param
     if axis != 'out' or not isinstance(bias, Parameter):
         return None
     return bias if bias.requires_grad and moves.get(id(bias)) else None
+
+
+def _computes_bias(module: nn.Module) -> bool:
+    return 'bias' in getattr(module, 'parametrizations', ())
 
 
 def _own_parameters(module: nn.Module) -> list[Parameter]:

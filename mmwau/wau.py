@@ -35,6 +35,7 @@ from mmwau.core.holds import (
     keep_state,
     keep_weights,
     leave_out,
+    refuse_around,
     refuse_capture,
     rescale_movement,
     step_active_alone,
@@ -245,6 +246,7 @@ class WAU:
             refuse_whole_vector(inner(optimizer))
             return
         check_state(inner(optimizer))
+        refuse_around(optimizer)
         starts = Starts(inner(optimizer))
         own = {id(param) for group in inner(optimizer).param_groups for param in group['params']}
         for layer in layers:
@@ -307,6 +309,8 @@ class WAU:
             refuse_capture()
         if slices and self.hold == 'state':
             (refuse_whole_vector if is_whole else check_state)(inner(optimizer))
+            if not is_whole:
+                refuse_around(optimizer)
         with torch.no_grad(), ExitStack() as held:
             if self.rescale:
                 moving = find_moving(layers, active) if is_whole else slices
@@ -319,7 +323,9 @@ class WAU:
                 held.enter_context(step_active_alone(optimizer, slices, grads))
             else:
                 if self.hold != 'weight':
-                    zero_grads(slices)
+                    # Of whole layers that were skipped, a step of everything needs gradients too.
+                    skipped = isinstance(grads, ActiveGrads) and grads.active is not None
+                    zero_grads(slices, where_none=is_whole and skipped)
                 if self.hold == 'state':
                     held.enter_context(keep_state(inner(optimizer), slices))
                 if self.hold != 'grad':

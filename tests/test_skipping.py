@@ -282,10 +282,12 @@ def test_gradients_that_the_step_cannot_use_are_told(hold, name):
         pass
 
 
-def test_gradients_of_another_selection_are_not_mixed_in():
+@pytest.mark.parametrize('axis', ['out', 'in', 'layer'])
+@pytest.mark.parametrize('full_grads', [True, False])
+def test_gradients_of_another_selection_are_not_mixed_in(axis, full_grads):
     model = network()
-    layers = find_layers(model)
-    skipper = HeldGradSkipper(model, layers, full_grads=False)
+    layers = find_layers(model, axis=axis)
+    skipper = HeldGradSkipper(model, layers, full_grads)
     wau = WAU(hold='state')
     for _ in range(2):  # gradient accumulation
         with skipper.skipping(wau.select(layers, 0)):
@@ -295,6 +297,7 @@ def test_gradients_of_another_selection_are_not_mixed_in():
     assert not any('_conv_forward' in module.__dict__ for module in model)
     skipper.grads.clear()
     skipper.start(wau.select(layers, 1))
+    skipper.stop()
 
 
 @pytest.mark.parametrize('full_grads', [True, False])

@@ -117,6 +117,16 @@ def test_weights_laid_out_otherwise_are_left_out(axis):
     assert find_left_out(model, axis=axis) == dict.fromkeys(sparse, reason)
 
 
+def test_a_computed_bias_is_no_part_of_a_filter():
+    conv = nn.Conv2d(4, 6, 3)
+    nn.utils.parametrize.register_parametrization(conv, 'bias', nn.Tanh())
+    model = nn.ModuleDict({'held': nn.Conv2d(4, 6, 3), 'computed': conv})
+    assert list(find_layers(model)) == ['held']
+    assert find_left_out(model) == {'computed': 'its bias is computed from other parameters'}
+    assert list(find_layers(model, axis='in')) == ['held', 'computed']
+    assert list(find_layers(model, axis='layer')) == ['held', 'computed']
+
+
 def test_nothing_but_frozen_layers_is_an_error():
     model = Model()
     model.backbone.requires_grad_(False)
@@ -179,4 +189,8 @@ def test_a_learning_rate_of_0_freezes_where_others_have_one():
     optimizer.param_groups[0]['initial_lr'] = 0.1
     assert not find_left_out(model, 'backbone', optimizer=optimizer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    assert not find_left_out(model, 'backbone', optimizer=optimizer)
+    # A schedule that has raised it.
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    optimizer.param_groups[0].update(initial_lr=0.0, lr=1e-5)
     assert not find_left_out(model, 'backbone', optimizer=optimizer)

@@ -25,10 +25,13 @@ from .state_start import STARTS_AT_ZERO, Starts, check_dampening, has_rows, star
 # They move each element by its own gradient and state alone, and their state starts at zero: they
 # do to active slices alone what they would do to them among others.
 ELEMENTWISE = (optim.SGD, *STARTS_AT_ZERO)
-# Attribute of hooks and steps of ours, and of steps that a learning-rate schedule has wrapped to
-# count them: none of them looks at parameters.
+# Attribute of hooks of ours that do not look at parameters.
 NEEDS_NO_WHOLE = 'mmwau_needs_no_whole_parameters'
-OF_SCHEDULE = '_wrapped_by_lr_sched'
+# The only optimizer around another one that is known to keep nothing of its own.
+KEEPS_NOTHING = 'ZeroRedundancyOptimizer'
+# Steps from these modules call the one that they were put around, and do nothing to parameters:
+# schedules count steps.
+PASS_ON = ('mmwau.attach', 'torch.optim.lr_scheduler', 'mmengine.optim.scheduler.param_scheduler')
 
 
 @contextmanager
@@ -228,12 +231,13 @@ def rescale_movement(slices: Sequence[Slices]) -> Iterator[None]:
         put(param, dim, active, torch.where(end == start, start, moved))
 
 
-def zero_grads(slices: Sequence[Slices]) -> None:
-    """Make the gradients of held slices zero."""
+def zero_grads(slices: Sequence[Slices], where_none: bool = False) -> None:
+    """Make the gradients of held slices zero; also, if asked, where there is no gradient."""
     for param, dim, _, held, _ in slices:
         if param.grad is None:
-            continue
-        if held is ALL:
+            if where_none:
+                param.grad = torch.zeros_like(param)
+        elif held is ALL:
             param.grad.zero_()
         else:
             param.grad.index_fill_(dim, held, 0)
@@ -250,7 +254,7 @@ def leaves_out_what_has_no_grad(optimizer: Optimizer) -> bool:
     own = inner(optimizer)
     is_known = vars(optim).get(type(own).__name__) is type(own)
     # Others around one do something of their own, such as Lookahead.
-    is_alone = own is optimizer or type(optimizer).__name__ == 'ZeroRedundancyOptimizer'
+    is_alone = own is optimizer or type(optimizer).__name__ == KEEPS_NOTHING
     by_itself = all(map(_steps_by_itself, {own, optimizer}))
     return is_known and is_alone and by_itself and not isinstance(own, optim.LBFGS)
 
@@ -263,10 +267,19 @@ def _steps_by_itself(optimizer: Optimizer) -> bool:
         *optimizer_hooks._global_optimizer_pre_hooks.values(),
         *optimizer_hooks._global_optimizer_post_hooks.values(),
     )
-    step = optimizer.__dict__.get('step')
-    return all(hasattr(hook, NEEDS_NO_WHOLE) for hook in hooks) and (
-        step is None or hasattr(step, NEEDS_NO_WHOLE) or hasattr(step, OF_SCHEDULE)
-    )
+    return all(hasattr(hook, NEEDS_NO_WHOLE) for hook in hooks) and _has_step_of_class(optimizer)
+
+
+def _has_step_of_class(optimizer: Optimizer) -> bool:
+    """Whether what its step comes to, whoever is around it, is the step of its class."""
+    own = type(optimizer).step
+    step = optimizer.__dict__.get('step', own)
+    while (function := getattr(step, '__func__', step)) is not own:
+        # Not by an attribute, which functools.wraps copies to the steps of others.
+        if getattr(function, '__globals__', {}).get('__name__') not in PASS_ON:
+            return False
+        step = getattr(function, '__wrapped__', None)
+    return True
 
 
 def refuse_capture() -> None:
@@ -276,6 +289,15 @@ def refuse_capture() -> None:
             'WAU does not work with a step that is captured in a CUDA graph, which would hold the '
             'same slices in every replay. Capture the forward and backward passes alone, and call '
             'optimizer.step() outside'
+        )
+
+
+def refuse_around(optimizer: Optimizer) -> None:
+    """Raise a ValueError if it is around another one, with a state of its own to step by."""
+    if inner(optimizer) is not optimizer and type(optimizer).__name__ != KEEPS_NOTHING:
+        raise ValueError(
+            f"hold='state' by slices can't hold what {type(optimizer).__name__} keeps beside the "
+            f"{type(inner(optimizer)).__name__} inside of it. Use axis='layer' or hold='weight'"
         )
 
 

@@ -136,8 +136,7 @@ class WAUMixin(Planned, Wrapper):
         super().initialize_count_status(model, init_counts, max_counts)
         refuse_sharded(model)
         loaded, self._loaded = self._loaded, {}
-        given = self.wau.seed if self._has_seed else self.message_hub.get_info('seed')
-        self.wau = replace(self.wau, seed=find_seed(given, loaded))
+        self.wau = replace(self.wau, seed=self._find_seed(loaded))
         before = None if self.updates is None else self.updates.index
         inside, in_update = bare_model(model), self._accumulative_counts
         self.updates = Updates(
@@ -162,6 +161,10 @@ class WAUMixin(Planned, Wrapper):
         }
         for message in keep_options(self.message_hub, options, resumed=init_counts > 0):
             _log(message)
+
+    def _find_seed(self, loaded: dict) -> int:
+        given = self.wau.seed if self._has_seed else self.message_hub.get_info('seed')
+        return find_seed(given, loaded)
 
     @property
     def layers(self) -> dict[str, Layer]:
@@ -266,6 +269,7 @@ class WAUMixin(Planned, Wrapper):
         elif loaded:
             self.updates.end()
             self.updates.index = loaded['updates']
+            self.wau = self.updates.wau = replace(self.wau, seed=self._find_seed(loaded))
 
     def send_active_only(self, model: nn.Module) -> None:
         """Let the processes send each other the gradients of active slices alone.

@@ -1,6 +1,7 @@
 """Convolutions that are held as a whole, and what surrounds their forward passes."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -255,6 +256,26 @@ def test_a_step_with_another_selection_is_told(full_grads):
         pass
     with wau.holding(optimizer, layers, wau.select(layers, 0), skipper.grads):
         optimizer.step()
+
+
+def test_under_hold_grad_momentum_moves_what_is_held_however_it_is_skipped():
+    ends = []
+    for full_grads in (None, True, False):
+        model = network()
+        layers = find_layers(model, axis='layer')
+        wau, optimizer = WAU(hold='grad'), sgd(model)
+        skipper = None if full_grads is None else HeldGradSkipper(model, layers, full_grads)
+        for update in range(4):
+            active = wau.select(layers, update)
+            with nullcontext() if skipper is None else skipper.skipping(active):
+                model(inputs()).square().mean().backward()
+            grads = None if skipper is None else skipper.grads
+            with wau.holding(optimizer, layers, active, grads):
+                optimizer.step()
+            optimizer.zero_grad()
+        ends.append([param.detach() for param in model.parameters()])
+    for end in ends[1:]:
+        assert all(map(torch.equal, end, ends[0]))
 
 
 @pytest.mark.parametrize('axis', ['out', 'layer'])

@@ -1,10 +1,14 @@
+from contextlib import nullcontext
+from functools import wraps
+from types import MethodType
+
 import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mmwau import WAU, find_layers
-from mmwau.core.holds import can_step_active_alone
+from mmwau import WAU, attach, find_layers
+from mmwau.core.holds import can_step_active_alone, leaves_out_what_has_no_grad
 from mmwau.core.slices import Layer, find_slices
 from mmwau.skipping import HeldGradSkipper
 from mmwau.wau import HOLDS
@@ -258,6 +262,68 @@ def test_other_steps_see_whole_parameters():
     assert can_step_active_alone(optimizer)
     optimizer.step = lambda: None
     assert not can_step_active_alone(optimizer)
+
+
+@pytest.mark.parametrize('axis', ['out', 'layer'])
+@pytest.mark.parametrize('then', ['attach', 'schedule and attach', 'schedule'])
+@pytest.mark.parametrize('hides', [False, True])
+def test_a_step_that_was_replaced_before_moves_nothing_that_is_held(axis, then, hides):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if hides:  # behind something that only counts
+        torch.optim.lr_scheduler.StepLR(optimizer, 100)
+    own = optimizer.step
+
+    @wraps(own)
+    @torch.no_grad()
+    def step(self, closure=None):
+        for param in self.param_groups[0]['params']:
+            param.mul_(1 - 1e-3 * float(param.norm()))
+        return own()
+
+    optimizer.step = MethodType(step, optimizer)
+    if 'schedule' in then:
+        torch.optim.lr_scheduler.StepLR(optimizer, 100)
+    assert not can_step_active_alone(optimizer)
+    assert not leaves_out_what_has_no_grad(optimizer)
+    layers, wau = find_layers(model, axis=axis), WAU(hold='state', seed=0)
+    if 'attach' in then:
+        attach(optimizer, model, axis=axis, hold='state', seed=0)
+        assert not can_step_active_alone(optimizer)
+    for update in range(4):
+        before = [conv.weight.detach().clone() for conv in model]
+        model(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        active = wau.select(layers, update)
+        with nullcontext() if 'attach' in then else wau.holding(optimizer, layers, active):
+            optimizer.step()
+        optimizer.zero_grad()
+        for conv, weight, is_active in zip(model, before, active, strict=True):
+            moved = conv.weight.ne(weight).flatten(1).any(dim=1)
+            assert torch.equal(moved, is_active.expand(8))
+
+
+def test_an_optimizer_around_another_one_is_refused_by_slices():
+    class Averaged(torch.optim.Optimizer):
+        def __init__(self, optim):
+            super().__init__(optim.param_groups, {})
+            self.optim = optim
+
+        def step(self):
+            self.optim.step()
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    optimizer = Averaged(torch.optim.SGD(model.parameters(), lr=0.1))
+    for axis, is_refused in (('out', True), ('in', True), ('layer', False)):
+        layers, wau = find_layers(model, axis=axis), WAU(hold='state')
+        refused = pytest.raises(ValueError, match=r"what Averaged keeps beside the SGD.*hold='w")
+        with refused if is_refused else nullcontext():
+            wau.check_optimizer(optimizer, layers)
+        with (
+            refused if is_refused else nullcontext(),
+            wau.holding(optimizer, layers, wau.select(layers, 0)),
+        ):
+            optimizer.step()
 
 
 @pytest.mark.parametrize('hold', ['state', 'grad'])

@@ -170,6 +170,19 @@ def test_seed_none_outside_of_a_run_is_that_of_torch_and_is_logged(caplog):
     assert resumed.wau.seed == 11
 
 
+def test_a_state_that_is_loaded_after_the_beginning_brings_its_seed():
+    assert MessageHub.get_instance('none of a run').get_info('seed') is None
+    saved = dict(updates=3, seed=11)
+    for own, expected in ((None, 11), (5, 5)):
+        model = SmallModel()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        wrapper = WAUOptimWrapper(optimizer=optimizer, seed=own)
+        wrapper.initialize_count_status(model, 0, 8)
+        wrapper.load_state_dict({**wrapper.state_dict(), 'wau': saved})
+        assert wrapper.updates.index == 3
+        assert wrapper.wau.seed == wrapper.updates.wau.seed == expected
+
+
 @pytest.mark.parametrize('name', ['WAUOptimWrapper', 'WAUAmpOptimWrapper'])
 def test_both_are_registered_and_share_one_step(name):
     wrapper = OPTIM_WRAPPERS.get(name)

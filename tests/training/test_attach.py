@@ -385,6 +385,23 @@ def test_wrong_use_is_told_and_changes_nothing(make, error, words):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_layer_whose_rate_rises_from_0_is_held_from_then_on():
+    model = network()
+    groups = [dict(params=model[0].parameters(), lr=0.0), dict(params=model[3].parameters())]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=1e-2)
+    handle = attach(optimizer, model)
+    for update in range(4):
+        before = model[0].weight.detach().clone()
+        loss_of(model, update).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        moved = model[0].weight.ne(before).flatten(1).any(dim=1).sum()
+        assert moved == (4 if update else 0)
+        assert list(handle.layers) == (['0', '3'] if update else ['3'])
+
+
 def test_an_attach_that_fails_leaves_nothing():
     class NoInit(torch.optim.SGD):
         def __init__(self, base):  # as timm's Lookahead
