@@ -230,8 +230,8 @@ class WAU:
                 processes.
             ValueError: If it moves weights in the backward pass; or ``hold='state'`` and its state
                 does not go by slices, or nobody knows where it starts
-                (:mod:`mmwau.core.state_start`); or ``hold='grad'`` and it computes gradients anew
-                in its step.
+                (:mod:`mmwau.core.state_start`), or slices are held and it is around another
+                optimizer; or ``hold='grad'`` and it computes gradients anew in its step.
         """
         refuse_optimizer(optimizer)
         if self.hold == 'grad' and isinstance(inner(optimizer), LBFGS):

@@ -31,4 +31,5 @@ arms = {
     '_delete_': True,
     'baseline': dict(),
     'WAU': dict(config='_wau'),
+    'baseline, learning rate × 0.5': dict(options={'optim_wrapper.optimizer.lr': 0.0125}),
 }
