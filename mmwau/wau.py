@@ -228,9 +228,9 @@ class WAU:
             TypeError: If it has no parameters of this process, or its step averages weights over
                 processes.
             ValueError: If it moves weights in the backward pass; or ``hold='state'`` and its state
-                does not go by slices, or nobody knows where it starts
-                (:mod:`mmwau.core.state_start`); or ``hold='grad'`` and it computes gradients anew
-                in its step.
+                does not go by slices, nobody knows where it starts, or its steps read whole
+                tensors (:mod:`mmwau.core.state_start`); or ``hold='grad'`` and it computes
+                gradients anew in its step.
         """
         refuse_optimizer(optimizer)
         if self.hold == 'grad' and isinstance(inner(optimizer), LBFGS):
@@ -241,16 +241,15 @@ class WAU:
         if self.hold != 'state' or self.update_ratio == 1:
             return
         layers = list_layers(layers or ())
+        own = {id(param) for group in inner(optimizer).param_groups for param in group['params']}
+        tensors = [pair for layer in layers for pair in layer.tensors if id(pair[0]) in own]
         if are_whole(layers):
             refuse_whole_vector(inner(optimizer))
             return
         check_state(inner(optimizer))
         starts = Starts(inner(optimizer))
-        own = {id(param) for group in inner(optimizer).param_groups for param in group['params']}
-        for layer in layers:
-            for param, dim in layer.tensors:
-                if id(param) in own and not inner(optimizer).state.get(param):
-                    starts.of(param, dim)
+        for param, dim in tensors:
+            starts.check(param, dim)
 
     @contextmanager
     def holding(
