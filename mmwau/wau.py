@@ -41,6 +41,7 @@ from mmwau.core.holds import (
     step_active_alone,
     zero_grads,
 )
+from mmwau.core.master_copies import refuse_master_copy, refuse_new_master_copies
 from mmwau.core.random_numbers import random_numbers
 from mmwau.core.sharding import refuse_optimizer
 from mmwau.core.slices import ActiveGrads, Layers, are_whole, find_moving, find_slices, list_layers
@@ -229,9 +230,11 @@ class WAU:
             TypeError: If it has no parameters of this process, or its step averages weights over
                 processes.
             ValueError: If it moves weights in the backward pass; or ``hold='state'`` and its state
-                does not go by slices, or nobody knows where it starts
+                does not go by slices, nobody knows where it starts, its steps read whole tensors
                 (:mod:`mmwau.core.state_start`), or slices are held and it is around another
-                optimizer; or ``hold='grad'`` and it computes gradients anew in its step.
+                optimizer; or ``hold='grad'`` and it computes gradients anew in its step; or
+                ``hold='weight'`` or ``rescale``, and it has copies from which it writes the weights
+                anew (:mod:`mmwau.core.master_copies`).
         """
         refuse_optimizer(optimizer)
         if self.hold == 'grad' and isinstance(inner(optimizer), LBFGS):
@@ -239,20 +242,24 @@ class WAU:
                 "hold='grad' makes gradients zero before the step, and LBFGS computes them anew in "
                 "it. Use hold='weight' with it"
             )
-        if self.hold != 'state' or self.update_ratio == 1:
+        if self.update_ratio == 1:
             return
         layers = list_layers(layers or ())
+        own = {id(param) for group in inner(optimizer).param_groups for param in group['params']}
+        tensors = [pair for layer in layers for pair in layer.tensors if id(pair[0]) in own]
+        if self.hold == 'weight' or self.rescale:
+            for param, _ in tensors:
+                refuse_master_copy(inner(optimizer), param)
+        if self.hold != 'state':
+            return
         if are_whole(layers):
             refuse_whole_vector(inner(optimizer))
             return
         check_state(inner(optimizer))
         refuse_around(optimizer)
         starts = Starts(inner(optimizer))
-        own = {id(param) for group in inner(optimizer).param_groups for param in group['params']}
-        for layer in layers:
-            for param, dim in layer.tensors:
-                if id(param) in own and not inner(optimizer).state.get(param):
-                    starts.of(param, dim)
+        for param, dim in tensors:
+            starts.check(param, dim)
 
     @contextmanager
     def holding(
@@ -330,6 +337,10 @@ class WAU:
                     held.enter_context(keep_state(inner(optimizer), slices))
                 if self.hold != 'grad':
                     held.enter_context(keep_weights(slices))
+            if slices and (self.hold == 'weight' or self.rescale):
+                # Inside of all others: it compares the weights as the step leaves them.
+                params = [param for layer in layers for param, _ in layer.tensors]
+                held.enter_context(refuse_new_master_copies(inner(optimizer), params))
             if self.hold != 'weight' and hasattr(optimizer, '_optimizer_step_pre_hooks'):
                 held.callback(optimizer.register_step_pre_hook(_refuse_closure).remove)
             with torch.enable_grad():

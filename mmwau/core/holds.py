@@ -20,7 +20,14 @@ from torch.optim import optimizer as optimizer_hooks
 from .checks import is_capturing
 from .leaving import each_on_leaving
 from .slices import ALL, Slices, put, take
-from .state_start import STARTS_AT_ZERO, Starts, check_dampening, has_rows, start_fused_momentum
+from .state_start import (
+    STARTS_AT_ZERO,
+    Starts,
+    check_dampening,
+    has_rows,
+    refuse_without_rows,
+    start_fused_momentum,
+)
 
 # They move each element by its own gradient and state alone, and their state starts at zero: they
 # do to active slices alone what they would do to them among others.
@@ -49,11 +56,14 @@ def keep_state(optimizer: Optimizer, slices: Sequence[Slices]) -> Iterator[None]
     """Hold the held slices' rows of the optimizer's state, whatever the optimizer.
 
     Raises:
-        ValueError: If a state is made in this step that starts nobody knows where, or the first
-            step of held slices would not be the optimizer's first step.
+        ValueError: If a state has no rows of slices, or is made in this step and starts nobody
+            knows where, or the first step of held slices would not be the optimizer's first step,
+            or steps read whole tensors.
     """
     if slices:
         check_dampening(optimizer)
+    for one in slices:
+        refuse_without_rows(optimizer, one.param, one.dim)
     kept = [
         {
             key: take(rows, one.dim, one.held)

@@ -6,16 +6,17 @@ slices get rows that they have to keep until their turn. These rows are the *sta
 which an ordinary step does what the very first step did.
 """
 
-import copy
-import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
 from torch import Tensor, optim
 from torch.nn import Parameter
 from torch.optim import Optimizer
+
+from .another_optimizer import options_of, take_steps
+from .whole_tensors import refuse_whole_tensors
 
 # Known by reading them. (Adagrad makes its state before training, with nothing held.)
 STARTS_AT_ZERO = (
@@ -27,6 +28,7 @@ STARTS_AT_ZERO = (
     optim.RMSprop,
     optim.Adadelta,
 )
+KNOWN = (optim.SGD, *STARTS_AT_ZERO)
 # Their state does not go by slices: sums over time and over everything, or signs.
 REFUSED = (optim.ASGD, optim.LBFGS, optim.Rprop)
 # Given rows of a state and the same rows of the weight, the start of these rows.
@@ -73,7 +75,8 @@ class Starts:
     A new optimizer of the same kind makes its first step on a small parameter. Then another one
     makes a step from each of the states that come into question; the right one leads to the
     same weights and state, bit for bit. (What counts steps is at zero in this; in training it goes
-    on for the whole parameter.)
+    on for the whole parameter.) In the same way optimizers are found whose steps read whole tensors
+    (:mod:`mmwau.core.whole_tensors`).
 
     Args:
         optimizer: The optimizer. It is not changed.
@@ -82,6 +85,20 @@ class Starts:
     def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
         self._found: dict[tuple, dict[str, Start]] = {}
+        self._by_slices: set[tuple] = set()
+
+    def check(self, param: Parameter, dim: int) -> None:
+        """Raise a ValueError if :meth:`of` does, or the state that is there does not go by slices.
+
+        Args:
+            param: The parameter, whose options are tried.
+            dim: The dimension on which its slices lie.
+        """
+        if not self.optimizer.state.get(param):
+            self.of(param, dim)
+        elif type(self.optimizer) not in KNOWN:
+            refuse_without_rows(self.optimizer, param, dim)
+            self._refuse_whole_tensors(param, dim)
 
     def of(self, param: Parameter, dim: int) -> dict[str, Start]:
         """Find the starts for one parameter.
@@ -95,16 +112,18 @@ class Starts:
 
         Raises:
             ValueError: If another optimizer of this kind can't be made, its state does not go by
-                slices, or no start is the right one.
+                slices, no start is the right one, or its steps read whole tensors.
         """
         own = self.optimizer.state.get(param, {})
         check_dampening(self.optimizer)
-        if type(self.optimizer) in (optim.SGD, *STARTS_AT_ZERO):
+        if type(self.optimizer) in KNOWN:
             return dict.fromkeys(own, zeros)
-        group = self._groups[param]
-        case = id(group), dim, param.dim(), param.dtype, param.device
+        case = self._case(param, dim)
         if case not in self._found:
-            self._found[case] = _find(self.optimizer, group, param, dim)
+            self._found[case] = _find(self.optimizer, self._groups[param], param, dim)
+        self._refuse_whole_tensors(param, dim)
+        # A large parameter may have more than the small one (8-bit states have scales of blocks).
+        refuse_without_rows(self.optimizer, param, dim)
         missing = [
             key
             for key, value in own.items()
@@ -117,6 +136,16 @@ class Starts:
                 f'{REMEDY}'
             )
         return self._found[case]
+
+    def _refuse_whole_tensors(self, param: Parameter, dim: int) -> None:
+        case = self._case(param, dim)
+        if case not in self._by_slices:
+            refuse_whole_tensors(self.optimizer, self._groups[param], param, dim)
+            self._by_slices.add(case)
+
+    def _case(self, param: Parameter, dim: int) -> tuple:
+        """What parameters have in common that are tried but once."""
+        return id(self._groups[param]), dim, param.dim(), param.dtype, param.device
 
     @cached_property
     def _groups(self) -> dict[Parameter, dict]:
@@ -167,6 +196,24 @@ def start_fused_momentum(optimizer: Optimizer) -> None:
                 optimizer.state[param]['momentum_buffer'] = torch.zeros_like(param)
 
 
+def refuse_without_rows(optimizer: Optimizer, param: Parameter, dim: int) -> None:
+    """Raise a ValueError if the state of a parameter has more than rows of slices and numbers."""
+    _refuse_without_rows(type(optimizer).__name__, optimizer.state.get(param, {}), param, dim)
+
+
+def _refuse_without_rows(name: str, state: Mapping, param: Tensor, dim: int) -> None:
+    others = [
+        str(key)
+        for key, value in state.items()
+        if not has_rows(value, param, dim) and not _is_number(value)
+    ]
+    if others:
+        raise ValueError(
+            "hold='state' needs an optimizer whose state has one row for each slice; "
+            f'{", ".join(others)} of {name} has not. {REMEDY}'
+        )
+
+
 def _find(optimizer: Optimizer, group: dict, param: Parameter, dim: int) -> dict[str, Start]:
     name = type(optimizer).__name__
     try:
@@ -177,12 +224,7 @@ def _find(optimizer: Optimizer, group: dict, param: Parameter, dim: int) -> dict
             f'optimizer of this kind to try it ({type(error).__name__}: {error}). {REMEDY}'
         ) from error
     keys = [key for key, value in made.items() if has_rows(value, first, dim)]
-    others = [key for key, value in made.items() if key not in keys and not _is_number(value)]
-    if others:
-        raise ValueError(
-            "hold='state' needs an optimizer whose state has one row for each slice; "
-            f'{", ".join(map(str, others))} of {name} has not. {REMEDY}'
-        )
+    _refuse_without_rows(name, made, first, dim)
     counters = {key: _zero(value) for key, value in made.items() if key not in keys}
     weight = _weight(param)
 
@@ -210,34 +252,11 @@ def _step(optimizer: Optimizer, group: dict, param: Parameter, state: dict) -> t
     The optimizer is of the kind of this one, with the options of the group, and has the state
     before the step. The parameter has the dimensions, the dtype and the device of this one.
     """
-    kind = type(optimizer)
-    known = _arguments(kind) - {'params'}
     small = Parameter(_weight(param))
     # Of both signs as the weights are, and none of them a weight.
-    small.grad = small.detach().flip(0).mul_(0.7).add_(0.01)
-    devices = [small.device] if small.device.type == 'cuda' else []
-    with torch.enable_grad(), torch.random.fork_rng(devices):
-        trial = kind([small], **{key: group[key] for key in known & group.keys()})
-        train = getattr(trial, 'train', None)
-        if callable(train):  # schedule-free ones step in this mode only
-            train()
-        if state:
-            trial.state[small] = copy.deepcopy(state)
-        # Hooks on all optimizers are not meant for this one.
-        getattr(kind.step, '__wrapped__', kind.step)(trial)
-    return small.detach(), dict(trial.state[small])
-
-
-def _arguments(kind: type) -> set[str]:
-    """Names of the arguments that a class takes, those it passes on included."""
-    names: set[str] = set()
-    for part in kind.__mro__:
-        init = part.__init__  # type: ignore[misc]  # just what this class takes, no instance
-        arguments = inspect.signature(init).parameters
-        names |= arguments.keys()
-        if not any(each.kind is each.VAR_KEYWORD for each in arguments.values()):
-            break
-    return names
+    grad = small.detach().flip(0).mul_(0.7).add_(0.01)
+    made = take_steps(type(optimizer), options_of(optimizer, group), small, [grad], state)
+    return small.detach(), dict(made)
 
 
 def _weight(param: Parameter) -> Tensor:
