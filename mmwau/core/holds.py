@@ -21,7 +21,7 @@ from .checks import is_capturing
 from .leaving import each_on_leaving
 from .slices import ALL, Slices, put, take
 from .state_start import (
-    STARTS_AT_ZERO,
+    ELEMENTWISE,
     Starts,
     check_dampening,
     has_rows,
@@ -29,9 +29,6 @@ from .state_start import (
     start_fused_momentum,
 )
 
-# They move each element by its own gradient and state alone, and their state starts at zero: they
-# do to active slices alone what they would do to them among others.
-ELEMENTWISE = (optim.SGD, *STARTS_AT_ZERO)
 # Attribute of hooks of ours that do not look at parameters.
 NEEDS_NO_WHOLE = 'mmwau_needs_no_whole_parameters'
 # The only optimizer around another one that is known to keep nothing of its own.

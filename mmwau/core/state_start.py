@@ -18,8 +18,11 @@ from torch.optim import Optimizer
 from .another_optimizer import options_of, take_steps
 from .whole_tensors import refuse_whole_tensors
 
-# Known by reading them. (Adagrad makes its state before training, with nothing held.)
-STARTS_AT_ZERO = (
+# Known by reading them: they move each element by its own gradient and state alone, which starts at
+# zero. So they do to active slices alone what they would do to them among others. (Adagrad makes
+# its state before training, with nothing held.)
+ELEMENTWISE = (
+    optim.SGD,
     optim.Adam,
     optim.AdamW,
     optim.Adamax,
@@ -28,7 +31,6 @@ STARTS_AT_ZERO = (
     optim.RMSprop,
     optim.Adadelta,
 )
-KNOWN = (optim.SGD, *STARTS_AT_ZERO)
 # Their state does not go by slices: sums over time and over everything, or signs.
 REFUSED = (optim.ASGD, optim.LBFGS, optim.Rprop)
 # Given rows of a state and the same rows of the weight, the start of these rows.
@@ -96,7 +98,7 @@ class Starts:
         """
         if not self.optimizer.state.get(param):
             self.of(param, dim)
-        elif type(self.optimizer) not in KNOWN:
+        elif type(self.optimizer) not in ELEMENTWISE:
             refuse_without_rows(self.optimizer, param, dim)
             self._refuse_whole_tensors(param, dim)
 
@@ -116,7 +118,7 @@ class Starts:
         """
         own = self.optimizer.state.get(param, {})
         check_dampening(self.optimizer)
-        if type(self.optimizer) in KNOWN:
+        if type(self.optimizer) in ELEMENTWISE:
             return dict.fromkeys(own, zeros)
         case = self._case(param, dim)
         if case not in self._found:
