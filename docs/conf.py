@@ -82,6 +82,7 @@ docs/results/bccd_cpu
 docs/results/cifar10_cpu
 docs/results/optimizers_cpu
 docs/results/finetune_rates
+docs/results/pruning
 docs/speed
 docs/coco_plan
 docs/compatibility
