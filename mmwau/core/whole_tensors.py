@@ -55,8 +55,8 @@ def refuse_whole_tensors(
         raise ValueError(
             "hold='state' makes the gradients of held slices zero, and a step of "
             f'{type(optimizer).__name__} reads the whole tensor, as for a mean or a norm, so that '
-            'active slices would move otherwise than without held ones, often too far. Use '
-            "hold='weight' with it, or axis='layer', where whole tensors are held"
+            "active slices would move too far or another way. Use hold='weight' with it, or "
+            "axis='layer', where whole tensors are held"
         )
 
 
