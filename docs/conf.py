@@ -83,6 +83,7 @@ docs/results/cifar10_cpu
 docs/results/optimizers_cpu
 docs/results/finetune_rates
 docs/results/pruning
+docs/results/pruning_cpu
 docs/speed
 docs/coco_plan
 docs/compatibility

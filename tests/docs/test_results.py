@@ -28,7 +28,7 @@ def report_of(name):
 
 
 def test_there_are_results():
-    assert SUITES == ['bccd_cpu', 'cifar10_cpu', 'finetune_rates', 'optimizers_cpu']
+    assert SUITES == ['bccd_cpu', 'cifar10_cpu', 'finetune_rates', 'optimizers_cpu', 'pruning_cpu']
 
 
 @pytest.mark.parametrize('name', SUITES)
