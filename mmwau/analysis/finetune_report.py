@@ -271,7 +271,8 @@ class FinetuneReport(PruneReport):
 
     def _size_text(self, label: str, order: str, fraction: float, kind: str) -> str:
         value, share = (get(label, order, fraction, kind) for get in (self.size, self.share))
-        text = f'{value:,.0f}' if kind == PARAMETERS else f'{value / 1e6:,.3g} M'
+        scaled = f'{value / 1e6:.3g} M' if value < 1e9 else f'{value / 1e9:.3g} G'
+        text = f'{value:,.0f}' if kind == PARAMETERS else scaled
         return f'{text}{"B" if kind == BYTES else ""} ({percent(share)})'
 
 
