@@ -94,17 +94,23 @@ class HeldGradSkipper:
         """Find what is computed, and what is skipped, in the passes to come; see :meth:`start`."""
         if self._selected is not None and is_same_selection(self._selected, active):
             return
-        if self.grads or self.grads.active is not None:
+        if self.grads or (self.grads.active is not None and self._has_grads()):
             raise ValueError(
                 'there are gradients of another selection, which do not add up with those of this '
                 'one. Use one selection until the step, which WAU.holding(..., '
                 'skipper.grads) surrounds; to drop an update, call skipper.grads.clear() too'
             )
+        self.grads.active = None  # of an update that was dropped
         self._selected = None
         found = {slices.param: slices for slices in find_slices(self._layers, active)}
         for convolution in self._by_name.values():
             convolution.select(found.get(convolution.weight), active)
         self._selected = list(active)
+
+    def _has_grads(self) -> bool:
+        """Whether parameters of the layers have gradients other than zeros."""
+        params = (param for layer in self._layers for param, _ in layer.tensors)
+        return any(param.grad is not None and bool(param.grad.any()) for param in params)
 
     @property
     def convolutions(self) -> list[tuple[nn.Module, Patch]]:

@@ -300,6 +300,28 @@ def test_gradients_of_another_selection_are_not_mixed_in(axis, full_grads):
     skipper.stop()
 
 
+@pytest.mark.parametrize('axis', ['out', 'layer'])
+@pytest.mark.parametrize('set_to_none', [True, False])
+def test_an_update_is_dropped_with_its_gradients(axis, set_to_none):
+    model = network()
+    layers = find_layers(model, axis=axis)
+    skipper, wau = HeldGradSkipper(model, layers), WAU(hold='state')
+    optimizer = OPTIMIZERS['sgd'](model.parameters())
+    for update in range(6):
+        active = wau.select(layers, update)
+        with skipper.skipping(active):
+            loss = loss_of(model, update)
+            if update != 1:  # a loss that is not finite
+                loss.backward()
+        if update == 3:  # nor are these gradients
+            optimizer.zero_grad(set_to_none)
+        if update not in (1, 3):
+            # Without skipper.grads, which holds nothing here.
+            with wau.holding(optimizer, layers, active):
+                optimizer.step()
+            optimizer.zero_grad(set_to_none)
+
+
 @pytest.mark.parametrize('full_grads', [True, False])
 def test_gradients_that_are_asked_for_are_not_kept_for_the_step(full_grads):
     model = network()

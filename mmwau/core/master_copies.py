@@ -54,6 +54,7 @@ def _is_master_copy(value: object, param: Parameter) -> bool:
         and param.is_floating_point()
         and value.element_size() > param.element_size()
         and torch.equal(value.to(param.dtype), param)
-        # A momentum of zeros is no copy of a weight of zeros.
-        and bool(param.any())
+        # It has made a step in higher precision. What is equal in that too was copied from the
+        # weight, or both are zeros.
+        and not torch.equal(value, param.to(value.dtype))
     )

@@ -123,3 +123,25 @@ def test_a_momentum_of_zeros_is_no_copy_of_a_weight_of_zeros():
     with WAU().holding(optimizer, layers, WAU().select(layers, 0)):
         optimizer.step()
     assert not optimizer.state[conv.bias]['buffer'].any()
+
+
+def test_a_copy_that_only_starts_at_the_weight_is_none():
+    """It is equal to the weight where a step is too small to move 16 bits, as in a warm-up."""
+
+    class Anchored(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, dict(lr=1e-7))
+
+        @torch.no_grad()
+        def step(self):
+            for param in self.param_groups[0]['params']:
+                anchor = self.state[param].setdefault('anchor', param.float().clone())
+                param.sub_(param.grad + 0.1 * (param - anchor), alpha=self.param_groups[0]['lr'])
+
+    conv = convolution()
+    optimizer, layers, wau = Anchored(conv.parameters()), find_layers(conv), WAU()
+    before = conv.weight.detach().clone()
+    with wau.holding(optimizer, layers, wau.select(layers, 0)):
+        optimizer.step()
+    assert torch.equal(conv.weight, before)
+    wau.check_optimizer(optimizer, layers)
