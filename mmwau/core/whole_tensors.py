@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 def refuse_whole_tensors(
     optimizer: Optimizer, group: Mapping[str, Any], param: Parameter, dim: int
 ) -> None:
-    """Refuse an optimizer whose active slices move otherwise if the gradients of others are zeros.
+    """Refuse an optimizer whose active slices move differently if gradients of others are zeros.
 
     An optimizer that can't be tried passes.
 

@@ -14,7 +14,7 @@ def values(phases, count):
     return [schedule.at(position) for position in range(count)]
 
 
-def test_constant_in_its_stretch_and_no_say_outside():
+def test_constant_in_its_phase_and_no_say_outside():
     phase = dict(type='constant', ratio=0.25, begin=1, end=3)
     assert values(phase, 4) == [None, 0.25, 0.25, None]
     assert values(dict(type='constant', ratio=1), 2) == [1, 1]
@@ -37,7 +37,7 @@ def test_milestones():
     assert values(phase, 5) == [1, 1, 0.5, 0.25, 0.25]
 
 
-def test_warm_up_and_last_stretch_with_everything_active():
+def test_warm_up_and_last_phase_with_everything_active():
     phases = [
         dict(type='constant', ratio=1, begin=8),
         dict(type='constant', ratio=1, end=2),
