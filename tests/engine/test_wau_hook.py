@@ -58,7 +58,7 @@ class InterruptOnce(Hook):
             raise KeyboardInterrupt
 
 
-def test_the_ratio_of_the_wrapper_comes_back_after_an_interrupted_stretch(tmp_path):
+def test_the_ratio_of_the_wrapper_comes_back_after_an_interrupted_phase(tmp_path):
     hook = dict(type='WAUHook', ratio_schedule=SCHEDULE[:1])
     wrapper = dict(type='WAUOptimWrapper', update_ratio=0.5)
     runner = small_runner(tmp_path, wrapper, [hook, InterruptOnce()], max_epochs=3)
