@@ -60,7 +60,8 @@ baseline, paired by seed, with its 95 % interval; an interval that holds 0 means
 not tell the two apart. A recipe has a link to the config of its baseline, an arm to its own. There
 are no weights to download.
 
-Results so far are of small networks and short trainings on two CPU cores; what they say, with the
+Results so far are of small networks (the VGG19-BN is a quarter as wide) and short trainings on two
+CPU cores; what they say, with the
 overlap: [results](results.md). Rows with "–" have no comparison of arms at the recipe's length yet.
 
 Data without a published comparison yet: {none}. Single trainings are elsewhere: the learning rates
