@@ -33,12 +33,14 @@ kinds = {
     'WAU, whole layers': '_wau_layers',
 }
 # All are compared with the first one, the baseline with the rate of the config.
-rates = (0.1, 0.05, 0.025)
 arms = {
-    f'{kind}, {rate:g}': dict(config=config, options={'optim_wrapper.optimizer.lr': rate})
-    for kind, config in kinds.items()
-    for rate in rates
+    f'baseline, {rate:g}': dict(config='', options={'optim_wrapper.optimizer.lr': rate})
+    for rate in (0.1, 0.2)
 }
-# Tried first, far behind.
-arms['baseline, 0.2'] = dict(config='', options={'optim_wrapper.optimizer.lr': 0.2})
-del kinds, rates
+rates = (0.05, 0.025, 0.0125)
+for kind, config in kinds.items():
+    for rate in rates:
+        arms[f'{kind}, {rate:g}'] = dict(
+            config=config, options={'optim_wrapper.optimizer.lr': rate}
+        )
+del kinds, kind, config, rates, rate
