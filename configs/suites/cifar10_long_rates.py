@@ -32,15 +32,14 @@ kinds = {
     "WAU, authors' code": '_wau_authors',
     'WAU, whole layers': '_wau_layers',
 }
-# All are compared with the first one, the baseline with the rate of the config.
+# All are compared with the first one, the baseline with the rate of the config. Each has three
+# rates, and further ones while the best is the largest or smallest.
+tried = {kind: [0.05, 0.025, 0.0125] for kind in kinds}
+tried['baseline'] = [0.1, 0.2, *tried['baseline']]
+tried['WAU'] += [0.1]
 arms = {
-    f'baseline, {rate:g}': dict(config='', options={'optim_wrapper.optimizer.lr': rate})
-    for rate in (0.1, 0.2)
+    f'{kind}, {rate:g}': dict(config=kinds[kind], options={'optim_wrapper.optimizer.lr': rate})
+    for kind, rates in tried.items()
+    for rate in rates
 }
-rates = (0.05, 0.025, 0.0125)
-for kind, config in kinds.items():
-    for rate in rates:
-        arms[f'{kind}, {rate:g}'] = dict(
-            config=config, options={'optim_wrapper.optimizer.lr': rate}
-        )
-del kinds, kind, config, rates, rate
+del kinds, tried
