@@ -65,17 +65,3 @@ def _short(name: str, value: object) -> str:
     name = '.'.join(segments[-2:]) if segments[-1] == 'type' else segments[-1]
     text = str(value)
     return name if isinstance(value, (dict, list)) and len(text) > 20 else f'{name}={text[:40]}'
-
-
-def differences_of_settings(arm: Arm, baseline: Arm) -> list[str]:
-    """What differs between two arms beside WAU: each setting with both values."""
-    missing = object()
-    return [
-        f'{name} ({_value(baseline.settings, name)}, {_value(arm.settings, name)})'
-        for name in dict.fromkeys((*baseline.settings, *arm.settings))
-        if baseline.settings.get(name, missing) != arm.settings.get(name, missing)
-    ]
-
-
-def _value(settings: Mapping[str, object], name: str) -> str:
-    return str(settings[name])[:60] if name in settings else 'not set'

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from mmwau.reporting.labels import name_some
 
-from .arms import Arm, differences_of_settings
+from .arms import Arm
 from .metrics import choose_metric, is_measured, why_left_out
 from .run import Run
+from .settings import differences
 
 # How many names a warning lists.
 NAMED = 8
@@ -71,11 +72,11 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
     runs = [run for arm in arms for run in arm.runs]
     found = [note for run in runs for note in run.notes]
     for arm in arms[1:]:
-        differences = differences_of_settings(arm, arms[0])
-        if differences:
+        others = differences(arms[0].settings, arm.settings)
+        if others:
             found.append(
                 f'These arms differ in more than WAU: {arms[0].label} and {arm.label} in '
-                f'{name_some(differences, 6)}'
+                f'{name_some(others, 6)}'
             )
     unfinished = [run for run in runs if not run.finished]
     if at is None and unfinished:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mmwau.overlap import STAGE_OVERLAP
 from mmwau.reporting.labels import name_some
 
 from .run import Run
-from .settings import split_settings
+from .settings import differences, split_settings
 
 SCALARS = 'vis_data/scalars.json'
 # Means of the validation loop that are no metrics.
@@ -44,25 +44,36 @@ def read_run(work_dir: str | PathLike) -> Run:
             'its first line after default_hooks.logger.interval iterations'
         )
     configs = [_read_config(path) for path in starts]
+    begun = [each for each in configs if not each.get('resume')]
+    load_from = begun[-1].get('load_from') if begun else None
+    for each in configs:
+        # That of a resumed start may be the checkpoint that it goes on from.
+        each['load_from'] = load_from
     cfg = configs[-1]
-    # That of a later start may be the checkpoint that it goes on from.
-    cfg['load_from'] = None if configs[0].get('resume') else configs[0].get('load_from')
     loop = cfg['train_cfg']
     by_epoch = 'max_epochs' in loop
     if not by_epoch and 'max_iters' not in loop:
         raise ValueError(f'train_cfg of {list(starts)[-1]} has neither max_epochs nor max_iters')
     settings, wau = split_settings(cfg)
+    parts = _parts(list(starts.values()))
+    for place in parts[:-1]:
+        changed = differences(_all_settings(configs[place]), _all_settings(cfg))
+        if changed:
+            notes.append(
+                f'{list(starts)[place].parents[1]}, a part of the training, had other settings '
+                f'than the last start, under which the run counts: {name_some(changed, 6)}'
+            )
     return Run(
         work_dir=work_dir,
         config=list(starts)[-1],
         settings=settings,
         wau=wau,
-        seed=(cfg.get('randomness') or {}).get('seed'),
+        seed=_seed(cfg),
         by_epoch=by_epoch,
         length=loop['max_epochs' if by_epoch else 'max_iters'],
-        **_merge(starts, by_epoch),
+        **_merge(starts, [bool(each.get('resume')) for each in configs], by_epoch),
         notes=notes,
-        starts=_count_parts(starts.values()),
+        starts=len(parts),
     )
 
 
@@ -130,12 +141,14 @@ def _read_config(path: Path) -> dict:
     return cfg
 
 
-def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
-    """Curves of a run from the lines of its starts, in their order."""
+def _merge(
+    starts: Mapping[Path, Sequence[Mapping]], resumed: Sequence[bool], by_epoch: bool
+) -> dict:
+    """Curves of a run from the lines of its starts, in their order, some of them resumed."""
     training: dict[int, Mapping] = {}
     validations: dict[int, Mapping] = {}
     overlaps: dict[int, Mapping] = {}
-    for config, entries in starts.items():
+    for (config, entries), is_resumed in zip(starts.items(), resumed, strict=True):
         begin = next(entry for entry in entries if 'iter' in entry)
         if by_epoch and 'epoch' not in begin:
             raise ValueError(
@@ -146,16 +159,22 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
             first = begin['epoch' if by_epoch and curve is validations else 'step']
             for step in [step for step in curve if step >= first]:
                 del curve[step]
-        iteration = 0
+        if not training and not is_resumed:  # begun anew: what was logged before its first line too
+            overlaps.clear()
+            validations.clear()
+        iteration = epoch = 0
         for entry in entries:
             step = entry['step']
             if 'iter' in entry:
-                training[step], iteration = entry, step
+                training[step], iteration, epoch = entry, step, entry.get('epoch', 0)
             elif 'overlap' in entry:
                 overlaps[step] = entry
             else:
-                # LoggerHook's log_metric_by_epoch gives all of them the epoch 0 then.
-                validations[step or iteration] = entry
+                # LoggerHook's log_metric_by_epoch decides whether the step is an epoch or an
+                # iteration. Where training counts iterations, all have the epoch 0. Hooks may log
+                # values of their own beside the metrics.
+                at = epoch if by_epoch else step or iteration
+                validations[at] = {**validations.get(at, {}), **entry}
     if not overlaps:  # earlier versions wrote it there
         overlaps = {step: entry for step, entry in training.items() if 'overlap' in entry}
     losses = {step: entry.get('loss', entry.get('train/loss')) for step, entry in training.items()}
@@ -172,12 +191,24 @@ def _merge(starts: Mapping[Path, Sequence[Mapping]], by_epoch: bool) -> dict:
     )
 
 
-def _count_parts(starts: Iterable[Sequence[Mapping]]) -> int:
-    """In how many starts some iteration was trained that no later one trained again."""
+def _parts(starts: Sequence[Sequence[Mapping]]) -> list[int]:
+    """Places of the starts that trained some iteration which no later one trained again."""
     firsts = [next(entry['step'] for entry in lines if 'iter' in entry) for lines in starts]
-    return sum(
-        first < min(firsts[place + 1 :], default=math.inf) for place, first in enumerate(firsts)
-    )
+    return [
+        place
+        for place, first in enumerate(firsts)
+        if first < min(firsts[place + 1 :], default=math.inf)
+    ]
+
+
+def _all_settings(cfg: Mapping) -> dict[str, object]:
+    """All that arms and runs of an arm differ in, by dotted name."""
+    settings, wau = split_settings(cfg)
+    return {**settings, 'randomness.seed': _seed(cfg), 'WAU': wau}
+
+
+def _seed(cfg: Mapping) -> int | None:
+    return (cfg.get('randomness') or {}).get('seed')
 
 
 def _columns(

@@ -59,6 +59,20 @@ def split_settings(cfg: Mapping) -> tuple[dict[str, object], dict[str, object] |
     return dict(_flatten(parts)), wau
 
 
+def differences(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    """What differs between settings by dotted name: each name with both values."""
+    missing = object()
+    return [
+        f'{name} ({_value(one, name)}, {_value(other, name)})'
+        for name in dict.fromkeys((*one, *other))
+        if one.get(name, missing) != other.get(name, missing)
+    ]
+
+
+def _value(settings: Mapping[str, object], name: str) -> str:
+    return str(settings[name])[:60] if name in settings else 'not set'
+
+
 def _type(part: Mapping) -> str | None:
     return type_name(part.get('type'))
 

@@ -246,6 +246,53 @@ def test_a_training_that_was_begun_anew_replaces_the_first(tmp_path):
     assert (run.loss, run.metrics, run.trained, run.starts) == ({2: 1.0}, {}, 0, 1)
 
 
+def test_nothing_is_left_of_a_training_that_was_begun_anew(tmp_path):
+    write(tmp_path, two_epochs(0.5), optim_wrapper=wau(), load_from='first.pth')
+    # Neither measures the overlap nor begins with the same weights.
+    second = [train(2, 1.0), train(4, 1.0), train(6, 1.0, epoch=2), train(8, 1.0, epoch=2)]
+    write(tmp_path, second, start='20260102_000000')
+    run = read_run(tmp_path)
+    assert (run.overlaps, run.metrics, run.notes, run.starts) == ({}, {}, [], 1)
+    assert 'load_from' not in run.settings
+    # One that goes on before the first line keeps what was measured before it.
+    write(tmp_path / 'on', two_epochs(0.5))
+    write(tmp_path / 'on', second, start='20260102_000000', resume=True)
+    assert read_run(tmp_path / 'on').overlaps['overlap'] == {0: 0.1}
+
+
+def test_a_run_that_goes_on_with_other_settings_is_reported(tmp_path):
+    first, second = two_epochs(0.5)[:4], two_epochs(0.5)[4:]
+    for name, config in {
+        'wau': dict(optim_wrapper=wau(hold='state')),
+        'seed': dict(seed=4),
+        'loaded': dict(load_from='epoch_1.pth'),
+    }.items():
+        write(tmp_path / name, first, **{'seed': 3, **(config if name == 'seed' else {})})
+        config = dict(seed=3) if name == 'seed' else dict(config, seed=3)
+        write(tmp_path / name, second, start='20260102_000000', resume=True, **config)
+    wau_run, seed, loaded = read(*(tmp_path / name for name in ('wau', 'seed', 'loaded')))
+    told = (
+        '20260101_000000, a part of the training, had other settings than the last start, under '
+        'which the run counts: '
+    )
+    assert wau_run.notes == [f"{tmp_path / 'wau'}/{told}WAU (None, {{'hold': 'state'}})"]
+    assert seed.notes == [f'{tmp_path / "seed"}/{told}randomness.seed (4, 3)']
+    assert loaded.notes == []
+    assert (wau_run.starts, seed.starts, loaded.starts) == (2, 2, 2)
+
+
+def test_validations_that_are_logged_by_iteration_count_epochs(tmp_path):
+    lines = [
+        {**line, 'step': 4 * line['step']} if BOX in line else line for line in two_epochs(0.5)
+    ]
+    run = read_run(write(tmp_path / 'a', lines, train_cfg=dict(EPOCHS, max_epochs=6)))
+    assert (run.metrics, run.validations) == ({BOX: {1: 0.25, 2: 0.5}}, [1, 2])
+    assert (run.trained, run.finished) == (2, False)
+    # What a hook logs by itself is no validation of its own.
+    run = read_run(write(tmp_path / 'b', [*two_epochs(0.5), {'temperature': 3.0, 'step': 8}]))
+    assert (run.final(BOX), run.validations, run.trained) == (0.5, [1, 2], 2)
+
+
 def test_half_a_last_line_is_left_out_with_a_note(tmp_path):
     write(tmp_path, two_epochs(0.5), text='{"loss": 0.3, "ep')
     run = read_run(tmp_path)
@@ -498,6 +545,7 @@ def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
             [
                 train(2, 1.0),
                 val(1, 0.5, **{large: 0.25, square: nothing}),
+                train(4, 1.0, epoch=2),
                 val(2, 0.5, **{large: 0.5, square: nothing}),
             ],
             seed=0,
@@ -507,13 +555,14 @@ def test_what_is_no_measurement_is_left_out_and_named(tmp_path, nothing):
             [
                 train(2, 1.0),
                 val(1, 0.5, **{large: 0.75, square: nothing}),
+                train(4, 1.0, epoch=2),
                 val(2, 0.5, **{large: nothing, square: nothing}),
             ],
             seed=1,
         ),
         write(
             tmp_path / 'w',
-            [train(2, 1.0), val(2, 0.5, **{large: 1.0, square: nothing})],
+            [train(2, 1.0, epoch=2), val(2, 0.5, **{large: 1.0, square: nothing})],
             seed=1,
             optim_wrapper=wau(),
         ),
