@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mmwau.overlap import STAGE_OVERLAP
 from mmwau.reporting.labels import name_some
 
 from .arms import Arm
@@ -78,6 +79,7 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
                 f'These arms differ in more than WAU: {arms[0].label} and {arm.label} in '
                 f'{name_some(others, 6)}'
             )
+    found += _not_alike(runs)
     unfinished = [run for run in runs if not run.finished]
     if at is None and unfinished:
         where = (f'{run.work_dir} ({run.unit} {run.trained} of {run.length})' for run in unfinished)
@@ -114,6 +116,28 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
         for without, missing in names.items()
     ]
     return found
+
+
+def _not_alike(runs: Sequence[Run]) -> list[str]:
+    """Sentences on what no config shows: the number of processes, the data, the measured layers."""
+    lengths: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
+    for run in runs:
+        if run.epoch_length is not None:
+            lengths.setdefault(f'{run.epoch_length:g}', []).append(str(run.work_dir))
+        if run.overlaps:
+            names = [name.removeprefix(STAGE_OVERLAP) for name in run.overlaps if name != 'overlap']
+            stages.setdefault(name_some(sorted(names), NAMED), []).append(str(run.work_dir))
+    sentences = {
+        'An epoch does not have the same number of iterations in all runs, as with another number '
+        'of processes, batch size or data': lengths,
+        'The overlap is not that of the same stages in all runs': stages,
+    }
+    return [
+        f'{sentence}: {"; ".join(f"{what} in {name_some(where, NAMED)}" for what, where in each)}'
+        for sentence, each in ((told, found.items()) for told, found in sentences.items())
+        if len(each) > 1
+    ]
 
 
 def _left_out(runs: Sequence[Run], at: int | None) -> list[str]:

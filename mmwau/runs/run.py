@@ -60,6 +60,18 @@ class Run:
         return 'epoch' if self.by_epoch else 'iteration'
 
     @property
+    def epoch_length(self) -> float | None:
+        """Iterations of an epoch, None where the log has only one epoch, or iterations count."""
+        first: dict[int, int] = {}
+        for step, epoch in self.epochs.items():
+            first.setdefault(epoch, step)
+        if not self.by_epoch or len(first) < 2:
+            return None
+        begin, end = min(first), max(first)
+        # Each epoch is logged at the same iterations of it.
+        return (first[end] - first[begin]) / (end - begin)
+
+    @property
     def trained(self) -> int:
         """Epochs or iterations that were trained to their end, as far as the log shows."""
         validated = max(self.validations, default=0)
@@ -144,11 +156,4 @@ class Run:
         """Iterations done at a point of training."""
         if not self.by_epoch:
             return at
-        first: dict[int, int] = {}
-        for step, epoch in self.epochs.items():
-            first.setdefault(epoch, step)
-        begin, end = min(first), max(first)
-        if begin == end:
-            return max(self.epochs)
-        # Each epoch is logged at the same iterations of it.
-        return at * (first[end] - first[begin]) / (end - begin)
+        return max(self.epochs) if self.epoch_length is None else at * self.epoch_length

@@ -16,7 +16,7 @@ NOT_TRAINING = {
     *('experiment_name', 'visualizer', 'log_level'),
 }
 # Other variables of a config are there for these to be made from.
-TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr'} - NOT_TRAINING
+TRAINING = {*signature(Runner.__init__).parameters, 'auto_scale_lr', 'sync_bn'} - NOT_TRAINING
 WITHOUT_WAU = {'WAUOptimWrapper': 'OptimWrapper', 'WAUAmpOptimWrapper': 'AmpOptimWrapper'}
 MEASURING = ('overlap_interval', 'movement')
 # What the training script gives recipes of MMPreTrain that set none; configs of runs have it.

@@ -423,6 +423,8 @@ def test_arms_that_differ_in_more_than_wau_are_reported(tmp_path):
         f'{begin}optim_wrapper.type (OptimWrapper, AmpOptimWrapper)'
     ]
     assert list(labels(folders[0], folders[4])) == ['baseline', 'baseline load_from=other.pth']
+    synchronised = write(tmp_path / 'sync', two_epochs(0.5), sync_bn='torch')
+    assert list(labels(folders[0], synchronised)) == ['baseline', 'baseline sync_bn=torch']
 
 
 def test_mean_and_spread_by_hand():
@@ -726,6 +728,26 @@ def test_a_seed_that_an_arm_has_twice_is_reported(tmp_path):
     assert find_warnings(arms_of(*folders), BOX, None) == [told]
     unseeded = [write(tmp_path / name, two_epochs(0.5)) for name in 'cd']
     assert find_warnings(arms_of(*unseeded), BOX, None) == []
+
+
+def test_what_no_config_shows_is_reported(tmp_path):
+    lines = two_epochs(0.5)
+    of_neck = write(tmp_path / 'neck', lines, seed=1)
+    several = [
+        {**line, 'step': (line['step'] + 1) // 2} if 'iter' in line else line for line in lines
+    ]
+    assert find_warnings(arms_of(of_neck, write(tmp_path / 'b', lines, seed=2)), BOX, None) == []
+    faster = write(tmp_path / 'faster', several, seed=2)
+    assert find_warnings(arms_of(of_neck, faster), BOX, None) == [
+        'An epoch does not have the same number of iterations in all runs, as with another number '
+        f'of processes, batch size or data: 4 in {of_neck}; 2 in {faster}'
+    ]
+    other = json.loads(json.dumps(lines).replace('/neck', '/backbone.layer1'))
+    backbone = write(tmp_path / 'backbone', other, optim_wrapper=wau(targets=['backbone']))
+    assert find_warnings(arms_of(of_neck, backbone), BOX, None) == [
+        'The overlap is not that of the same stages in all runs: '
+        f'neck in {of_neck}; backbone.layer1 in {backbone}'
+    ]
 
 
 def test_wrong_folders_are_reported_with_what_to_do(tmp_path):
