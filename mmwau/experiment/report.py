@@ -1,5 +1,6 @@
 """What came out of a suite: tables, warnings, pictures."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class SuiteReport:
                 f'since: {name_some(names, 3)}. They are kept until trained again'
             )
         for setting in self.settings:
-            found += _seed_warnings(setting)
+            found += _start_warnings(setting) + _seed_warnings(setting)
         return found
 
     def _missing(self, training: Training, record: TrainingRecord) -> list[str]:
@@ -167,6 +168,8 @@ class SuiteReport:
         figure = Figure(figsize=(9, 0.42 * sum(heights) + 1.1 * len(heights)), layout='constrained')
         shared: dict = dict(sharex=True, squeeze=False, height_ratios=heights)
         grid = figure.subplots(len(settings), 1, **shared)[:, 0]
+        baselines = {setting.baseline for setting in settings}
+        differ = len(baselines) > 1
         for axes, setting in zip(grid, settings, strict=True):
             arms = setting.others
             for arm, gap in setting.gaps().items():
@@ -174,11 +177,12 @@ class SuiteReport:
             axes.axvline(0, color='#707070', linewidth=1, zorder=1)
             axes.set_yticks(range(len(arms)), arms, fontsize=9)
             axes.set_ylim(len(arms) - 0.5, -0.5)
-            axes.set_title(setting.name, fontsize=10, loc='left')
+            title = f'{setting.name} (baseline: {setting.baseline})' if differ else setting.name
+            axes.set_title(title, fontsize=10, loc='left')
             axes.tick_params(labelbottom=True)
             tidy(axes)
             axes.grid(visible=False, axis='y')
-        baseline = settings[-1].baseline
+        baseline = 'its baseline' if differ else settings[-1].baseline
         grid[-1].set_xlabel(
             f'{metric_label(self.suite.metric)}: arm {MINUS} {baseline}\n'
             '(points: pairs of one seed; tick: their mean; line: 95 % interval)',
@@ -196,6 +200,24 @@ class SuiteReport:
         mark: dict = dict(marker='|', markersize=16, markeredgewidth=2.5, zorder=3)
         axes.plot(found.mean, row, color=COLOURS[1], **mark)
         axes.scatter(pairs, [row] * len(pairs), s=16, color=COLOURS[2], zorder=4)
+
+
+def _start_warnings(setting: Setting) -> list[str]:
+    """Whether overlaps are those of the same layers, as far as the start of training shows."""
+    others = []
+    for arm in setting.others:
+        for pair in setting.pairs(arm):
+            starts = [value for one in pair for at, value in one.curve('overlap')[:1] if at == 0]
+            if len(starts) == 2 and not math.isclose(*starts, rel_tol=1e-3):
+                others.append(arm)
+                break
+    if not others:
+        return []
+    return [
+        f'{setting.name}: with the same seed the overlap at the start is not that of '
+        f'{setting.baseline} ({"; ".join(others)}): it is measured in other layers, or training '
+        'begins with other weights'
+    ]
 
 
 def _seed_warnings(setting: Setting) -> list[str]:

@@ -143,7 +143,9 @@ class Setting:
         for ours, theirs in self.pairs(arm):
             level = theirs.values.get(self.metric)
             curve = self._curve(ours, self.metric)
-            if level is None or not (curve and ours.seconds and theirs.seconds):
+            if level is None or not self._counts(self.metric, level):
+                continue
+            if not (curve and ours.seconds and theirs.seconds):
                 continue
             if any(value >= level for _, value in curve):
                 share = first_reach(curve, level) / ours.iterations

@@ -464,6 +464,10 @@ def test_gaps_to_different_baselines_are_not_mixed():
     }
     report = SuiteReport(Suite('suite', 'Two', 'mean', list(trainings)), trainings)
     assert [table.title for table in report.tables()][::2] == ['small', 'large']
+    small, large = report.draw_gaps().axes
+    assert small.get_title(loc='left') == 'small (baseline: a)'
+    assert large.get_title(loc='left') == 'large (baseline: b)'
+    assert large.get_xlabel().startswith(f'mean: arm {MINUS} its baseline')
 
 
 def test_one_setting_has_no_table_over_all():
@@ -490,6 +494,13 @@ def test_the_time_to_the_metric_of_the_baseline():
     assert setting.times_to_baseline('WAU') == [pytest.approx(15 / 40 * 2), None]
     # 18 of 40 iterations, and all.
     assert setting.times_to_baseline('baseline') == pytest.approx([0.45, 1])
+    # Records of earlier versions have what is no measurement.
+    nothing = [
+        replace(setting.arms['baseline'][0], values=dict(mean=value)) for value in (-1, math.nan)
+    ]
+    for one in nothing:
+        without = replace(setting, arms={'baseline': [one], 'WAU': setting.arms['WAU']})
+        assert without.times_to_baseline('WAU') == []
     # Two measurements, or three, are too few to be shown.
     assert setting.table().columns[-1] == 'time'
 
@@ -548,6 +559,20 @@ def test_seeds_that_are_too_few_are_reported():
         'small: 1 of 1 gaps cannot be distinguished from 0; only gaps above about 12.71 could be',
         'small: too few seeds to show any but huge gaps: WAU (2)',
     ]
+
+
+def test_overlap_that_starts_elsewhere_is_reported():
+    def trained(arm, seed, start):
+        return record(arm, seed, mean=50.0 + seed, curves=dict(overlap=[(0, start), (6, 0.2)]))
+
+    same = [trained('baseline', 0, 0.1), trained('WAU', 0, 0.100001), trained('late', 0, 0.3)]
+    same[2] = replace(same[2], curves=dict(overlap=[(3, 0.3)]))
+    assert 'at the start' not in ' '.join(report_of(same).warnings())
+    other = [*same, trained('baseline', 1, 0.1), trained('other', 1, 0.12)]
+    assert (
+        'small: with the same seed the overlap at the start is not that of baseline (other): it is '
+        'measured in other layers, or training begins with other weights'
+    ) in report_of(other).warnings()
 
 
 def test_a_baseline_that_failed_is_reported():
