@@ -152,11 +152,13 @@ class SuiteTrainer:
     def _start(self, training: Training) -> Process:
         folder = self.folder / training.folder
         started = read_start(folder)
-        starts = started['starts'] + 1 if started else 1
+        resumes = (folder / 'last_checkpoint').is_file()
+        # What somebody began by hand is gone on with, too.
+        starts = started['starts'] + 1 if started else 1 + resumes
         started = dict(digest=training.digest, starts=starts)
         write_whole(json.dumps(started).encode(), folder / STARTED)
         arguments = self.command(training)
-        if (folder / 'last_checkpoint').is_file():
+        if resumes:
             arguments.append('--resume')
         env = {**os.environ, 'OMP_NUM_THREADS': str(self.threads), 'PYTHON': sys.executable}
         gpus = [self._free.pop(0) for _ in range(training.processes)] if self.gpus else []

@@ -754,6 +754,9 @@ def test_records_hold_only_measurements(place):
     assert (one.status, one.values) == ('diverged', {'overlap': 0.25})
     assert one.curves['loss'] == [(1, 2.0)]
     assert one.iterations == 2
+    # A hook may end a training early.
+    stopped = replace(log_run(place / 'd', [2.0, 1.0], mean=0.5), length=8)
+    assert summarise_run(training, stopped, '', 0.0).curves['mean'] == [(1, 0.5), (2, 0.5)]
     # It lost its way and found it again.
     one = summarise_run(training, log_run(place / 'c', [math.inf, 1.0]), '', 0.0)
     assert (one.status, one.values['loss']) == ('finished', 1.0)
@@ -1099,6 +1102,22 @@ def test_a_config_that_changes_meanwhile_is_reported(place, monkeypatch):
     SuiteTrainer(Path('runs')).train([training], ended.append, lambda: None)
     assert ended[0].status == 'failed'
     assert 'configs/small.py was changed after the tool had read it' in ended[0].error
+
+
+def test_nobody_knows_how_long_a_training_took_that_was_begun_by_hand(place, monkeypatch):
+    (training,) = read_suite(write_suite(place, arms={'baseline': {}}, seeds=[0])).trainings
+    folder = place / 'runs' / training.folder
+    log_run(folder, [2.0, 1.0], mean=0.5)
+    with open(next(folder.glob('*/vis_data/config.py')), 'a') as config:
+        config.write('randomness = dict(seed=0)')
+    (folder / 'last_checkpoint').write_text('epoch_1.pth')
+    monkeypatch.setattr('mmwau.experiment.record.get_device', lambda: 'cpu')
+    monkeypatch.setattr(Training, 'command', ['true'])
+    trainer = SuiteTrainer(place / 'runs')
+    one = trainer._start(training)
+    one.process.wait()
+    ended = trainer._end(one, 5.0)
+    assert (ended.status, ended.error, ended.seconds) == ('finished', '', 0.0)
 
 
 def test_published_results_of_other_settings_do_not_count(place):
