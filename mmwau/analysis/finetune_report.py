@@ -16,7 +16,7 @@ from mmwau.reporting.plots import legend_above, styles, tidy
 from mmwau.reporting.statistics import summarise
 from mmwau.runs.metrics import is_measured
 
-from .finetuning import BEFORE, BYTES, MULTIPLICATIONS, PARAMETERS, SIZES
+from .finetuning import BEFORE, BYTES, DIVERGED, MULTIPLICATIONS, PARAMETERS, SIZES
 from .prune_report import (
     HOLLOW,
     NO_VALUE,
@@ -64,6 +64,9 @@ class FinetuneReport(PruneReport):
         measured = self.metrics[Point(self.curves.checkpoints[label])]
         value = measured.get(f'{BEFORE}{self.metric}', 0.0)  # see _logged
         return value if is_measured(value) else math.nan
+
+    def _logged(self, point: Point) -> float | None:
+        return math.nan if DIVERGED in self.metrics[point] else super()._logged(point)
 
     def limits(self, label: str, order: str) -> tuple[float | None, float | None]:
         """How far filters can go, fraction by fraction.

@@ -37,6 +37,8 @@ PARAMETERS, BYTES, MULTIPLICATIONS = SIZES = (
 )
 # Before the names of the whole network's metrics as its checkpoint has them, before it trains on.
 BEFORE = 'before/'
+# Says of a network that it diverged, which may leave it without any metric.
+DIVERGED = 'size/diverged'
 NO_METRICS = ('size/', BEFORE)
 
 
@@ -165,7 +167,7 @@ class Finetuning(Measurements):
                         f'The whole network of {self.checkpoint} diverged as it was trained on: '
                         'set a lower learning rate, --cfg-options optim_wrapper.optimizer.lr=...'
                     )
-                metrics = dict.fromkeys(metrics, math.nan)
+                metrics = {**dict.fromkeys(metrics, math.nan), DIVERGED: True}
             return {**metrics, **others}
 
 

@@ -215,6 +215,25 @@ def test_a_training_that_diverges_is_no_measurement(place, tool, capsys):
     assert 'nan' in capsys.readouterr().out
 
 
+def test_a_detector_that_diverges_and_finds_nothing_is_no_measurement(
+    place, tool, monkeypatch, capsys
+):
+    (place / 'diverging.py').write_text(
+        "_base_ = './config.py'\ncustom_hooks = [dict(type='DivergingWhereSmall')]\n"
+    )
+    compute, calls = TinyAccuracy.compute_metrics, []
+
+    def nothing_at_the_end(self, results):
+        calls.append(results)
+        return compute(self, results) if len(calls) <= 2 else {}
+
+    monkeypatch.setattr(TinyAccuracy, 'compute_metrics', nothing_at_the_end)
+    tool.main(['diverging.py', *TRAINED[1:]])
+    said = capsys.readouterr().out
+    assert re.search(r'is no measurement \(nan\) and left out: \S+start, l1, 50 % of all la', said)
+    assert re.search(r'l1, .*start +│ +1.000 │ +1.000 │ +- │', said)
+
+
 def test_data_without_a_whole_batch_are_reported(place, tool):
     options = ['train_dataloader.batch_size=32', 'train_dataloader.drop_last=True']
     with pytest.raises(ValueError, match='train_dataloader has no whole batch'):
