@@ -1,6 +1,7 @@
 """Pictures of the overlap in checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from math import nan
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,13 +28,16 @@ def draw_measures(checkpoints: Mapping[str, Measured]) -> Figure:
     for axes, (measure_name, label) in zip(panels, parts.items(), strict=True):
         relative = measure_name == 'effective_rank'
         values: dict[str, dict[str, float]] = {}
-        random: dict[str, float] = {}
+        random: dict[str, set[float]] = {}
         for name, each in checkpoints.items():
             own = {layer: getattr(each.layers[layer], measure_name) for layer in each.layers}
             expected = {layer: getattr(each.random[layer], measure_name) for layer in each.layers}
             values[name] = {k: own[k] / expected[k] for k in own} if relative else own
-            random.update(dict.fromkeys(expected, 1.0) if relative else expected)
-        draw_layers(axes, layers, values, 'mean overlap', random)
+            for layer, at_random in expected.items():
+                random.setdefault(layer, set()).add(1.0 if relative else at_random)
+        # A layer that has other shapes in other checkpoints has no mark.
+        marks = {layer: found.pop() if len(found) == 1 else nan for layer, found in random.items()}
+        draw_layers(axes, layers, values, 'mean overlap', marks)
         axes.set_xlabel(label, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         if relative:  # what lies far below 1 is the exception

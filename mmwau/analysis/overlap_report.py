@@ -122,12 +122,14 @@ def comparison_table(checkpoints: Mapping[str, Measured]) -> Table:
     """A row for each layer, a column with the overlap for each checkpoint."""
     rows = []
     for name in layer_names(checkpoints):
-        random = next(each.random[name] for each in checkpoints.values() if name in each.random)
+        having = [each for each in checkpoints.values() if name in each.random]
+        # Networks of other widths have other shapes under the same names.
+        random = dict.fromkeys(f'{each.random[name].overlap:.4f}' for each in having)
         cells = dict.fromkeys(checkpoints, '')
         for label, each in checkpoints.items():
             if name in each.layers:
                 cells[label] = f'{each.layers[name].overlap:.4f} ({each.ratio(name):.2f})'
-        rows.append((name, f'{random.overlap:.4f}', *cells.values()))
+        rows.append((name, ', '.join(random), *cells.values()))
     title = 'Overlap by layer (ratio to random)'
     return Table(title, ('layer', 'at random', *checkpoints), rows)
 

@@ -10,6 +10,9 @@ from detection import ROOT, run_python
 from PIL import Image
 from torch import nn
 
+from mmwau.analysis.filters import find_filters
+from mmwau.analysis.overlap_pictures import draw_measures
+from mmwau.analysis.overlap_report import Measured, comparison_table, measure_filters
 from mmwau.overlap import expected_overlap, filter_overlap, largest_cosine
 from mmwau.reporting.labels import short_labels
 
@@ -120,6 +123,24 @@ def test_checkpoints_are_measured_without_a_config(folder):
 
 
 @pytest.mark.slow
+def test_random_filters_of_one_shape_are_not_shown_for_another():
+    def measured(**shapes):
+        filters, _ = find_filters({f'{k}.weight': torch.randn(v) for k, v in shapes.items()})
+        both = {name: measure_filters(each, 0.9) for name, each in filters.items()}
+        layers, random = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
+        return Measured('', filters, layers, random, {})
+
+    narrow = measured(stem=(16, 3, 3, 3), last=(8, 16, 1, 1))
+    wide = measured(stem=(16, 3, 3, 3), last=(32, 16, 1, 1))
+    checkpoints = {'narrow': narrow, 'wide': wide}
+    stem, *last = (expected_overlap(*shape) for shape in ((16, 27), (8, 16), (32, 16)))
+    rows = {row[0]: row[1] for row in comparison_table(checkpoints).rows}
+    assert rows == {'stem': f'{stem:.4f}', 'last': f'{last[0]:.4f}, {last[1]:.4f}'}
+    marks = draw_measures(checkpoints).axes[0].collections[-1]
+    assert marks.get_label() == 'random filters of that shape'
+    np.testing.assert_allclose(marks.get_offsets().filled(np.nan), [[stem, 0], [np.nan, np.nan]])
+
+
 def test_with_a_config_groups_are_known_and_outputs_compared(folder):
     weights = network().state_dict()
     for name in ('backbone.2.weight', 'backbone.2.bias'):
