@@ -101,8 +101,11 @@ def find_warnings(arms: Sequence[Arm], metric: str | None, at: int | None) -> li
         found.append(f'Diverged, since the last loss is no number: {", ".join(diverged)}')
     found += _left_out(runs, at)
     if metric is None:
-        validated = any(run.validations for run in runs)
-        why = 'No metric is a measurement in any run' if validated else 'No run has a validation'
+        why = 'No run has a validation'
+        if any(run.validations for run in runs):
+            why = 'No metric is a measurement in any run'
+        if any(run.final(name, at) is not None for run in runs for name in run.metrics):
+            why = 'The runs have no metric in common'
         found.append(f'{why}: there are no metrics')
     names: dict[tuple[str, ...], list[str]] = {}
     for name in metric_names(runs, at):

@@ -681,6 +681,17 @@ def test_a_run_without_the_metric_is_reported_and_not_counted(tmp_path):
     assert len(RunsReport(arms, None).draw_curves().axes) == 2
 
 
+def test_runs_without_a_metric_in_common_are_reported(tmp_path):
+    others = [
+        {'pck': 0.5, 'step': line['step']} if BOX in line else line for line in two_epochs(0.5)
+    ]
+    arms = arms_of(write(tmp_path / 'a', two_epochs(0.5)), write(tmp_path / 'b', others))
+    assert choose_shown_metric(arms[0].runs, None) is None
+    assert find_warnings(arms, None, None) == [
+        'The runs have no metric in common: there are no metrics'
+    ]
+
+
 def test_runs_that_are_not_finished_are_reported_and_comparable_earlier(tmp_path):
     longer = dict(EPOCHS, max_epochs=4)
     folders = [
