@@ -122,7 +122,6 @@ def test_checkpoints_are_measured_without_a_config(folder):
             assert len(np.unique(np.asarray(picture.convert('RGB')).reshape(-1, 3), axis=0)) > 50
 
 
-@pytest.mark.slow
 def test_random_filters_of_one_shape_are_not_shown_for_another():
     def measured(**shapes):
         filters, _ = find_filters({f'{k}.weight': torch.randn(v) for k, v in shapes.items()})
@@ -141,6 +140,7 @@ def test_random_filters_of_one_shape_are_not_shown_for_another():
     np.testing.assert_allclose(marks.get_offsets().filled(np.nan), [[stem, 0], [np.nan, np.nan]])
 
 
+@pytest.mark.slow
 def test_with_a_config_groups_are_known_and_outputs_compared(folder):
     weights = network().state_dict()
     for name in ('backbone.2.weight', 'backbone.2.bias'):
