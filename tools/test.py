@@ -100,7 +100,8 @@ def main() -> None:
     if args.show_dir is not None:
         check_folder(args.show_dir, '--show-dir')
     cfg = launch.load_config(args)
-    cfg.load_from = args.checkpoint
+    # A config that a training left in its work_dir says to resume, if that training did.
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
         show_predictions(cfg, args)
     if args.tta:

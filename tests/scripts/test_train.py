@@ -19,6 +19,8 @@ from mmpretrain.engine import VisualizationHook
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 from safetensors.torch import save_file
+from tiny_classifier import CONFIG as TINY
+from tiny_classifier import TinyClassifier
 
 from mmwau import WAU
 from mmwau.datasets.shapes import make_shapes
@@ -268,6 +270,20 @@ def test_held_filters_of_a_detector_keep_every_bit(shapes, tmp_path, wrapper):
                 layer = runner.optim_wrapper.layers[name.removesuffix('.weight')]
                 (active,) = WAU(0.5, seed=cfg.randomness.seed).select([layer], update)
                 assert torch.equal(moved, active), (name, update)
+
+
+@pytest.mark.slow
+def test_the_config_of_a_resumed_training_is_tested_and_not_resumed(tmp_path):
+    """A checkpoint of only weights will do, and so will a machine without the training data."""
+    cfg = Config.fromstring(TINY, file_format='.py')
+    cfg.update(resume=True, custom_imports=dict(imports=['tiny_classifier']))
+    cfg.train_dataloader.dataset.type = 'NotHere'
+    cfg.dump(tmp_path / 'config.py')
+    torch.save(TinyClassifier().state_dict(), tmp_path / 'weights.pth')
+    helpers = str(ROOT / 'tests' / 'helpers')
+    done = run_python(TEST, 'config.py', 'weights.pth', cwd=tmp_path, PYTHONPATH=helpers)
+    assert done.returncode == 0, done.stdout
+    assert 'accuracy/top1' in done.stdout
 
 
 def is_convolution(name, weights):
