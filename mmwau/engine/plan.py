@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmengine.config import Config
-from mmengine.registry import HOOKS, LOOPS, OPTIM_WRAPPERS, Registry
+from mmengine.registry import HOOKS, LOOPS, OPTIM_WRAPPERS, RUNNERS, Registry
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmwau.core.sharding import SETTINGS
@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     hooks: list[type]
     counts_iterations: bool  # and nothing else: the epoch is always 0
     max_epochs: int | None  # None if it is not known
-    runner: str  # name of the class
+    runner: str  # name of the class; 'Runner' of those derived from MMEngine's too
     # The part of a config that cuts parameters over processes, by name, or None. (Of a runner see
     # the model: mmwau.core.sharding.refuse_sharded.)
     sharding: str | None = None
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
             counts_iterations=loop.get('by_epoch') is False
             or (loop_kind is not None and issubclass(loop_kind, IterBasedTrainLoop)),
             max_epochs=loop.get('max_epochs'),
-            runner=_name(cfg.get('runner_type')) or 'Runner',
+            runner=_runner_name(class_of(cfg.get('runner_type'), RUNNERS)),
             sharding=next((name for name in parts if name in SETTINGS), None),
         )
 
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
             hooks=[type(hook) for hook in runner.hooks],
             counts_iterations=isinstance(loop, IterBasedTrainLoop),
             max_epochs=getattr(loop, 'max_epochs', None),
-            runner=type(runner).__name__,
+            runner=_runner_name(type(runner)),
         )
 
 
@@ -92,6 +92,10 @@ def class_of(name_or_class: str | type | None, registry: Registry) -> type | Non
     """The class that a config names or has; None if it is not known."""
     kind = registry.get(name_or_class) if isinstance(name_or_class, str) else name_or_class
     return kind if isinstance(kind, type) else None
+
+
+def _runner_name(kind: type | None) -> str:
+    return 'Runner' if kind is None or issubclass(kind, Runner) else kind.__name__
 
 
 def _name(part: dict | str | type | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmwau.files.whole import check_folder
@@ -288,7 +289,12 @@ def test_wrong_input_is_reported(cfg, harm, error, words):
     assert sorted(Path('.').rglob('*')) == before
 
 
-@pytest.mark.parametrize('runner_type', ['Runner', 'mmengine.Runner', Runner])
+@RUNNERS.register_module()
+class RunnerOfOnesOwn(Runner):
+    """Does what MMEngine's does."""
+
+
+@pytest.mark.parametrize('runner_type', ['Runner', 'mmengine.Runner', Runner, 'RunnerOfOnesOwn'])
 def test_the_runner_of_mmengine_is_taken_by_any_name(cfg, runner_type):
     cfg.runner_type = runner_type
     check_train_config(cfg)
