@@ -47,7 +47,7 @@ class CIFARBatches(BaseDataset):
 
     Raises:
         FileNotFoundError: If there are no batches below ``data_root``.
-        ValueError: If ``split`` is neither of the two.
+        ValueError: If ``split`` is neither of the two, or there are batches of both data sets.
     """
 
     def __init__(self, data_root: str, split: str = 'train', **kwargs: object):
@@ -65,6 +65,12 @@ class CIFARBatches(BaseDataset):
             raise FileNotFoundError(
                 f'data_root: there is no {expected} in {root}. Make them of image folders with: '
                 f'python tools/dataset_converters/cifar_folders_to_batches.py FOLDERS {root}'
+            )
+        if len(found) > 1:
+            folders = ' and '.join(it.folder for it in found)
+            raise ValueError(
+                f'data_root: {root} has {folders}, and nothing says which of them is meant. Put '
+                'them into folders of their own, and name one'
             )
         layout = found[0]
         folder = root / layout.folder

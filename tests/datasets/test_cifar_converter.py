@@ -123,6 +123,14 @@ def test_hundred_classes_become_cifar_100(tmp_path):
     assert [item['gt_label'] for item in ours] == [item['gt_label'] for item in theirs]
 
 
+def test_a_folder_of_both_data_sets_is_refused(tmp_path, converted):
+    make_folders(tmp_path / 'folders', HUNDRED, train=1)
+    convert(tmp_path / 'folders', tmp_path / 'batches')
+    (tmp_path / 'batches/cifar-10-batches-py').symlink_to(converted / 'cifar-10-batches-py')
+    with pytest.raises(ValueError, match='has cifar-10-batches-py and cifar-100-python, and noth'):
+        CIFARBatches(data_root=tmp_path / 'batches')
+
+
 @settings(max_examples=20)
 @given(sizes=st.lists(st.integers(1, 5), min_size=6, max_size=6), seed=st.integers(0, 999))
 def test_reads_batches_of_any_size_in_their_order(tmp_path_factory, sizes, seed):
