@@ -46,6 +46,15 @@ def test_parts_have_different_images_with_all_their_boxes(source, monkeypatch, c
         assert f'{name}.json: {count} images, {len(part["annotations"])} boxes' in said
 
 
+def test_an_image_that_is_listed_twice_is_one_image(source, monkeypatch):
+    content = json.loads(source.read_text())
+    source.write_text(json.dumps({**content, 'images': content['images'] * 2}))
+    run(monkeypatch, source, 'fit=6', 'tune=4')
+    parts = [json.loads(source.with_name(f'{name}.json').read_text()) for name in ('fit', 'tune')]
+    ids = [image['id'] for part in parts for image in part['images']]
+    assert sorted(ids) == list(range(100, 110))
+
+
 def test_the_seed_decides(source, monkeypatch):
     found = []
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):

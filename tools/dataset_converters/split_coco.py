@@ -35,7 +35,8 @@ def split(content: Mapping, parts: Sequence[tuple[str, int]], seed: int) -> dict
     Raises:
         ValueError: If there are not as many images.
     """
-    images = content['images']
+    # Of an image that is listed twice both would be drawn, in two parts perhaps.
+    images = list({image['id']: image for image in content['images']}.values())
     wanted = sum(count for _, count in parts)
     if wanted > len(images):
         raise ValueError(f'the parts have {wanted} images, but the file has {len(images)}')
