@@ -173,6 +173,8 @@ def read_annotation(path: Path) -> Annotation:
 
 def _read_box(node: ET.Element) -> Box:
     label = _text(node, 'name').strip()
+    if len(node.findall('bndbox')) > 1:
+        raise ValueError(f'an object of class {label!r} has more than one <bndbox>')
     corners = {
         corner: float(_text(node, f'bndbox/{corner}'))
         for corner in ('xmin', 'ymin', 'xmax', 'ymax')

@@ -141,6 +141,11 @@ def no_corner(voc):
     )
 
 
+def two_boxes(voc):
+    text = voc_object('RBC', 1, 1, 30, 40).replace('</object>', '<bndbox></bndbox></object>')
+    (voc / 'Annotations' / 'b.xml').write_text(f'<annotation>{text}</annotation>')
+
+
 def no_class(voc):
     (voc / 'Annotations' / 'b.xml').write_text('<annotation><object></object></annotation>')
 
@@ -205,6 +210,7 @@ def annotated_as_stored(voc):
         ),
         (broken_annotation, [], 'b.xml is not a VOC annotation'),
         (no_corner, [], 'b.xml is not a VOC annotation: an object has no <bndbox/xmin>'),
+        (two_boxes, [], "an object of class 'RBC' has more than one <bndbox>"),
         (no_class, [], 'b.xml is not a VOC annotation: an object has no <name>'),
         (no_folder, [], 'ImageSets/Main does not exist, nor are there XML files in '),
         (no_folder, [], 'Annotations/train: nothing says which images belong to'),
@@ -336,6 +342,7 @@ def test_split_by_folders_without_image_sets(tmp_path):
         sample(tmp_path / 'set', name, number)
     done = convert(tmp_path / 'set', tmp_path / 'coco', '--split', 'train', 'val=test')
     assert done.returncode == 0, done.stderr
+    assert '1 annotations are in none of the splits and are left out: train2/c\n' in done.stdout
     assert numbers(tmp_path / 'coco', 'train') == {'train/a.jpg': 10, 'train/b.jpg': 11}
     assert numbers(tmp_path / 'coco', 'val') == {'test/a.jpg': 13}
 
@@ -354,6 +361,18 @@ def test_sizes_are_those_that_training_sees(voc, tmp_path):
     assert pixels.shape == (640, 480, 3)
     assert pixels[:300].min() > 200  # turned, so that the bright half lies above the box
     assert pixels[340:].max() < 50
+
+
+def test_images_of_another_size_than_their_annotation_says_are_reported(voc, tmp_path):
+    for name, width in (('a', 640), ('b', 320)):
+        size = f'<size><width>{width}</width><height>480</height></size>'
+        text = f'<annotation>{size}{voc_object("RBC", 1, 1, 30, 40)}</annotation>'
+        (voc / 'Annotations' / f'{name}.xml').write_text(text)
+    done = convert(voc, tmp_path / 'coco')
+    assert done.returncode == 0, done.stderr
+    place = voc / 'Annotations' / 'b.xml'
+    assert '1 images are of another size than their annotation says' in done.stdout
+    assert f'boxes are in wrong places: {place}\n' in done.stdout
 
 
 def test_an_empty_target_is_filled(voc, tmp_path):

@@ -83,6 +83,10 @@ def convert(
         print(f'{len(unannotated)} images have no annotation and are left out: {left_out}')
     names = _split(source, xml_folder, splits, xml_files, seed)
     used = sorted(set().union(*names.values()))
+    others = sorted(xml_files.keys() - used)
+    if others:
+        left_out = name_some(others, 5)
+        print(f'{len(others)} annotations are in none of the splits and are left out: {left_out}')
     read = {name: voc.read_annotation(_only(xml_files[name])) for name in used}
     paths = {name: voc.find_image(read[name], name, image_files) for name in used}
     found = sorted({box.label for annotation in read.values() for box in annotation.boxes})
@@ -168,10 +172,13 @@ def _convert_split(
     annotations: list[dict] = []
     cut: list[Path] = []
     without_area: list[Path] = []
+    resized: list[Path] = []
     tracked = track(samples, f'Converting the split {target.name!r}')
     for image_id, (path, annotation) in enumerate(tracked):
         file_name = path.relative_to(image_folder).as_posix()
         width, height = voc.loaded_size(path, annotation.size)
+        if annotation.size not in (None, (width, height)):
+            resized.append(annotation.path)
         copy = target / file_name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -202,6 +209,11 @@ def _convert_split(
     for paths, what in ((cut, 'cut to their image'), (without_area, 'without area left out')):
         if paths:
             print(f'{len(paths)} boxes {what}: {name_some(sorted(set(map(str, paths))), 5)}')
+    if resized:
+        print(
+            f'{len(resized)} images are of another size than their annotation says; if they were '
+            f'resized, boxes are in wrong places: {name_some(list(map(str, resized)), 5)}'
+        )
     listed = [{'id': index, 'name': name} for name, index in categories.items()]
     return {'images': images, 'annotations': annotations, 'categories': listed}
 
