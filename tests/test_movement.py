@@ -117,13 +117,16 @@ def test_hooks_log_path_length_and_displacement(tmp_path, wrapper, hook):
         assert found == pytest.approx(reference, rel=1e-3)
 
 
-def test_a_resumed_run_goes_on_with_it(tmp_path):
+@pytest.mark.parametrize('by_setting', [True, False], ids=['setting', 'method'])
+def test_a_resumed_run_goes_on_with_it(tmp_path, by_setting):
     options = dict(randomness=dict(seed=3))
     small_runner(tmp_path / 'whole', PLAIN, [MEASURE], max_epochs=2, **options).train()
     for epochs in (1, 2):
         runner = small_runner(
-            tmp_path / 'parts', PLAIN, [MEASURE], max_epochs=epochs, resume=True, **options
+            tmp_path / 'parts', PLAIN, [MEASURE], max_epochs=epochs, resume=by_setting, **options
         )
+        if epochs == 2 and not by_setting:
+            runner.resume(str(tmp_path / 'parts/epoch_1.pth'))
         runner.train()
     whole, parts = logged(tmp_path / 'whole'), logged(tmp_path / 'parts')
     assert len(whole) == len(parts) == 6

@@ -16,7 +16,6 @@ from mmwau.core.sharding import refuse_sharded, sharded
 from mmwau.engine.bare_model import bare_model
 from mmwau.engine.optim_wrapper import WAUMixin
 from mmwau.engine.plan import Plan
-from mmwau.engine.resume import is_resumed
 
 from .iteration_hook import IterationHook
 
@@ -40,6 +39,7 @@ class LeaveOutHook(IterationHook):
         self.phase: int | None = None
         self.state: dict = {}
         self._zeros: list[tuple[Parameter, Tensor]] = []
+        self._loaded: dict | None = None
 
     @property
     def whole_from(self) -> int:
@@ -80,6 +80,10 @@ class LeaveOutHook(IterationHook):
         """
         refuse_sharded(runner.model, type(self).__name__)
         super().before_train(runner)
+        # A run that starts from the weights in a checkpoint has left nothing out yet.
+        if self._loaded is not None and runner.iter > 0:
+            self.phase, self.state = self._loaded['phase'], self._loaded['state']
+        self._loaded = None
         model = bare_model(runner.model)
         self.prepare(runner, model)
         if self.phase is not None:
@@ -119,11 +123,8 @@ class LeaveOutHook(IterationHook):
         checkpoint[type(self).__name__] = {'phase': self.phase, 'state': state}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take up what a resumed run has left out."""
-        # A run that only starts from the weights of another has left nothing out yet.
-        if is_resumed(runner) and type(self).__name__ in checkpoint:
-            entry = checkpoint[type(self).__name__]
-            self.phase, self.state = entry['phase'], entry['state']
+        """Keep what a run has left out, in case that this one goes on with it."""
+        self._loaded = checkpoint.get(type(self).__name__)
 
     def _hold(self, model: nn.Module) -> None:
         params = dict(model.named_parameters())

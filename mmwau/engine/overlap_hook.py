@@ -16,7 +16,6 @@ from mmwau.targets import DEFAULT_TARGETS, check_targets, find_convolutions, fin
 
 from .bare_model import bare_model
 from .plan import Plan, Planned
-from .resume import is_resumed
 
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
@@ -133,8 +132,10 @@ class OverlapHook(Planned, Hook):
             hub.update_info(OVERLAP_AT_START, overlap)
         if self.movement and self._movement is None and is_main_process():
             self._movement = Movement(convolutions)
-            if self._movement_before is not None:
+            # A run that starts from the weights in a checkpoint starts anew.
+            if self._movement_before is not None and runner.iter > 0:
                 self._movement.load_state_dict(self._movement_before)
+        self._movement_before = None
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Measure the movement, and the overlap at its interval."""
@@ -150,9 +151,8 @@ class OverlapHook(Planned, Hook):
             checkpoint[MOVEMENT] = self._movement.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on with the movement of a resumed run; a run from loaded weights starts anew."""
-        if is_resumed(runner):
-            self._movement_before = checkpoint.get(MOVEMENT)
+        """Keep the movement in a checkpoint, in case that the run goes on with it."""
+        self._movement_before = checkpoint.get(MOVEMENT)
 
     def after_train(self, runner: Runner) -> None:
         """Measure the overlap at the end, and draw layers and curves."""

@@ -160,8 +160,9 @@ def test_the_log_shows_what_is_dropped_and_what_begins_anew(watched):
     assert text.count('RePr: 4 filters begin anew\n') == 2
 
 
+@pytest.mark.parametrize('by_setting', [True, False], ids=['setting', 'method'])
 @pytest.mark.parametrize('stop', [1, 2, 3])
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop):
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop, by_setting):
     # It stops just before filters are dropped, in the stage without them, and just after it.
     hooks = [dict(SHORT, cycles=1)]
     whole = small_runner(tmp_path / 'whole', PLAIN, hooks, max_epochs=4)
@@ -170,7 +171,9 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop):
     parts.register_hook(StopAfter(stop))
     with pytest.raises(KeyboardInterrupt):
         parts.train()
-    parts = small_runner(tmp_path / 'parts', PLAIN, hooks, max_epochs=4, resume=True)
+    parts = small_runner(tmp_path / 'parts', PLAIN, hooks, max_epochs=4, resume=by_setting)
+    if not by_setting:
+        parts.resume(str(tmp_path / f'parts/epoch_{stop}.pth'))
     parts.train()
     assert parts.iter == whole.iter
     one, two = whole.model.state_dict(), parts.model.state_dict()
