@@ -16,6 +16,7 @@ from mmwau.targets import DEFAULT_TARGETS, check_targets, find_convolutions, fin
 
 from .bare_model import bare_model
 from .plan import Plan, Planned
+from .resume import forget_scalars
 
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
@@ -127,6 +128,8 @@ class OverlapHook(Planned, Hook):
         # What mmwau 0.1 logged under another name would be logged for ever, never changing.
         if 'train/movement' in hub.log_scalars:
             hub.log_scalars['train/path_length'] = hub.log_scalars.pop('train/movement')
+        # MMEngine has no public name for the other one.
+        forget_scalars(hub.log_scalars, hub._resumed_keys, logged=self._logged(runner))
         overlap = self._measure(runner)
         if hub.get_info(OVERLAP_AT_START) is None:
             hub.update_info(OVERLAP_AT_START, overlap)
@@ -179,6 +182,10 @@ class OverlapHook(Planned, Hook):
         expected = sum(random.values()) / len(random)
         plot_overlap_curve(self._curve, expected, pictures[-1])
         runner.logger.info(f'Filter overlap as pictures: {", ".join(map(str, pictures))}')
+
+    def _logged(self, runner: Runner) -> Iterable[str]:
+        """Names of what is logged with the losses."""
+        return MOVEMENTS if self.movement else ()
 
     def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
         """Names of the layers to measure."""

@@ -1,6 +1,6 @@
 """What a training goes on with after a resume: the seed, the number of updates, the options."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
 import torch
 from mmengine.dist import broadcast_object_list
@@ -10,6 +10,11 @@ from mmengine.runner import Runner
 from mmwau.training.messages import Message, about_changes
 
 OPTIONS = 'wau_options'
+# What hooks of mmwau may log with the losses.
+SCALARS = (
+    *('path_length', 'displacement', 'update_ratio', 'sent_mb'),
+    *('active_fraction', 'active_filter_fraction', 'active_parameter_fraction'),
+)
 
 
 def is_resumed(runner: Runner) -> bool:
@@ -58,3 +63,17 @@ def keep_options(hub: MessageHub, options: Mapping, resumed: bool) -> Iterator[M
     before = hub.get_info(OPTIONS)
     hub.update_info(OPTIONS, options)
     return about_changes(before, options) if resumed else iter(())
+
+
+def forget_scalars(*parts: MutableMapping, logged: Iterable[str] = ()) -> None:
+    """Forget what hooks of mmwau logged before the resume, and don't log any more.
+
+    MMEngine logs the last value of all that was ever logged, to the end.
+
+    Args:
+        *parts: Parts of a message hub that have entries by the name of what is logged.
+        logged: Those of :data:`SCALARS` that this training logs.
+    """
+    for part in parts:
+        for name in set(SCALARS).difference(logged):
+            part.pop(f'train/{name}', None)

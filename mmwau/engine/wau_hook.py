@@ -152,5 +152,15 @@ class WAUHook(OverlapHook):
             )
         runner.message_hub.update_info(SCHEDULE, phases)
 
+    def _logged(self, runner: Runner) -> Iterable[str]:
+        names = [*super()._logged(runner), 'active_fraction']
+        if runner.optim_wrapper.axis == 'layer':
+            names += ['active_filter_fraction', 'active_parameter_fraction']
+        if self.ratio_schedule is not None:
+            names.append('update_ratio')
+        if runner.optim_wrapper.traffic is not None:
+            names.append('sent_mb')
+        return names
+
     def _layers(self, runner: Runner, model: nn.Module) -> Iterable[str]:
         return runner.optim_wrapper.layers

@@ -10,7 +10,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 from torch.serialization import MAP_LOCATION
 
-from mmwau.engine.resume import OPTIONS, is_resumed
+from mmwau.engine.overlap_hook import OverlapHook
+from mmwau.engine.resume import OPTIONS, forget_scalars, is_resumed
 from mmwau.files import safe_load
 from mmwau.files.weights_file import checkpoints_in, read_checkpoint, refuse_folder
 from mmwau.files.whole import UNFINISHED, write_whole
@@ -161,7 +162,8 @@ class ResumeHook(Hook):
         """Name checkpoints where this run keeps its own; log what the checkpoint lacks."""
         if not is_resumed(runner):
             return
-        info = checkpoint['message_hub']['runtime_info']
+        hub = checkpoint['message_hub']
+        info = hub['runtime_info']
         for key, path in info.items():
             if key.startswith(('last_ckpt', 'best_ckpt')) and isinstance(path, str):
                 info[key] = posixpath.join(_folder(runner), posixpath.basename(path))
@@ -170,6 +172,9 @@ class ResumeHook(Hook):
             runner.logger.warning(
                 'WAU: the run was trained with WAU until here and goes on without it'
             )
+            hub['resumed_keys'].pop(OPTIONS, None)
+        if not any(isinstance(hook, OverlapHook) for hook in runner.hooks):
+            forget_scalars(hub['log_scalars'], hub['resumed_keys'])
         if is_over(runner, checkpoint['meta']):
             runner.logger.warning(
                 'Nothing is left to train: the checkpoint is of the end of the training, or later. '

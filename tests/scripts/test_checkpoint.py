@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detection import ROOT, run_python
+from hooks import scalars
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend, register_backend
@@ -18,6 +19,7 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 from small import SmallData, SmallModel, small_runner
 
+from mmwau.engine.resume import SCALARS
 from mmwau.files.weights_file import read_checkpoint
 from mmwau.scripts.checkpoint import (
     AtomicLocalBackend,
@@ -260,6 +262,41 @@ def test_a_resume_without_wau_is_logged_once(tmp_path):
         small_runner(folder, wrapper, [ResumeHook()], epoch, **start).train()
         assert log_of(folder).count(said) == (epoch == 2)
         start = dict(load_from=str(folder / f'epoch_{epoch}.pth'), resume=True)
+
+
+LAYERS = dict(type='WAUOptimWrapper', axis='layer')
+SCHEDULE = dict(type='constant', ratio=1)
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'hook', 'logged'),
+    [
+        ('OptimWrapper', None, set()),
+        ('OptimWrapper', dict(type='OverlapHook'), set()),
+        ('OptimWrapper', dict(type='OverlapHook', movement=True), {'path_length', 'displacement'}),
+        ('WAUOptimWrapper', dict(type='WAUHook'), {'active_fraction'}),
+        (
+            'WAUOptimWrapper',
+            dict(type='WAUHook', ratio_schedule=SCHEDULE),
+            {'active_fraction', 'update_ratio'},
+        ),
+    ],
+)
+def test_what_a_resumed_training_does_not_measure_is_not_logged(tmp_path, wrapper, hook, logged):
+    """MMEngine logs the last value of all that it ever had, such as an active fraction of half."""
+    before = [dict(type='WAUHook', movement=True, ratio_schedule=SCHEDULE)]
+    small_runner(tmp_path / 'a', LAYERS, before, 1).train()
+    known = {key for entry in scalars(tmp_path / 'a') for key in entry}
+    assert set(SCALARS) - known == {'sent_mb'}
+    start = dict(load_from=str(tmp_path / 'a/epoch_1.pth'), resume=True)
+    hooks = [ResumeHook(), hook] if hook else [ResumeHook()]
+    small_runner(tmp_path / 'b', dict(type=wrapper), hooks, 2, **start).train()
+    assert [set(SCALARS) & entry.keys() for entry in scalars(tmp_path / 'b')] == [logged] * 3
+    # Nor does MMEngine miss them.
+    assert 'not defined in message_hub' not in log_of(tmp_path / 'b')
+    start = dict(load_from=str(tmp_path / 'b/epoch_2.pth'), resume=True)
+    small_runner(tmp_path / 'c', dict(type=wrapper), hooks, 3, **start).train()
+    assert 'not defined in message_hub' not in log_of(tmp_path / 'c')
 
 
 def test_a_resume_that_has_nothing_to_do_is_logged(tmp_path):
