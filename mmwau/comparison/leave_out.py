@@ -126,6 +126,15 @@ class LeaveOutHook(IterationHook):
         """Keep what a run has left out, in case that this one goes on with it."""
         self._loaded = checkpoint.get(type(self).__name__)
 
+    def after_train(self, runner: Runner) -> None:
+        """Log it if training was stopped early, with a part left out."""
+        if self.phase is not None:
+            runner.logger.warning(
+                f'{type(self).__name__}: training ended after epoch {runner.epoch} with a part of '
+                'the network left out, which is zero in the last checkpoint. To bring it back, '
+                f'train on beyond epoch {self.whole_from}'
+            )
+
     def _hold(self, model: nn.Module) -> None:
         params = dict(model.named_parameters())
         self._zeros = [

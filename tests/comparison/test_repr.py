@@ -183,6 +183,20 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop, by_setting):
         assert state['momentum_buffer'].equal(states[1][index]['momentum_buffer'])
 
 
+@pytest.mark.parametrize('epochs', [2, 3, 4])
+def test_a_training_that_is_stopped_without_its_dropped_filters_says_so(tmp_path, epochs):
+    class StopEarly(Hook):
+        def after_train_epoch(self, runner):
+            runner.train_loop.stop_training = runner.epoch + 1 == epochs
+
+    hooks = [dict(SHORT, cycles=1), StopEarly()]
+    runner = small_runner(tmp_path, PLAIN, hooks, max_epochs=5)
+    runner.train()
+    assert runner.epoch == epochs
+    said = f'WARNING - RePrHook: training ended after epoch {epochs} with a part of the netw'
+    assert (said in log(tmp_path)) is (epochs < 4)
+
+
 def test_a_resumed_run_can_have_other_layers(tmp_path):
     hooks = [dict(SHORT, targets='neck')]
     parts = small_runner(tmp_path, PLAIN, hooks, max_epochs=7)
