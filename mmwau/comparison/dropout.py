@@ -55,13 +55,14 @@ class DropoutHook(IterationHook):
             )
         self.drop_prob, self.channels = drop_prob, channels
         self.patterns = tuple(patterns)
+        self._modules: dict[str, nn.Module] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Find the modules.
 
         Raises:
             TypeError: If the train loop has no ``run_iter``.
-            ValueError: If a name or pattern matches no module.
+            ValueError: If a name or pattern matches no module, or two hooks have a module.
         """
         super().before_train(runner)
         model = bare_model(runner.model)
@@ -75,6 +76,13 @@ class DropoutHook(IterationHook):
                 )
         matched = [name for name in names if any(fnmatchcase(name, one) for one in self.patterns)]
         self._modules = {name: model.get_submodule(name) for name in matched}
+        others = [it for it in runner.hooks if isinstance(it, DropoutHook) and it is not self]
+        twice = next((name for it in others for name in matched if name in it._modules), None)
+        if twice is not None:
+            raise ValueError(
+                f'custom_hooks has two DropoutHooks for {twice!r}, which would drop the same '
+                'elements. Name each module in one of them'
+            )
         runner.logger.info(
             f'Dropout with drop_prob={self.drop_prob}, channels={self.channels} after '
             f'{len(matched)} modules: {", ".join(matched)}'

@@ -180,3 +180,11 @@ def test_an_output_that_is_no_tensor_is_reported(tmp_path):
     runner.model.backbone[2] = Tuple()
     with pytest.raises(TypeError, match=r"output of 'backbone.2' is a tuple, not a tensor"):
         runner.train()
+
+
+def test_two_hooks_for_a_module_are_refused(tmp_path):
+    hooks = [dict(type='DropoutHook', drop_prob=0.5, modules=name) for name in ('neck', 'n*')]
+    with pytest.raises(ValueError, match="custom_hooks has two DropoutHooks for 'neck'"):
+        small_runner(tmp_path, dict(type='OptimWrapper'), hooks, 1).train()
+    hooks[1]['modules'] = 'backbone.1'
+    small_runner(tmp_path, dict(type='OptimWrapper'), hooks, 1).train()
