@@ -82,7 +82,7 @@ class DSDHook(LeaveOutHook):
         """Find the smallest weights of every layer."""
         masks = {
             f'{name}.weight': smallest(module.weight, self.sparsity)
-            for name, module in self._layers.items()
+            for name, module in self.still_training(runner, self._layers).items()
         }
         self.state = {'masks': masks}
         zeros = sum(int(mask.sum()) for mask in masks.values())

@@ -1,7 +1,8 @@
 """What RePr and DSD share: a part of the network is left out for some epochs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from mmengine.optim import OptimWrapperDict
@@ -16,8 +17,12 @@ from mmwau.core.sharding import refuse_sharded, sharded
 from mmwau.engine.bare_model import bare_model
 from mmwau.engine.optim_wrapper import WAUMixin
 from mmwau.engine.plan import Plan
+from mmwau.targets import list_updated
 
 from .iteration_hook import IterationHook
+from .weights import Weighted
+
+Kind = TypeVar('Kind', bound=Weighted)
 
 
 class LeaveOutHook(IterationHook):
@@ -53,6 +58,24 @@ class LeaveOutHook(IterationHook):
     def prepare(self, runner: Runner, model: nn.Module) -> None:
         """Find the layers, just before training."""
         raise NotImplementedError
+
+    def still_training(self, runner: Runner, layers: Mapping[str, Kind]) -> dict[str, Kind]:
+        """Those of the layers that train now: what is frozen would never come back.
+
+        Many backbones freeze their stages only when training begins.
+
+        Raises:
+            ValueError: If none of them does.
+        """
+        updated = list_updated(runner.optim_wrapper.optimizer)
+        moving = {id(param) for param, moves in updated if moves and param.requires_grad}
+        found = {name: layer for name, layer in layers.items() if id(layer.weight) in moving}
+        if not found:
+            raise ValueError(
+                f'{type(self).__name__}: none of its layers trains: {", ".join([*layers][:5])} are '
+                'frozen or have a learning rate of 0. Name others in targets, or unfreeze these'
+            )
+        return found
 
     def leave_out(self, runner: Runner, model: nn.Module, phase: int) -> None:
         """Choose what is left out, and keep in ``state`` what is needed to bring it back."""

@@ -138,7 +138,7 @@ class RePrHook(LeaveOutHook):
         """Choose the filters to drop."""
         overlaps = {
             name: filter_overlap(module.weight, filter_dim(module), module.groups).cpu()
-            for name, module in self._layers.items()
+            for name, module in self.still_training(runner, self._layers).items()
         }
         chosen = zip(overlaps, rank([*overlaps.values()], self.drop_ratio), strict=True)
         dropped = {name: index for name, index in chosen if len(index)}
