@@ -39,19 +39,21 @@ def find_convolutions(
         ValueError: If no convolution matches; it lists the prefixes and some names that exist.
     """
     prefixes = check_targets(targets)
-    everywhere = {name: module for name, module in model.named_modules() if _is_conv(module)}
-    found = {
-        name: module
-        for name, module in everywhere.items()
-        if any(is_below(name, prefix) for prefix in prefixes)
-    }
+    everywhere: dict[str, Convolution] = {}
+    found: dict[Convolution, str] = {}
+    # One that has several names is found by each of them, and goes by the first that matches.
+    for name, module in model.named_modules(remove_duplicate=False):
+        if _is_conv(module):
+            everywhere[name] = module
+            if any(is_below(name, prefix) for prefix in prefixes):
+                found.setdefault(module, name)
     if not found:
         some = [name for name, _ in model.named_children()] + list(everywhere)[:5]
         raise ValueError(
             f'No convolution of {type(model).__name__} is below the prefixes in targets='
             f'{prefixes!r}. Modules that exist are for example: {", ".join(some) or "none"}'
         )
-    return found
+    return {name: module for module, name in found.items()}
 
 
 def find_layers(

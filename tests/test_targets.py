@@ -26,6 +26,18 @@ def test_prefixes_match_whole_segments():
     assert len(find_convolutions(Model())) == 4
 
 
+def test_a_convolution_of_two_names_is_found_by_each_and_once():
+    model = Model()
+    model.features = model.backbone
+    assert list(find_convolutions(model, 'features.layer1')) == ['features.layer1']
+    assert list(find_convolutions(model, ('features', 'backbone.layer1'))) == [
+        'backbone.layer1',
+        'features.layer2',
+        'features.layer10',
+    ]
+    assert list(find_convolutions(model)) == list(find_convolutions(Model()))
+
+
 def test_no_match_is_an_error_with_names_that_exist():
     with pytest.raises(ValueError, match=r"'bakbone', 'nek'.*backbone, neck, head.*layer1"):
         find_convolutions(Model(), ('bakbone', 'nek'))

@@ -159,7 +159,7 @@ class LeaveOutHook(IterationHook):
             )
 
     def _hold(self, model: nn.Module) -> None:
-        params = dict(model.named_parameters())
+        params = dict(model.named_parameters(remove_duplicate=False))
         self._zeros = [
             (params[name], mask.to(params[name].device)) for name, mask in self.masks(model).items()
         ]

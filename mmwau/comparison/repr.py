@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from mmengine.dist import broadcast
@@ -101,11 +102,12 @@ class RePrHook(LeaveOutHook):
     def prepare(self, runner: Runner, model: nn.Module) -> None:
         """Find the layers, and in the first iteration the norm layer that follows each."""
         layers = find_layers(model, self.targets, optimizer=runner.optim_wrapper.optimizer)
-        if self.skip_first:
-            layers.pop(first_convolution(model), None)
-        convolutions = find_convolutions(model)
+        first = model.get_submodule(first_convolution(model)) if self.skip_first else None
+        convolutions = find_convolutions(model, self.targets)
         self._layers = {
-            name: convolutions[name] for name in layers if layer_shape(convolutions[name])[0] > 1
+            name: convolutions[name]
+            for name in layers
+            if convolutions[name] is not first and layer_shape(convolutions[name])[0] > 1
         }
         if not self._layers:
             raise ValueError(
@@ -156,7 +158,7 @@ class RePrHook(LeaveOutHook):
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """The dropped filters, their biases, and their channels of norm layers."""
-        params, masks = dict(model.named_parameters()), {}
+        params, masks = dict(model.named_parameters(remove_duplicate=False)), {}
         for name, index in self.state['dropped'].items():
             dims = {f'{name}.weight': filter_dim(model.get_submodule(name)), f'{name}.bias': 0}
             for norm in self.state['norms'][name]:
@@ -172,10 +174,10 @@ class RePrHook(LeaveOutHook):
         without = 0
         former = self.state.pop('former')
         dropped = self.state.pop('dropped')
-        convolutions = find_convolutions(model)
         for name, index in dropped.items():
             time = f'{runner.seed}/{self.phase}'
-            without += restart(convolutions[name], index.tolist(), former[name], time, name)
+            layer = cast(Convolution, model.get_submodule(name))
+            without += restart(layer, index.tolist(), former[name], time, name)
             for norm in map(model.get_submodule, self.state['norms'][name]):
                 for key, start in (('weight', 1), ('running_mean', 0), ('running_var', 1)):
                     if (value := getattr(norm, key, None)) is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -10,9 +11,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmwau.core.checks import check_bool
+from mmwau.core.slices import Convolution
 from mmwau.movement import Movement
 from mmwau.overlap import STAGE_OVERLAP, layer_overlap, layer_shape, mean_overlap, random_overlap
-from mmwau.targets import DEFAULT_TARGETS, check_targets, find_convolutions, find_layers
+from mmwau.targets import DEFAULT_TARGETS, check_targets, find_layers
 
 from .bare_model import bare_model
 from .plan import Plan, Planned
@@ -108,8 +110,10 @@ class OverlapHook(Planned, Hook):
         self.check(Plan.of_runner(runner))
         # The layers found at the start are measured throughout, whatever is frozen later.
         model = bare_model(runner.model)
-        every = find_convolutions(model)
-        convolutions = {name: every[name] for name in self._layers(runner, model)}
+        convolutions = {
+            name: cast(Convolution, model.get_submodule(name))
+            for name in self._layers(runner, model)
+        }
         self._measured = {
             name: module for name, module in convolutions.items() if layer_shape(module)[0] > 1
         }

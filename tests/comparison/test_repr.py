@@ -183,6 +183,20 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop, by_setting):
         assert state['momentum_buffer'].equal(states[1][index]['momentum_buffer'])
 
 
+def test_filters_of_a_module_with_two_names_are_dropped(tmp_path):
+    class Named(SmallModel):
+        def __init__(self):
+            super().__init__()
+            self.trunk = self.backbone
+
+    watch, hook = Watch(), dict(SHORT, cycles=1, targets='trunk', skip_first=False)
+    small_runner(tmp_path, PLAIN, [hook, watch], max_epochs=4, model=Named()).train()
+    weights, _, dropped = watch.steps[5][1]
+    (index,) = dropped.values()
+    assert len(index) == 2
+    assert not weights['trunk.1.weight'][index].any()
+
+
 @pytest.mark.parametrize('epochs', [2, 3, 4])
 def test_a_training_that_is_stopped_without_its_dropped_filters_says_so(tmp_path, epochs):
     class StopEarly(Hook):

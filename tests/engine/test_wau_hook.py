@@ -2,7 +2,7 @@ import pytest
 from hooks import scalars
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from small import small_runner
+from small import SmallModel, small_runner
 
 from mmwau import WAUHook
 
@@ -111,6 +111,21 @@ def test_changed_schedule_is_reported_at_a_resume(tmp_path):
     small_runner(tmp_path, wrapper, [hook], max_epochs=2, resume=True).train()
     logs = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
     assert "WARNING - WAU: ratio_schedule was None until here and is [{'type': 'constant'" in logs
+
+
+def test_a_backbone_with_another_name_before_is_held_and_measured(tmp_path):
+    class Named(SmallModel):
+        def __init__(self):
+            super().__init__()
+            backbone, neck = self.backbone, self.neck
+            del self.backbone, self.neck
+            self.encoder, self.backbone, self.neck = backbone, backbone, neck
+
+    hook = dict(type='WAUHook', movement=True)
+    runner = small_runner(tmp_path, dict(type='WAUOptimWrapper'), [hook], model=Named())
+    runner.train()
+    assert list(runner.optim_wrapper.layers) == ['backbone.1', 'neck']
+    assert runner.message_hub.get_info('overlap_at_start').keys() == {'backbone.1', 'neck'}
 
 
 def test_two_hooks_are_refused(tmp_path):
