@@ -11,10 +11,8 @@ from mmwau.training.messages import Message, about_changes
 
 OPTIONS = 'wau_options'
 # What hooks of mmwau may log with the losses.
-SCALARS = (
-    *('path_length', 'displacement', 'update_ratio', 'sent_mb'),
-    *('active_fraction', 'active_filter_fraction', 'active_parameter_fraction'),
-)
+FRACTIONS = ('active_fraction', 'active_filter_fraction', 'active_parameter_fraction')
+SCALARS = (*FRACTIONS, 'update_ratio', 'sent_mb', 'path_length', 'displacement')
 
 
 def is_resumed(runner: Runner) -> bool:

@@ -13,6 +13,7 @@ from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook
 from .plan import Plan
 from .ratio_schedule import RatioSchedule
+from .resume import FRACTIONS, SCALARS, forget_scalars
 from .wrapper_checks import check_send, wrong_runner
 
 # Kept in the message hub, which is part of every checkpoint.
@@ -127,14 +128,17 @@ class WAUHook(OverlapHook):
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Log the active fraction, and the overlap at its interval."""
+        hub = runner.message_hub
         fraction = runner.optim_wrapper.updates.active_fraction
         if fraction is not None:
-            runner.message_hub.update_scalar('train/active_fraction', fraction)
+            hub.update_scalar('train/active_fraction', fraction)
+        elif 'train/active_fraction' in hub.log_scalars:  # nothing is held any more
+            forget_scalars(hub.log_scalars, hub._resumed_keys, logged={*SCALARS} - {*FRACTIONS})
         for part, of_part in runner.optim_wrapper.updates.active_parts.items():
-            runner.message_hub.update_scalar(f'train/active_{part}_fraction', of_part)
+            hub.update_scalar(f'train/active_{part}_fraction', of_part)
         traffic = runner.optim_wrapper.traffic
         if traffic is not None:
-            runner.message_hub.update_scalar('train/sent_mb', traffic.sent_bytes / 1e6)
+            hub.update_scalar('train/sent_mb', traffic.sent_bytes / 1e6)
         super().after_train_iter(runner, *args, **kwargs)
 
     def after_train(self, runner: Runner) -> None:

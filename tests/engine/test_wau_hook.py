@@ -15,6 +15,20 @@ def test_logs_active_fraction_with_the_training_scalars(tmp_path):
     assert 'active_fraction: 0.2857' in next(tmp_path.glob('*/*.log')).read_text()
 
 
+@pytest.mark.parametrize('axis', ['out', 'layer'])
+def test_no_fraction_is_logged_while_nothing_is_held(tmp_path, axis):
+    class Freeze(Hook):
+        def before_train_epoch(self, runner):
+            runner.model.backbone[1].requires_grad_(runner.epoch != 1)
+            runner.model.neck.requires_grad_(runner.epoch != 1)
+
+    hooks = [Freeze(), dict(type='WAUHook')]
+    small_runner(tmp_path, dict(type='WAUOptimWrapper', axis=axis), hooks, max_epochs=3).train()
+    kinds = {'active_fraction', 'active_filter_fraction', 'active_parameter_fraction'}
+    logged = [bool(kinds & entry.keys()) for entry in scalars(tmp_path)]
+    assert logged == [True] * 3 + [False] * 3 + [True] * 3
+
+
 def test_refuses_to_run_without_its_wrapper(tmp_path):
     runner = small_runner(tmp_path, dict(type='OptimWrapper'), [dict(type='WAUHook')])
     with pytest.raises(TypeError, match=r"type is 'OptimWrapper'.*to 'WAUOptimWrapper'.*--amp"):
