@@ -116,21 +116,28 @@ def find_last(cfg: Config) -> str | None:
     it is looked for in the work_dir first.
 
     Returns:
-        The place; None where the work_dir names none, so that training starts from the beginning.
+        The place; None where the work_dir has no checkpoint, so that training starts from the
+        beginning.
 
     Raises:
         ValueError: If the file that should name it is empty.
         FileNotFoundError: If the work_dir does not have it, nor ``out_dir`` of the config's hook
-            for checkpoints names another folder for them.
+            for checkpoints names another folder for them; or if nothing names it, and checkpoints
+            are there.
     """
     work_dir = Path(cfg.work_dir)
-    if not (work_dir / LAST).is_file():
-        return None
-    named = (work_dir / LAST).read_text().strip()
     advice = (
         f'Name the checkpoint to go on from, --resume {work_dir / "NAME"}, of those in it: '
         f'{checkpoints_in(work_dir)}'
     )
+    if not (work_dir / LAST).is_file():
+        if [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]:
+            raise FileNotFoundError(
+                f'{work_dir / LAST} does not exist: training would start from the beginning, and '
+                f'write over checkpoints that are there. {advice}'
+            )
+        return None
+    named = (work_dir / LAST).read_text().strip()
     if not named:
         raise ValueError(
             f'{work_dir / LAST} is empty: training was killed while it was written. {advice}'

@@ -185,6 +185,15 @@ def test_nothing_is_named_where_nothing_was_saved(tmp_path):
     assert find_last(Config(dict(work_dir=str(tmp_path)))) is None
 
 
+@pytest.mark.parametrize('name', ['epoch_3.pth', 'iter_500.pth'])
+def test_checkpoints_that_nothing_names_are_not_written_over(tmp_path, name):
+    cfg = run_of(tmp_path, '', name)
+    (tmp_path / 'last_checkpoint').unlink()
+    told = f'last_checkpoint does not exist: training would start .* of those in it: {name}'
+    with pytest.raises(FileNotFoundError, match=told):
+        find_last(cfg)
+
+
 class Rising(BaseMetric):
     """A metric that is better each time it is asked for, in all runs."""
 
