@@ -143,7 +143,8 @@ def find_last(cfg: Config) -> str | None:
             f'{work_dir / LAST} is empty: training was killed while it was written. {advice}'
         )
     parts = Path(named).parts
-    for start in range(1, len(parts)):  # the longest part of the path that there is, its name last
+    # The longest part of the path that there is, its name last.
+    for start in range(Path(named).is_absolute(), len(parts)):
         place = work_dir.joinpath(*parts[start:])
         if place.is_file():
             return str(place)

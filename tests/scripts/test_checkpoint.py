@@ -167,6 +167,11 @@ def test_the_last_checkpoint_is_that_of_the_work_dir(tmp_path, place):
     )
 
 
+def test_the_last_checkpoint_may_be_named_by_hand(tmp_path):
+    cfg = run_of(tmp_path / 'a', 'epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth')
+    assert find_last(cfg) == str(tmp_path / 'a/epoch_1.pth')
+
+
 def test_a_copy_without_the_checkpoint_does_not_go_on_from_the_original(tmp_path):
     run_of(tmp_path / 'a', tmp_path / 'a/epoch_3.pth', 'epoch_3.pth')
     copy = run_of(tmp_path / 'b', tmp_path / 'a/epoch_3.pth', 'epoch_1.pth')
