@@ -58,6 +58,10 @@ class RatioSchedule:
                 return _ratio(phase, position)
         return None
 
+    def cut_off(self, total: float) -> list[dict]:
+        """Phases that don't come to their last ratio in so many epochs or iterations."""
+        return [phase for phase in self.phases if _last_change(phase) >= total]
+
 
 def _ratio(phase: Mapping, position: int) -> float:
     if phase['type'] == 'constant':
@@ -71,6 +75,13 @@ def _ratio(phase: Mapping, position: int) -> float:
     if phase['type'] == 'cosine':
         passed = (1 - math.cos(math.pi * passed)) / 2
     return phase['start'] + (phase['stop'] - phase['start']) * passed
+
+
+def _last_change(phase: Mapping) -> int:
+    """The first epoch or iteration that has the last ratio of a phase."""
+    if phase['type'] == 'milestones':
+        return phase['milestones'][-1] if phase['milestones'] else phase['begin']
+    return phase['begin'] if phase['type'] == 'constant' else phase['end'] - 1
 
 
 def _checked(phase: Mapping) -> dict:

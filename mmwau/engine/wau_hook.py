@@ -1,5 +1,6 @@
 """WAU's hook in MMEngine: what WAU does, in the log and as pictures."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmengine.dist import is_distributed
@@ -112,7 +113,7 @@ class WAUHook(OverlapHook):
             # A training that was interrupted goes on with the ratio of a phase in its wrapper.
             self._wrapper = runner.optim_wrapper
             self._ratio_of_wrapper = self._wrapper.update_ratio
-        self._log_changed_schedule(runner)
+        self._log_schedule(runner)
         if self.send_active_only and is_distributed():
             runner.optim_wrapper.send_active_only(runner.model)
         super().before_train(runner)
@@ -147,7 +148,7 @@ class WAUHook(OverlapHook):
         runner.optim_wrapper.end_update()
         super().after_train(runner)
 
-    def _log_changed_schedule(self, runner: Runner) -> None:
+    def _log_schedule(self, runner: Runner) -> None:
         phases = None if self.ratio_schedule is None else self.ratio_schedule.phases
         before = runner.message_hub.get_info(SCHEDULE, phases)
         if runner.iter > 0 and before != phases:
@@ -155,6 +156,15 @@ class WAUHook(OverlapHook):
                 f'WAU: ratio_schedule was {before} until here and is {phases} from now on'
             )
         runner.message_hub.update_info(SCHEDULE, phases)
+        if self.ratio_schedule is None:
+            return
+        unit = 'epochs' if self.by_epoch else 'iters'
+        total = getattr(runner.train_loop, f'max_{unit}', math.inf)
+        for phase in self.ratio_schedule.cut_off(total):
+            runner.logger.warning(
+                f'WAU: training ends after {total} {unit}, before this phase of ratio_schedule '
+                f'comes to its last ratio: {phase}'
+            )
 
     def _logged(self, runner: Runner) -> Iterable[str]:
         names = [*super()._logged(runner), 'active_fraction']

@@ -37,6 +37,22 @@ def test_milestones():
     assert values(phase, 5) == [1, 1, 0.5, 0.25, 0.25]
 
 
+@pytest.mark.parametrize(
+    ('phase', 'enough'),
+    [
+        (dict(type='constant', ratio=0.25, begin=2, end=9), 3),
+        (dict(type='linear', start=1, stop=0.5, begin=2, end=9), 9),
+        (dict(type='cosine', start=1, stop=0.5, end=9), 9),
+        (dict(type='milestones', milestones=[4, 6], ratios=[1, 0.5, 0.25], end=9), 7),
+    ],
+)
+def test_a_training_may_be_too_short_for_a_phase(phase, enough):
+    schedule = RatioSchedule([dict(type='constant', ratio=1, begin=20), phase])
+    assert schedule.cut_off(21) == []
+    assert len(schedule.cut_off(enough)) == 1
+    assert len(schedule.cut_off(enough - 1)) == 2
+
+
 def test_warm_up_and_last_phase_with_everything_active():
     phases = [
         dict(type='constant', ratio=1, begin=8),

@@ -142,6 +142,17 @@ def test_a_backbone_with_another_name_before_is_held_and_measured(tmp_path):
     assert runner.message_hub.get_info('overlap_at_start').keys() == {'backbone.1', 'neck'}
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('end', [2, 7])
+def test_a_training_that_ends_before_its_schedule_says_so(tmp_path, by_epoch, end):
+    phase = dict(type='linear', start=1.0, stop=0.5, end=end)
+    hooks = [dict(type='WAUHook', by_epoch=by_epoch, ratio_schedule=phase)]
+    small_runner(tmp_path, dict(type='WAUOptimWrapper'), hooks, max_epochs=2).train()
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    said = f'training ends after {"2 epochs" if by_epoch else "6 iters"}, before this phase of rat'
+    assert (said in text) is (end == 7)
+
+
 def test_two_hooks_are_refused(tmp_path):
     hooks = [dict(type='WAUHook'), dict(type='WAUHook')]
     with pytest.raises(ValueError, match='custom_hooks has WAUHook and WAUHook'):
