@@ -1,6 +1,6 @@
 # ResNet-20 with a long schedule, 6,250 updates, on the test images, with the learning rates that
-# cifar10_long_rates.py chooses. Not to be trained yet: the authors' code and whole layers, which have
-# that of the recipe until theirs are chosen. Its data are those of cifar10_cpu.py.
+# cifar10_long_rates.py chooses. Not to be trained yet: the authors' code and whole layers, which
+# have that of the recipe until theirs are chosen. Its data are those of cifar10_cpu.py.
 _base_ = './cifar10_long_rates.py'
 
 title = 'ResNet-20, long schedule'
