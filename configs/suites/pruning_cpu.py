@@ -1,5 +1,5 @@
-# A narrow VGG19-BN to remove filters from (docs/results/pruning.md), beside the detector of
-# bccd_cpu.py. Its data are those of cifar10_cpu.py.
+# A narrow VGG19-BN to remove filters from (docs/results/pruning.md), beside ResNet-20 of
+# cifar10_long.py and the detector of bccd_cpu.py. Its data are those of cifar10_cpu.py.
 _base_ = './cifar10_long.py'
 
 title = 'VGG19-BN, a quarter as wide'

@@ -98,7 +98,7 @@ def pruned_report(path):
 
 
 def test_there_are_pruned_networks():
-    assert [path.stem for path in PRUNED] == ['detector', 'vgg19bn']
+    assert [path.stem for path in PRUNED] == ['detector', 'resnet20', 'vgg19bn']
 
 
 @pytest.mark.parametrize('path', PRUNED, ids=lambda path: path.stem)
