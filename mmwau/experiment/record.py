@@ -84,7 +84,7 @@ def summarise_run(
     values = {name: run.final(name) for name in names}
     curves: dict[str, Curve] = {}
     # Metrics count epochs; all curves of a record count iterations.
-    per_unit = last / run.trained if run.by_epoch else 1
+    per_unit = last / run.trained if run.by_epoch and run.trained else 1
     for name in run.metrics:
         curves[name] = [(at * per_unit, value) for at, value in run.curve(name).items()]
     curves |= {'loss': _binned(run), 'overlap': list(run.curve('overlap').items())}

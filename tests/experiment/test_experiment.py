@@ -757,6 +757,9 @@ def test_records_hold_only_measurements(place):
     # A hook may end a training early.
     stopped = replace(log_run(place / 'd', [2.0, 1.0], mean=0.5), length=8)
     assert summarise_run(training, stopped, '', 0.0).curves['mean'] == [(1, 0.5), (2, 0.5)]
+    in_first_epoch = replace(log_run(place / 'e', [2.0]), validations=[])
+    assert in_first_epoch.trained == 0
+    assert summarise_run(training, in_first_epoch, '', 0.0).curves['loss'] == [(1, 2.0)]
     # It lost its way and found it again.
     one = summarise_run(training, log_run(place / 'c', [math.inf, 1.0]), '', 0.0)
     assert (one.status, one.values['loss']) == ('finished', 1.0)
