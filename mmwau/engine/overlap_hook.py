@@ -18,7 +18,7 @@ from mmwau.targets import DEFAULT_TARGETS, check_targets, find_layers
 
 from .bare_model import bare_model
 from .plan import Plan, Planned
-from .resume import forget_scalars
+from .resume import SCALARS, forget_scalars
 
 # Kept in the message hub, which is part of every checkpoint.
 OVERLAP_AT_START = 'overlap_at_start'
@@ -133,7 +133,8 @@ class OverlapHook(Planned, Hook):
         if 'train/movement' in hub.log_scalars:
             hub.log_scalars['train/path_length'] = hub.log_scalars.pop('train/movement')
         # MMEngine has no public name for the other one.
-        forget_scalars(hub.log_scalars, hub._resumed_keys, logged=self._logged(runner))
+        others = set(SCALARS).difference(self._logged(runner))
+        forget_scalars(others, hub.log_scalars, hub._resumed_keys)
         overlap = self._measure(runner)
         if hub.get_info(OVERLAP_AT_START) is None:
             hub.update_info(OVERLAP_AT_START, overlap)

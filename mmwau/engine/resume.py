@@ -63,15 +63,15 @@ def keep_options(hub: MessageHub, options: Mapping, resumed: bool) -> Iterator[M
     return about_changes(before, options) if resumed else iter(())
 
 
-def forget_scalars(*parts: MutableMapping, logged: Iterable[str] = ()) -> None:
-    """Forget what hooks of mmwau logged before the resume, and don't log any more.
+def forget_scalars(names: Iterable[str], *parts: MutableMapping) -> None:
+    """Forget what hooks of mmwau logged, and don't log any more.
 
     MMEngine logs the last value of all that was ever logged, to the end.
 
     Args:
+        names: Some of :data:`SCALARS`.
         *parts: Parts of a message hub that have entries by the name of what is logged.
-        logged: Those of :data:`SCALARS` that this training logs.
     """
-    for part in parts:
-        for name in set(SCALARS).difference(logged):
+    for name in names:
+        for part in parts:
             part.pop(f'train/{name}', None)

@@ -14,7 +14,7 @@ from .optim_wrapper import WAUMixin
 from .overlap_hook import OverlapHook
 from .plan import Plan
 from .ratio_schedule import RatioSchedule
-from .resume import FRACTIONS, SCALARS, forget_scalars
+from .resume import FRACTIONS, forget_scalars
 from .wrapper_checks import check_send, wrong_runner
 
 # Kept in the message hub, which is part of every checkpoint.
@@ -134,7 +134,7 @@ class WAUHook(OverlapHook):
         if fraction is not None:
             hub.update_scalar('train/active_fraction', fraction)
         elif 'train/active_fraction' in hub.log_scalars:  # nothing is held any more
-            forget_scalars(hub.log_scalars, hub._resumed_keys, logged={*SCALARS} - {*FRACTIONS})
+            forget_scalars(FRACTIONS, hub.log_scalars, hub._resumed_keys)
         for part, of_part in runner.optim_wrapper.updates.active_parts.items():
             hub.update_scalar(f'train/active_{part}_fraction', of_part)
         traffic = runner.optim_wrapper.traffic

@@ -11,7 +11,7 @@ from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 from torch.serialization import MAP_LOCATION
 
 from mmwau.engine.overlap_hook import OverlapHook
-from mmwau.engine.resume import OPTIONS, forget_scalars, is_resumed
+from mmwau.engine.resume import OPTIONS, SCALARS, forget_scalars, is_resumed
 from mmwau.files import safe_load
 from mmwau.files.weights_file import checkpoints_in, read_checkpoint, refuse_folder
 from mmwau.files.whole import UNFINISHED, write_whole
@@ -182,7 +182,7 @@ class ResumeHook(Hook):
             )
             hub['resumed_keys'].pop(OPTIONS, None)
         if not any(isinstance(hook, OverlapHook) for hook in runner.hooks):
-            forget_scalars(hub['log_scalars'], hub['resumed_keys'])
+            forget_scalars(SCALARS, hub['log_scalars'], hub['resumed_keys'])
         if is_over(runner, checkpoint['meta']):
             runner.logger.warning(
                 'Nothing is left to train: the checkpoint is of the end of the training, or later. '
